@@ -1,0 +1,211 @@
+"""`flujo doctor`: what keeps runs from going on, and what to do about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import typer
+from redis.exceptions import RedisError, ResponseError
+from rich.text import Text
+
+from flujo_client.cli.output import JsonOption, console, execute, print_json
+from flujo_client.client import AsyncFlujoClient
+from flujo_client.inspection import RunInspector
+from flujo_client.protocol.errors import FlujoError, StateUnavailableError, UnsafeRedisError
+from flujo_client.protocol.queues import DEFAULT_QUEUE
+from flujo_client.publisher import make_publisher
+
+__all__ = ["Facts", "Finding", "Verdict", "judge", "register"]
+
+#: Runs under way that are looked into, the newest.
+_MOST_RUNS = 200
+
+
+class Verdict(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"  # runs go on, something may be lost or is late
+    FAULT = "fault"  # runs do not go on
+
+
+_STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an installation looks like at one moment.
+
+    Attributes:
+        redis: Why Redis does not answer, or may not hold runs; None if it does and may.
+        reachable: Whether Redis answers; nothing below is known if not.
+        append_only: Whether it keeps an append-only file; None if it does not say.
+        broker: Why the broker does not answer; None if it does.
+        managers, workers: How many are alive: managers of the pool, processes that run steps.
+        pipelines: Names that workers have published.
+        unmanaged: Runs that nobody advances.
+        missing: Runs that wait for a step which the last worker asked does not have, by step.
+        untaken: Dispatches of queues from which no worker ever took a step, by queue.
+    """
+
+    redis: str | None = None
+    reachable: bool = True
+    append_only: bool | None = True
+    broker: str | None = None
+    managers: int = 0
+    workers: int = 0
+    pipelines: tuple[str, ...] = ()
+    unmanaged: int = 0
+    missing: dict[str, int] = dataclasses.field(default_factory=dict)
+    untaken: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(doctor)
+
+
+def doctor(as_json: bool = JsonOption) -> None:
+    """Check Redis, the broker, managers, workers, and steps that nobody can run; exit code 1 if runs cannot go on."""
+    findings = judge(execute(_look, as_json=as_json))
+    healthy = all(finding.verdict is not Verdict.FAULT for finding in findings)
+    if as_json:
+        print_json({"healthy": healthy, "findings": [dataclasses.asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            line = Text.assemble((f"{finding.verdict.value:8}", _STYLES[finding.verdict]), f"{finding.subject:10}")
+            console.print(line.append(finding.text), soft_wrap=True)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """What the facts mean, in the order in which to mend them. Pure."""
+    if facts.redis is not None:
+        redis = Finding("redis", Verdict.FAULT, facts.redis)
+    elif facts.append_only is False:
+        lost = "no append-only file: if it crashes, every run since its last snapshot is lost and paid again"
+        redis = Finding("redis", Verdict.WARNING, f"{lost}; set appendonly yes")
+    else:
+        redis = Finding("redis", Verdict.OK, "answers and keeps what it is given")
+    if not facts.reachable:
+        return [redis]
+    broker = Finding("broker", Verdict.FAULT if facts.broker else Verdict.OK, facts.broker or "answers")
+    return [redis, broker, *_processes(facts), *_waiting(facts)]
+
+
+def _processes(facts: Facts) -> Iterator[Finding]:
+    if facts.managers:
+        yield Finding("managers", Verdict.OK, f"{facts.managers} alive")
+    else:
+        text = f"none is alive; {facts.unmanaged} runs wait for one: start `flujo manager`"
+        yield Finding("managers", Verdict.FAULT if facts.unmanaged else Verdict.WARNING, text)
+    if facts.workers:
+        yield Finding("workers", Verdict.OK, f"{facts.workers} alive")
+    else:
+        yield Finding("workers", Verdict.FAULT, "none is alive: start `flujo worker --pipelines MODULE`")
+    names = ", ".join(facts.pipelines) or "none published: start a worker with --pipelines or FLUJO_PIPELINES"
+    yield Finding("pipelines", Verdict.OK if facts.pipelines else Verdict.WARNING, names)
+
+
+def _waiting(facts: Facts) -> Iterator[Finding]:
+    for step, runs in sorted(facts.missing.items()):
+        text = f"no worker has {step}, {runs} runs wait for it: start a worker with its module in --pipelines"
+        yield Finding("steps", Verdict.FAULT, text)
+    for queue, count in sorted(facts.untaken.items()):
+        text = f"no worker ever took one of the {count} steps in queue {queue}: start `flujo worker --queues {queue}`"
+        yield Finding("queues", Verdict.FAULT, text)
+
+
+async def _look() -> Facts:
+    async with AsyncFlujoClient() as client:
+        refusal = None
+        try:
+            await client.check()
+        except StateUnavailableError as error:
+            return Facts(redis=str(error), reachable=False)
+        except UnsafeRedisError as error:
+            refusal = str(error)
+        try:
+            return await _look_inside(client, refusal)
+        except (RedisError, OSError) as error:
+            raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
+
+
+async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
+    inspector = RunInspector(client.client, client.keyspace, client.specs)
+    under_way = [run for run in await inspector.runs(_MOST_RUNS) if not run.status.terminal]
+    missing: Counter[str] = Counter()
+    for run in under_way:
+        try:
+            steps = list((await inspector.snapshot(run.run_id)).steps())
+        except FlujoError:  # it ended meanwhile, or a newer release started it
+            continue
+        missing.update({step.declined for step in steps if step.declined})
+    managers, workers = Counter[bool](), 0
+    untaken: Counter[str] = Counter()
+    for shard in range(client.keyspace.shards):
+        managers.update(name.startswith(b"pool-") for name in await _alive(client, "managers", shard))
+        workers += len(await _alive(client, "incarnations", shard))
+        untaken.update(await _untaken(client, shard))
+    published = await client.client.hkeys(client.keyspace.shard("pipelines"))
+    return Facts(
+        redis=refusal,
+        append_only=await _append_only(client),
+        broker=await _broker_fault(client),
+        managers=managers[True],
+        workers=workers,
+        pipelines=tuple(sorted(name.decode() for name in published if b"@" not in name)),
+        unmanaged=sum(run.unmanaged for run in under_way),
+        missing=dict(missing),
+        untaken=dict(untaken),
+    )
+
+
+async def _alive(client: AsyncFlujoClient, name: str, shard: int) -> list[bytes]:
+    """The processes of a zset of deadlines whose deadline has not passed, by Redis' clock."""
+    seconds, micros = await client.client.time()
+    now_ms = seconds * 1000 + micros // 1000
+    members: list[bytes] = await client.client.zrangebyscore(client.keyspace.shard(name, shard), now_ms, "+inf")
+    return members
+
+
+async def _untaken(client: AsyncFlujoClient, shard: int) -> Counter[str]:
+    """Dispatches by queue, of the queues whose intake has no `latest`: reserve.lua sets it when a worker takes a step."""
+    keyspace = client.keyspace
+    members = await client.client.zrange(keyspace.shard("dispatches", shard), 0, -1)
+    waiting = Counter(member.decode().rpartition(" ")[2] for member in members)
+    intake = await client.client.hgetall(keyspace.shard("intake", shard))
+    return Counter({queue: count for queue, count in waiting.items() if f"{queue}|latest".encode() not in intake})
+
+
+async def _append_only(client: AsyncFlujoClient) -> bool | None:
+    try:
+        persistence = await client.client.info("persistence")
+    except ResponseError:  # INFO is forbidden for this user
+        return None
+    return bool(persistence.get("aof_enabled"))
+
+
+async def _broker_fault(client: AsyncFlujoClient) -> str | None:
+    publisher = make_publisher(client.settings)
+    try:
+        await publisher.depth(DEFAULT_QUEUE)
+    except FlujoError as error:
+        return str(error)
+    finally:
+        await publisher.close()
+    return None

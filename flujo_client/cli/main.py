@@ -1,0 +1,22 @@
+"""The command line's entry point."""
+
+from __future__ import annotations
+
+import typer
+
+from flujo_client.cli import doctor, runs, services, up
+from flujo_client.cli.demo import command as demo
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(help="Flujo pipelines on a fleet of workers.", no_args_is_help=True, pretty_exceptions_enable=False)
+runs.register(app)
+services.register(app)
+doctor.register(app)
+up.register(app)
+demo.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

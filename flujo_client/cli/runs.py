@@ -1,0 +1,299 @@
+"""Commands about runs: run, submit, runs, show, watch, cancel, check."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, nullcontext
+from typing import Any
+
+import pydantic_core
+import typer
+from rich.live import Live
+
+from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
+from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, draw_tree, format_amount
+from flujo_client.client import AsyncFlujoClient
+from flujo_client.dsl.pipeline import Pipeline
+from flujo_client.inspection import RunInspector, RunSnapshot
+from flujo_client.protocol.errors import ConfigurationError, FlujoError
+from flujo_client.protocol.quota import COST, UsageLimits
+from flujo_client.protocol.results import PipelineResult
+from flujo_client.protocol.types import TypeValidator
+from flujo_client.runner import Flujo
+from flujo_client.validation import check_pipeline
+
+__all__ = ["register"]
+
+_BudgetUsd = typer.Option(None, "--budget-usd", min=0, help="Most that the run may cost, USD.")
+_BudgetTokens = typer.Option(None, "--budget-tokens", min=0, help="Most tokens that the run may use.")
+_RunId = typer.Option(None, "--run-id", help="Names the run and makes the command idempotent.")
+#: A picture is drawn at most this often, and at least every `_CALM_S`: a killed manager makes no event.
+_PICTURE_S = 0.1
+_CALM_S = 1.0
+
+_Input = typer.Argument(help="JSON, or a plain string; - reads stdin.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (run, submit, runs, show, watch, cancel, check):
+        app.command()(command)
+
+
+def run(
+    target: str = typer.Argument(help="MODULE, or MODULE:PIPELINE when it has several."),
+    value: str = _Input,
+    url: str | None = typer.Option(None, "--url", help="Queue the steps there; default: FLUJO_URL, else in process."),
+    run_id: str | None = _RunId,
+    budget_usd: float | None = _BudgetUsd,
+    budget_tokens: int | None = _BudgetTokens,
+    as_json: bool = JsonOption,
+) -> None:
+    """Run a pipeline here and print its result: in process, or on workers if there is a URL."""
+
+    async def work() -> PipelineResult:
+        pipeline, limits = _pipeline(target), _limits(budget_usd, budget_tokens)
+        offered = vars(sys.modules[target.partition(":")[0]])  # what a worker takes from the module as well
+        resources, context_model = offered.get("flujo_resources"), offered.get("flujo_context_model")
+        flujo = Flujo(pipeline, url=url, usage_limits=limits, resources=resources, context_model=context_model)
+        async with flujo:
+            return await flujo.run_async(parse_input(value), run_id=run_id)
+
+    _print_result(execute(work, as_json=as_json), as_json)
+
+
+def submit(
+    pipeline: str = typer.Argument(help="Name, as workers published it."),
+    value: str = _Input,
+    run_id: str | None = _RunId,
+    budget_usd: float | None = _BudgetUsd,
+    budget_tokens: int | None = _BudgetTokens,
+    wait: bool = typer.Option(False, "--wait", help="Wait for the result and print it."),
+    timeout_s: float | None = typer.Option(None, "--timeout", help="Longest wait, s; the run goes on after it."),
+    as_json: bool = JsonOption,
+) -> None:
+    """Start a run of a published pipeline."""
+
+    async def work() -> tuple[str, PipelineResult | None]:
+        async with AsyncFlujoClient() as client:
+            limits = _limits(budget_usd, budget_tokens)
+            started = await client.submit(pipeline, parse_input(value), run_id=run_id, usage_limits=limits)
+            return started.run_id, await started.result(timeout_s) if wait else None
+
+    name, result = execute(work, as_json=as_json)
+    if result is not None:
+        _print_result(result, as_json)
+    elif as_json:
+        print_json({"run_id": name})
+    else:
+        print_text(f"{name}  (flujo watch {name})")
+
+
+def runs(most: int = typer.Option(50, "--most", min=1, help="Rows."), as_json: bool = JsonOption) -> None:
+    """List runs: those under way, then those that have ended and are still stored."""
+
+    async def work() -> list[Any]:
+        async with AsyncFlujoClient() as client:
+            await client.check()
+            return list(await _inspector(client).runs(most))
+
+    found = execute(work, as_json=as_json)
+    if as_json:
+        print_json({"runs": [dataclasses.asdict(summary) for summary in found]})
+        return
+    console.print(draw_runs(found), crop=False)
+
+
+def show(
+    run_id: str,
+    budget: bool = typer.Option(False, "--budget", help="Show the account of every branch, not of the run alone."),
+    as_json: bool = JsonOption,
+) -> None:
+    """Show a run: its tree with attempts, time, tokens and money, and its budget."""
+
+    async def work() -> RunSnapshot:
+        async with AsyncFlujoClient() as client:
+            await client.check()
+            return await _inspector(client).snapshot(run_id)
+
+    snapshot = execute(work, as_json=as_json)
+    if as_json:
+        print_json(_snapshot_document(snapshot))
+        return
+    accounts = tuple(row for row in snapshot.accounts if budget or row.account == "root")
+    console.print(draw_tree(snapshot))
+    if accounts:
+        console.print(draw_budget(accounts), crop=False)
+    if budget and not accounts:
+        print_text("The run has no limits, hence no accounts.")
+
+
+def watch(run_id: str, as_json: bool = JsonOption) -> None:
+    """Follow a run live until it ends; with --json one document of its end."""
+
+    async def work() -> RunSnapshot:
+        async with AsyncFlujoClient() as client:
+            await client.check()
+            return await _follow(client, run_id, quiet=as_json)
+
+    snapshot = execute(work, as_json=as_json)
+    if as_json:
+        print_json(_snapshot_document(snapshot))
+
+
+async def _follow(client: AsyncFlujoClient, run_id: str, *, quiet: bool) -> RunSnapshot:
+    inspector = _inspector(client)
+    snapshot = await inspector.snapshot(run_id)
+    with nullcontext() if quiet else Live(draw_run(snapshot), console=console, auto_refresh=False) as live:
+        async with aclosing(_changes(client, run_id)) as changes:
+            async for _ in changes:
+                if live is not None:
+                    live.update(draw_run(await inspector.snapshot(run_id)), refresh=True)
+        snapshot = await inspector.snapshot(run_id)
+        if live is not None:
+            live.update(draw_run(snapshot), refresh=True)
+    return snapshot
+
+
+async def _changes(client: AsyncFlujoClient, run_id: str) -> AsyncGenerator[None]:
+    """Says when to draw anew until the run ends. Drawing costs what the run is wide, so a burst of events is one change."""
+    changed = asyncio.Event()
+
+    async def listen() -> None:
+        async for _ in client.run(run_id).events():
+            changed.set()
+
+    listening = asyncio.create_task(listen())
+    try:
+        while not listening.done():
+            noticed = asyncio.create_task(changed.wait())
+            await asyncio.wait([listening, noticed], timeout=_CALM_S, return_when=asyncio.FIRST_COMPLETED)
+            noticed.cancel()
+            changed.clear()
+            yield
+            await asyncio.wait([listening], timeout=_PICTURE_S)
+        await listening
+    finally:
+        listening.cancel()
+
+
+def cancel(
+    run_id: str, reason: str = typer.Option("cancelled from the command line"), as_json: bool = JsonOption
+) -> None:
+    """Cancel a run: no step starts any more, running ones are stopped."""
+
+    async def work() -> bool:
+        async with AsyncFlujoClient() as client:
+            await client.check()
+            return await client.run(run_id).cancel(reason)
+
+    done = execute(work, as_json=as_json)
+    if as_json:
+        print_json({"run_id": run_id, "cancelled": done})
+    else:
+        print_text(f"{run_id} {'is cancelled' if done else 'had ended before'}")
+
+
+def check(
+    module: str = typer.Argument(help="Module whose pipelines are checked for queueing."), as_json: bool = JsonOption
+) -> None:
+    """Check every pipeline of a module, all faults at once."""
+
+    async def work() -> dict[str, list[str]]:
+        faults: dict[str, list[str]] = {}
+        for name, pipeline in _pipelines(module).items():
+            try:
+                check_pipeline(pipeline, TypeValidator(), queued=True)
+                faults[name] = []
+            except FlujoError as error:
+                faults[name] = error.data.get("faults") or [str(error)]
+        return faults
+
+    found = execute(work, as_json=as_json)
+    if as_json:
+        print_json({"pipelines": found})
+    else:
+        for name, faults in found.items():
+            print_text(f"{name}: {'ok' if not faults else f'{len(faults)} faults'}")
+            for fault in faults:
+                print_text(f"  {fault}")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+def _inspector(client: AsyncFlujoClient) -> RunInspector:
+    return RunInspector(client.client, client.keyspace, client.specs)
+
+
+def _limits(usd: float | None, tokens: int | None) -> UsageLimits | None:
+    if usd is None and tokens is None:
+        return None
+    return UsageLimits(total_cost_usd_limit=usd, total_tokens_limit=tokens)
+
+
+def _pipelines(module: str) -> dict[str, Pipeline]:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Module '{module}' cannot be imported: {error}.", suggestion="Is it on PYTHONPATH?"
+        ) from error
+    found: dict[str, Pipeline] = {}
+    for name, value in vars(imported).items():
+        if isinstance(value, Pipeline) and not any(value is known for known in found.values()):
+            found[name] = value
+    if not found:
+        raise ConfigurationError(f"Module '{module}' has no pipeline at its top level.")
+    return found
+
+
+def _pipeline(target: str) -> Pipeline:
+    module, _, name = target.partition(":")
+    found = _pipelines(module)
+    chosen = [value for key, value in found.items() if name in (key, value.name) or not name]
+    if len(chosen) != 1:
+        raise ConfigurationError(
+            f"'{target}' names {len(chosen)} pipelines; there are: {', '.join(found)}.",
+            suggestion="Say MODULE:PIPELINE.",
+        )
+    return chosen[0]
+
+
+def _snapshot_document(snapshot: RunSnapshot) -> dict[str, Any]:
+    document = dataclasses.asdict(snapshot)
+    for row, account in zip(document["accounts"], snapshot.accounts, strict=True):
+        row["free"] = account.free
+    return document
+
+
+def _print_result(result: PipelineResult, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        print_text(_output_text(result) if result.success else f"failed: {_reason(result)}")
+        usage = ", ".join(format_amount(meter, amount) + _unit(meter) for meter, amount in result.usage.items())
+        print_text(f"{result.run_id}  {result.status.value}  {usage}", style="dim")
+    if not result.success:
+        raise typer.Exit(1)
+
+
+def _output_text(result: PipelineResult) -> str:
+    """A string as it is, so that it can be piped on; the rest as JSON, as far as it goes."""
+    if isinstance(result.output, str):
+        return result.output
+    return pydantic_core.to_json(result.output, fallback=repr, inf_nan_mode="constants").decode()
+
+
+def _reason(result: PipelineResult) -> str:
+    feedback = result.step_history[-1].feedback if result.step_history else None
+    return feedback or (result.error or {}).get("message") or result.status.value
+
+
+def _unit(meter: str) -> str:
+    return "" if meter == COST else f" {meter}"

@@ -1,0 +1,101 @@
+"""Commands that stay: worker, manager, flower."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import typer
+
+from flujo_client.cli.modules import require_modules
+from flujo_client.cli.output import execute
+from flujo_client.client import AsyncFlujoClient
+from flujo_client.engine import QueuedEngine
+from flujo_client.protocol.queues import DEFAULT_QUEUE, SUBMIT_QUEUE, broker_queue
+from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.tracing import configure_sdk
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (worker, manager):
+        app.command()(command)
+
+
+def worker(
+    pipelines: str | None = typer.Option(None, "--pipelines", help="Modules to import; default: FLUJO_PIPELINES."),
+    queues: str = typer.Option(DEFAULT_QUEUE, "--queues", help="Queues of steps to serve, comma separated."),
+    concurrency: int | None = typer.Option(
+        None, "--concurrency", help="Steps at once; default: 100, or a process per core."
+    ),
+    pool: str | None = typer.Option(None, "--pool", help="asyncio, prefork or threads; default: FLUJO_POOL."),
+    loglevel: str = typer.Option("WARNING", "--loglevel"),
+) -> None:
+    """Serve steps: becomes a Celery worker, with all of Celery's signals and remote control."""
+    environment = dict(os.environ)
+    if pipelines is not None:
+        environment["FLUJO_PIPELINES"] = pipelines
+    if pool is not None:
+        environment["FLUJO_POOL"] = pool
+
+    settings = execute(lambda: _check(Settings.from_env(environment)), as_json=False)
+    names = [broker_queue(settings.namespace, queue.strip()) for queue in (*queues.split(","), SUBMIT_QUEUE)]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "flujo_worker.app",
+        "worker",
+        "-Q",
+        ",".join(names),
+        "-l",
+        loglevel,
+    ]
+    command += ["-n", f"flujo-{os.getpid()}@%h", "--without-gossip", "--without-mingle"]
+    if concurrency is not None:
+        command += ["-c", str(concurrency)]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
+    os.execve(sys.executable, command, environment)
+
+
+async def _check(settings: Settings) -> Settings:
+    """Find what would stop a worker while the error can still be one line: Celery logs it with a traceback, or goes on.
+
+    Raises:
+        StateUnavailableError, UnsafeRedisError: As `connection.check_server`.
+        ConfigurationError: As `require_modules`.
+    """
+    require_modules(settings.pipelines)
+    async with AsyncFlujoClient(settings=settings) as client:
+        await client.check()
+    return settings
+
+
+def manager(loglevel: str = typer.Option("WARNING", "--loglevel")) -> None:
+    """Drive the pool's runs, any number of managers at once; SIGTERM stops it without losing anything."""
+    logging.basicConfig(
+        level=loglevel.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    configure_sdk("flujo-manager")
+
+    async def serve() -> None:
+        engine = QueuedEngine(Settings.from_env(), serves_pool=True)
+        await engine.open()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        logging.getLogger(__name__).info("serving the pool as %s", engine.service.manager_id)
+        stopping, serving = asyncio.create_task(stop.wait()), asyncio.create_task(engine.wait())
+        await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await engine.close()
+        if serving.done() and not serving.cancelled():
+            serving.result()
+
+    execute(serve, as_json=False)

@@ -1,0 +1,134 @@
+"""`Stack`: a whole installation on one machine, out of this process' children. What `flujo up` and `flujo demo` run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flujo_client.cli.redis_server import RedisServer, find_redis_server, free_port
+from flujo_client.cli.supervisor import Child, Supervisor
+from flujo_client.client import AsyncFlujoClient
+from flujo_client.protocol.errors import ConfigurationError
+from flujo_client.protocol.settings import Settings
+
+__all__ = ["Stack"]
+
+_READY_TIMEOUT_S = 45.0
+_MOST_STARTS = 3
+
+
+class Stack:
+    """Redis, a manager, workers and Flower, supervised.
+
+    Args:
+        folder: Data and logs.
+        pipelines: Modules that the workers serve.
+        workers: How many worker processes.
+        concurrency: Steps at once in each; None for the default.
+        redis_port, flower_port: Free ones by default.
+        flower: Whether to start Flower, if it is installed.
+        environment: More variables for the children.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pipelines: str,
+        *,
+        workers: int,
+        concurrency: int | None = None,
+        redis_port: int | None = None,
+        flower_port: int | None = None,
+        flower: bool = True,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._redis = RedisServer(folder / "redis", port=redis_port)  # for its command line; the supervisor runs it
+        self.settings = Settings(url=self._redis.url, pipelines=pipelines)
+        own = {name: value for name, value in os.environ.items() if not name.startswith("FLUJO_")}
+        path = os.pathsep.join(filter(None, (os.getcwd(), own.get("PYTHONPATH"))))
+        self._environment = own | {"FLUJO_URL": self._redis.url, "FLUJO_PIPELINES": pipelines, "PYTHONPATH": path}
+        self._environment |= environment or {}
+        self._workers = workers
+        self._concurrency = concurrency
+        self.flower_url: str | None = None
+        if flower and find_spec("flower") is not None:
+            self.flower_url = f"http://127.0.0.1:{flower_port or free_port()}"
+        self.supervisor = Supervisor(folder / "logs")
+
+    @property
+    def url(self) -> str:
+        """For FLUJO_URL."""
+        return self._redis.url
+
+    async def start(self) -> None:
+        """Start everything and wait until runs can be submitted.
+
+        Raises:
+            ConfigurationError: It did not come up in time, or a process ends again and again; names the logs.
+        """
+        find_redis_server()
+        (self._folder / "redis").mkdir(parents=True, exist_ok=True)
+        self._start("redis", self._redis.command())
+        self._start("manager", [sys.executable, "-m", "flujo_client.cli", "manager"])
+        options = ["--concurrency", str(self._concurrency)] if self._concurrency else []
+        for number in range(1, self._workers + 1):
+            self._start(f"worker-{number}", [sys.executable, "-m", "flujo_client.cli", "worker", *options])
+        if self.flower_url is not None:
+            self._start("flower", self._flower_command(self.flower_url))
+        await self._ready()
+
+    def _start(self, name: str, command: list[str]) -> None:
+        self.supervisor.start(Child(name, command, self._environment))
+
+    def _flower_command(self, url: str) -> list[str]:
+        port = url.rpartition(":")[2]
+        options = ["--address=127.0.0.1", f"--port={port}", "--persistent=False"]
+        return [sys.executable, "-m", "celery", "-A", "flujo_worker.app", "flower", *options]
+
+    async def _ready(self) -> None:
+        """Wait until every worker has registered and a manager is alive."""
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        async with AsyncFlujoClient(settings=self.settings) as client:
+            while time.monotonic() < deadline:
+                if self._redis.answers():
+                    shard = client.keyspace.shard
+                    workers = await client.client.zcard(shard("incarnations"))
+                    managers = await client.client.zcard(shard("managers"))
+                    published = await client.client.exists(shard("pipelines"))
+                    if workers >= self._workers and managers and published:
+                        return
+                self._refuse_endless_restarts()
+                await asyncio.sleep(0.1)
+        raise ConfigurationError(f"The processes did not come up; see {self._folder / 'logs'}.")
+
+    def _refuse_endless_restarts(self) -> None:
+        """A process that ended as often as this before it was ready will not become ready."""
+        for child in self.supervisor.children:
+            if child.starts > _MOST_STARTS:
+                log = self._folder / "logs" / f"{child.name}.log"
+                last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line), "")
+                raise ConfigurationError(f"{child.name} ends as soon as it starts: {last}", suggestion=f"See {log}.")
+
+    async def stop(self) -> None:
+        """End everything."""
+        await self.supervisor.stop()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()

@@ -1,0 +1,173 @@
+"""Draws a run: its tree of nodes and its budget. Pure: from a snapshot to something that rich prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from flujo_client.execution.decision import NodeStatus
+from flujo_client.inspection import AccountRow, NodeRow, RunSnapshot, RunSummary
+from flujo_client.protocol.quota import COST
+
+__all__ = ["draw_budget", "draw_run", "draw_runs", "draw_tree", "format_amount", "format_ms", "node_line", "state_of"]
+
+#: Sign and style by state, see `state_of`.
+_SIGNS = {
+    "waiting": ("·", "dim"),
+    "queued": ("◦", "yellow"),
+    "running": ("▸", "yellow"),
+    "stopped": ("–", "dim"),
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "red"),
+}
+
+#: Widths of what lies between two columns, and of a budget's bar.
+_GAP, _BAR = 2, 20
+
+#: Columns of the list of runs: words, and numbers.
+_RUN_NAMES = ("run", "pipeline", "status")
+_RUN_NUMBERS = ("age", "steps", "tokens", "cost")
+
+#: Columns of a budget that are shown even when they are all zero.
+_ALWAYS = ("granted", "spent", "free")
+
+
+def draw_run(run: RunSnapshot) -> RenderableType:
+    """The whole picture: headline, tree, and a bar per account if the run has a budget."""
+    return Group(draw_tree(run), draw_budget(run.accounts)) if run.accounts else draw_tree(run)
+
+
+def draw_tree(run: RunSnapshot) -> Tree:
+    """A run's headline and its nodes."""
+    summary = run.summary
+    state = "unmanaged: no manager serves the pool" if summary.unmanaged else summary.status.value
+    facts = [f"{summary.steps_committed} of {summary.steps} steps", format_ms(summary.age_ms)]
+    facts += [f"{summary.tokens} tokens"] if summary.tokens else []
+    facts += [format_amount(COST, summary.cost_nanousd)] if summary.cost_nanousd else []
+    headline = ((summary.run_id, "bold"), f"  {summary.pipeline}  ", (state, "bold"), ("  " + ", ".join(facts), "dim"))
+    tree = Tree(Text.assemble(*headline, *_reason(summary)))
+    for node in run.nodes:
+        _grow(tree, node, run)
+    return tree
+
+
+def _reason(summary: RunSummary) -> list[tuple[str, str]]:
+    """Why a run failed, on a line of its own."""
+    return [(f"\n{' '.join(summary.error.split())}", "red")] if summary.error else []
+
+
+def _grow(tree: Tree, node: NodeRow, run: RunSnapshot) -> None:
+    branch = tree.add(node_line(node, run))
+    for child in node.children:
+        _grow(branch, child, run)
+
+
+def state_of(node: NodeRow, run: RunSnapshot) -> str:
+    """Where a node stands, in a word: queued until a worker holds it, stopped if the run ended before it did."""
+    if node.status not in (NodeStatus.DISPATCHED, NodeStatus.RUNNING):
+        return node.status.value
+    if run.summary.status.terminal:
+        return "stopped"
+    return "queued" if node.status is NodeStatus.DISPATCHED and node.started_ms is None else "running"
+
+
+def node_line(node: NodeRow, run: RunSnapshot) -> Text:
+    """One node of a run: sign, name, attempts, time, tokens, money, and what went wrong."""
+    state = state_of(node, run)
+    sign, style = _SIGNS[state]
+    facts = [state] if state in ("queued", "running", "stopped") else []
+    if node.attempts > 1:
+        facts.append(f"{node.attempts} attempts")
+    if node.started_ms is not None and state == "running":
+        facts.append(format_ms(max(0, run.now_ms - node.started_ms)))
+    elif node.latency_ms:
+        facts.append(format_ms(node.latency_ms))
+    if node.tokens:
+        facts.append(f"{node.tokens} tokens")
+    if node.cost_nanousd:
+        facts.append(format_amount(COST, node.cost_nanousd))
+    line = Text.assemble((f"{sign} ", style), node.name, ("  " + ", ".join(facts) if facts else "", "dim"))
+    if node.declined and state == "queued":
+        line.append(f"  waiting: no worker has {node.declined}", "yellow")
+    if node.error and node.status is NodeStatus.FAILED:
+        line.append(f"  {node.error}", "red")
+    return line
+
+
+def draw_runs(runs: Sequence[RunSummary]) -> RenderableType:
+    """A table of runs, one line each, and below a run that failed why it did."""
+    rows = []
+    for run in runs:
+        status = "unmanaged" if run.unmanaged else run.status.value
+        steps = "?" if run.steps is None else f"{run.steps_committed}/{run.steps}"
+        spent = (str(run.tokens), format_amount(COST, run.cost_nanousd))
+        rows.append((run.run_id, run.pipeline, status, format_ms(run.age_ms), steps, *spent))
+    parts: list[RenderableType] = []
+    table = _table(_RUN_NAMES, _RUN_NUMBERS, rows)
+    for run, cells in zip(runs, rows, strict=True):
+        table.add_row(*map(Text, cells))
+        if run.error:
+            parts += [table, Text(f"  {' '.join(run.error.split())}", "red", no_wrap=True, overflow="ignore")]
+            table = _table(_RUN_NAMES, _RUN_NUMBERS, rows)
+            table.show_header = False
+    return Group(*parts, table) if table.row_count or not parts else Group(*parts)
+
+
+def draw_budget(accounts: tuple[AccountRow, ...]) -> Table:
+    """A table of accounts with a bar of what is spent, held, or given to branches; no column of nothing but zeros."""
+    amounts: dict[str, list[int]] = {
+        "granted": [row.granted for row in accounts],
+        "spent": [row.spent for row in accounts],
+        "reserved": [row.reserved for row in accounts],
+        "unknown": [row.unknown for row in accounts],
+        "children": [row.children for row in accounts],
+        "overrun": [row.overrun for row in accounts],
+        "free": [row.free for row in accounts],
+    }
+    shown = {title: column for title, column in amounts.items() if title in _ALWAYS or any(column)}
+    rows = []
+    for index, row in enumerate(accounts):
+        cells = (format_amount(row.meter, column[index]) for column in shown.values())
+        rows.append((row.account, row.meter, *cells))
+    table = _table(("account", "meter"), tuple(shown), rows)
+    table.add_column(width=_BAR)
+    table.width = (table.width or 0) + _GAP + _BAR
+    for row, texts in zip(accounts, rows, strict=True):
+        bar = ProgressBar(total=max(row.granted, 1), completed=row.granted - row.free)
+        table.add_row(*map(Text, texts), bar)
+    return table
+
+
+def _table(names: tuple[str, ...], numbers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    """A table that never cuts a cell, however narrow the terminal: a cut number is another number, a cut id is none."""
+    titles = names + numbers
+    widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+    table = Table(box=None, pad_edge=False, width=sum(widths) + _GAP * (len(widths) - 1))
+    for title, width in zip(titles, widths, strict=True):
+        table.add_column(title, justify="left" if title in names else "right", no_wrap=True, width=width)
+    return table
+
+
+def format_amount(meter: str, amount: int) -> str:
+    """An amount as people read it: dollars for money, digits for the rest."""
+    return f"${amount / 1e9:.6f}".rstrip("0").rstrip(".") if meter == COST else str(amount)
+
+
+def format_ms(ms: int) -> str:
+    """A length of time in the unit that fits it."""
+    seconds = ms / 1000
+    for limit, divisor, form in (
+        (1, 0.001, "{:.0f} ms"),
+        (120, 1, "{:.1f} s"),
+        (7200, 60, "{:.0f} min"),
+        (172_800, 3600, "{:.0f} h"),
+    ):
+        if seconds < limit:
+            return form.format(seconds / divisor)
+    return f"{seconds / 86_400:.0f} d"

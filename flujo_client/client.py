@@ -1,0 +1,230 @@
+"""`AsyncFlujoClient` and `FlujoClient`: submit pipelines by name and follow their runs; no pipeline code needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+from opentelemetry import trace
+
+from flujo_client.events import RunReader, raise_for
+from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.connection import check_server, connect, connect_blocking
+from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.messages import Event
+from flujo_client.protocol.payloads import JsonCodec
+from flujo_client.protocol.quota import UsageLimits
+from flujo_client.protocol.results import PipelineResult, RunStatus
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.specs import SpecStore
+from flujo_client.protocol.submission import submit_run
+from flujo_client.protocol.tracing import traceparent_of
+from flujo_client.protocol.wire import Wire
+from flujo_client.state import StateManager
+
+__all__ = ["AsyncFlujoClient", "AsyncRun", "FlujoClient", "Run"]
+
+T = TypeVar("T")
+
+
+class AsyncFlujoClient:
+    """Submits and follows runs.
+
+    Args:
+        url: Redis that holds the runs; default: FLUJO_URL.
+        settings: Instead of the FLUJO_* variables.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        base = settings or Settings.from_env()
+        self.settings = base if url is None else base.model_copy(update={"url": url})
+        self.client = connect(self.settings.state_url)
+        self._blocking = connect_blocking(self.settings.state_url)
+        self._wire = Wire(self.settings.state_url)
+        self.keyspace = Keyspace(self.settings.namespace)
+        self.scripts = Scripts(ScriptCaller(self._wire), self.keyspace)
+        self.codec = JsonCodec(self.settings.max_payload_bytes)
+        self.specs = SpecStore(self.scripts)
+        self.state = StateManager(self.scripts, self.codec, max_deliveries=self.settings.max_deliveries)
+        self.reader = RunReader(self.client, self._blocking, self.keyspace, self.codec)
+
+    async def check(self) -> None:
+        """Make sure that Redis answers and keeps what it is given.
+
+        Raises:
+            StateUnavailableError: It does not answer.
+            UnsafeRedisError: It may evict keys.
+        """
+        await check_server(self.client, self.settings.state_url)
+
+    async def submit(
+        self, pipeline: str, value: Any = None, *, run_id: str | None = None, usage_limits: UsageLimits | None = None
+    ) -> AsyncRun:
+        """Start a run of a published pipeline, driven by the pool of managers. Durable when this returns.
+
+        Args:
+            pipeline: Its name, as a worker published it.
+            value: The input: JSON, or a pydantic model.
+            run_id: Names the run and makes the call idempotent: the same id with the same input gives the same run.
+                Default: a random one.
+            usage_limits: The run's budget.
+
+        Raises:
+            UnknownPipelineError: No worker has published this name.
+            TypeMismatchError: The input does not fit the pipeline.
+            RunConflictError: The id belongs to another run.
+            StateUnavailableError: Redis does not answer; repeat with the same `run_id`.
+        """
+        await self.check()
+        spec = await self.specs.by_name(pipeline)
+        name = run_id or f"run_{uuid4().hex}"
+        await submit_run(
+            self.scripts,
+            self.codec,
+            spec,
+            value,
+            run_id=name,
+            owner=POOL,
+            limits=usage_limits,
+            traceparent=traceparent_of(trace.get_current_span()),
+        )
+        return AsyncRun(self, name)
+
+    def run(self, run_id: str) -> AsyncRun:
+        """A handle of a run that was submitted before, here or elsewhere. Reads nothing."""
+        return AsyncRun(self, run_id)
+
+    async def close(self) -> None:
+        """Disconnect. Runs go on."""
+        await self.client.aclose()
+        await self._blocking.aclose()
+        await self._wire.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+
+class AsyncRun:
+    """One run, followed from anywhere."""
+
+    def __init__(self, client: AsyncFlujoClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    async def status(self) -> RunStatus:
+        """Where it stands now. Raises `RunNotFoundError`."""
+        return await self._client.reader.status(self.run_id)
+
+    async def result(self, timeout_s: float | None = None) -> PipelineResult:
+        """Wait for its end and return its result; again: the same result, until its retention ends.
+
+        A failed step raises nothing: `result.success` is False and `result.step_history` says why.
+
+        Raises:
+            ResultTimeoutError: It has not ended in time; it goes on.
+            UsageLimitExceededError: Its budget could not pay; `.result` has what was done.
+            RunCancelledError, TypeMismatchError: What ended it.
+            RunNotFoundError: No such run.
+        """
+        await self._client.reader.wait(self.run_id, timeout_s)
+        return raise_for(await self._client.reader.result(self.run_id))
+
+    def events(self, after: str = "0-0") -> AsyncIterator[Event]:
+        """Every event from the first on (or after an id), in order, as they happen; ends with the run."""
+        return self._client.reader.events(self.run_id, after)
+
+    async def cancel(self, reason: str = "cancelled by the client") -> bool:
+        """End it: no step starts any more, running ones are stopped. False if it had ended before.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        await self._client.reader.status(self.run_id)
+        owner = await self._client.state.owner_of(self.run_id)
+        return await self._client.scripts.cancel(self.run_id, owner, reason) is None
+
+
+class FlujoClient:
+    """`AsyncFlujoClient` for code that is not async; not to be used from more than one thread at once.
+
+    Args:
+        url: Redis that holds the runs; default: FLUJO_URL.
+        settings: Instead of the FLUJO_* variables.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(self._connect(url, settings))
+
+    async def _connect(self, url: str | None, settings: Settings | None) -> AsyncFlujoClient:
+        return AsyncFlujoClient(url, settings=settings)
+
+    def submit(
+        self, pipeline: str, value: Any = None, *, run_id: str | None = None, usage_limits: UsageLimits | None = None
+    ) -> Run:
+        """See `AsyncFlujoClient.submit`."""
+        run = self.wait_for(self._client.submit(pipeline, value, run_id=run_id, usage_limits=usage_limits))
+        return Run(self, run)
+
+    def run(self, run_id: str) -> Run:
+        """See `AsyncFlujoClient.run`."""
+        return Run(self, self._client.run(run_id))
+
+    def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the async client to its end."""
+        return self._runner.run(work)
+
+    def close(self) -> None:
+        """See `AsyncFlujoClient.close`."""
+        self.wait_for(self._client.close())
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Run:
+    """`AsyncRun` for code that is not async."""
+
+    def __init__(self, client: FlujoClient, run: AsyncRun) -> None:
+        self._client = client
+        self._run = run
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
+    def status(self) -> RunStatus:
+        """See `AsyncRun.status`."""
+        return self._client.wait_for(self._run.status())
+
+    def result(self, timeout_s: float | None = None) -> PipelineResult:
+        """See `AsyncRun.result`."""
+        return self._client.wait_for(self._run.result(timeout_s))
+
+    def events(self, after: str = "0-0") -> Iterator[Event]:
+        """See `AsyncRun.events`."""
+        events = self._run.events(after)
+        while True:
+            event = self._client.wait_for(_next(events))
+            if event is None:
+                return
+            yield event
+
+    def cancel(self, reason: str = "cancelled by the client") -> bool:
+        """See `AsyncRun.cancel`."""
+        return self._client.wait_for(self._run.cancel(reason))
+
+
+async def _next(events: AsyncIterator[Event]) -> Event | None:
+    return await anext(events, None)

@@ -1,0 +1,45 @@
+"""`Composite`: what steps that hold pipelines have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict
+
+from flujo_client.dsl.callables import reference_of
+from flujo_client.dsl.pipeline import Pipeline, Step
+from flujo_client.protocol.types import describe_type
+
+__all__ = ["Composite", "as_pipeline"]
+
+
+class Composite(Step[Any, Any]):
+    """A step that holds pipelines."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    @property
+    def is_complex(self) -> bool:
+        """True: it holds other steps."""
+        return True
+
+    @property
+    def input_type(self) -> Any:
+        """What all its parts take, if they agree."""
+        types = {describe_type(part.input_type): part.input_type for part in self.parts().values()}
+        return next(iter(types.values())) if len(types) == 1 else Any
+
+    @property
+    def output_type(self) -> Any:
+        """Not known before it runs."""
+        return Any
+
+    def reference(self, role: str) -> str | None:
+        """The name by which a spec refers to a function of its own; None if it has no such function."""
+        function = self.controls().get(role)
+        return None if function is None else reference_of(function, self.name)
+
+
+def as_pipeline(part: Step[Any, Any] | Pipeline) -> Pipeline:
+    """A step as a pipeline of one; a pipeline as it is."""
+    return part if isinstance(part, Pipeline) else Pipeline([part])

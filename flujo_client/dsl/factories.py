@@ -1,0 +1,77 @@
+"""The factories of `Step`: each makes one of the steps that hold pipelines, found in the table of `composites.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from flujo_client.dsl.composites import COMPOSITES
+
+if TYPE_CHECKING:
+    from flujo_client.dsl.pipeline import Pipeline, Step
+
+__all__ = ["Factories"]
+
+
+class Factories:
+    """What `Step` can make besides a step of a function."""
+
+    @staticmethod
+    def parallel(name: str, branches: Mapping[str, Step[Any, Any] | Pipeline], **options: Any) -> Step[Any, Any]:
+        """Run branches at once, each on the same input; see `ParallelStep` for the options."""
+        made: Step[Any, Any] = COMPOSITES["parallel"](name=name, branches=dict(branches), **options)
+        return made
+
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: Step[Any, Any] | Pipeline,
+        exit_condition_callable: Callable[[Any, Any], Any],
+        max_loops: int = 5,
+        **options: Any,
+    ) -> Step[Any, Any]:
+        """Repeat a body until a condition holds; see `LoopStep` for the options."""
+        made: Step[Any, Any] = COMPOSITES["loop"](
+            name=name,
+            loop_body_pipeline=loop_body_pipeline,
+            exit_condition_callable=exit_condition_callable,
+            max_loops=max_loops,
+            **options,
+        )
+        return made
+
+    @staticmethod
+    def branch_on(
+        name: str,
+        condition_callable: Callable[[Any, Any], Any],
+        branches: Mapping[Any, Step[Any, Any] | Pipeline],
+        default_branch_pipeline: Step[Any, Any] | Pipeline | None = None,
+        **options: Any,
+    ) -> Step[Any, Any]:
+        """Run the branch that a condition names; see `ConditionalStep` for the options."""
+        made: Step[Any, Any] = COMPOSITES["conditional"](
+            name=name,
+            condition_callable=condition_callable,
+            branches=dict(branches),
+            default_branch_pipeline=default_branch_pipeline,
+            **options,
+        )
+        return made
+
+    @staticmethod
+    def refine_until(
+        name: str,
+        generator_pipeline: Step[Any, Any] | Pipeline,
+        critic_pipeline: Step[Any, Any] | Pipeline,
+        max_refinements: int = 5,
+        **options: Any,
+    ) -> Pipeline:
+        """Generate and criticise until the critic is content; see `refine.refine_until` for the options."""
+        made: Pipeline = COMPOSITES["refine"](
+            name=name,
+            generator_pipeline=generator_pipeline,
+            critic_pipeline=critic_pipeline,
+            max_refinements=max_refinements,
+            **options,
+        )
+        return made

@@ -1,0 +1,66 @@
+"""`QueuedEngine`: a manager in the caller, for runs whose steps go to a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from flujo_client.client import AsyncFlujoClient
+from flujo_client.execution.manager import ExecutionManager, RunObserver
+from flujo_client.execution.service import ManagerService
+from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.wire import Wire
+from flujo_client.publisher import make_publisher
+
+__all__ = ["QueuedEngine"]
+
+
+class QueuedEngine:
+    """Connections, a manager and its service, on the running event loop.
+
+    Args:
+        settings: Of the installation.
+        serves_pool: Whether it drives the pool's runs: `flujo manager`; if not, those that it submits.
+        observer: Hooks of the caller.
+    """
+
+    def __init__(self, settings: Settings, *, serves_pool: bool, observer: RunObserver | None = None) -> None:
+        self.client = AsyncFlujoClient(settings=settings)
+        self._publisher = make_publisher(settings)
+        self._inbox_wire = Wire(settings.state_url)
+        self.manager = ExecutionManager(
+            self.client.state, self._publisher, retention_ms=settings.retention_s * 1000, observer=observer
+        )
+        self.service = ManagerService(
+            self.client.client,
+            self._inbox_wire,
+            self.manager,
+            self.client.state,
+            self._publisher,
+            serves_pool=serves_pool,
+        )
+        self._serving: asyncio.Task[Any] | None = None
+
+    async def open(self) -> None:
+        """Check Redis, announce the manager and start serving.
+
+        Raises:
+            StateUnavailableError, UnsafeRedisError: As `connection.check_server`.
+        """
+        await self.client.check()
+        await self.service.announce()
+        self._serving = asyncio.create_task(self.service.serve())
+
+    async def wait(self) -> None:
+        """Serve until cancelled."""
+        if self._serving is not None:
+            await self._serving
+
+    async def close(self) -> None:
+        """Stop serving, hand the own runs to the pool, and disconnect."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        await self._publisher.close()
+        await self._inbox_wire.close()
+        await self.client.close()

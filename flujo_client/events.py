@@ -1,0 +1,246 @@
+"""Reads runs: their results, their streams, and what `status`, `show` and `watch` show of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pydantic_core
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+
+from flujo_client.protocol.connection import RedisClient
+from flujo_client.protocol.context import fold_context
+from flujo_client.protocol.errors import (
+    ResultTimeoutError,
+    RunNotFoundError,
+    StateUnavailableError,
+    TypeMismatchError,
+    rebuild_error,
+)
+from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.messages import Event, EventKind
+from flujo_client.protocol.payloads import Expression, PayloadCodec, expression_fields
+from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus
+from flujo_client.protocol.types import Producer, TypeValidator
+
+__all__ = ["RunReader", "raise_for"]
+
+_BLOCK_MS = 2_000
+
+#: How long a follower waits for a Redis that is away, as while it restarts, s.
+_AWAY_S = 60
+
+
+class RunReader:
+    """Reads the runs of one namespace. Writes nothing.
+
+    Args:
+        client: Redis for commands; owned by the caller.
+        blocking_client: Redis for blocking reads; owned by the caller.
+        keyspace: Makes the keys.
+        codec: Of the payloads.
+    """
+
+    def __init__(
+        self, client: RedisClient, blocking_client: RedisClient, keyspace: Keyspace, codec: PayloadCodec
+    ) -> None:
+        self._client = client
+        self._blocking = blocking_client
+        self._keyspace = keyspace
+        self._codec = codec
+
+    async def status(self, run_id: str) -> RunStatus:
+        """Where a run stands.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        return RunStatus((await self.record(run_id))["status"])
+
+    async def record(self, run_id: str) -> dict[str, str]:
+        """A run's record, by field.
+
+        Raises:
+            RunNotFoundError: No such run.
+            StateUnavailableError: Redis does not answer.
+        """
+        try:
+            fields: Mapping[bytes, bytes] = await self._client.hgetall(self._keyspace.run(run_id).run)
+        except (RedisError, OSError) as error:
+            raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
+        if not fields:
+            raise RunNotFoundError(
+                f"No run {run_id} is known.",
+                suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
+                run_id=run_id,
+            )
+        return {field.decode(): value.decode() for field, value in fields.items()}
+
+    async def events(self, run_id: str, after: str = "0-0") -> AsyncIterator[Event]:
+        """Every event of a run after an id, in order, as they happen; ends after the last one.
+
+        Slow readers cost nothing but their place: the stream lies in Redis.
+
+        Raises:
+            RunNotFoundError: No such run.
+            StateUnavailableError: Redis has been away for a minute.
+        """
+        await self.record(run_id)
+        key, cursor = self._keyspace.run(run_id).events, after
+        while True:
+            entries = await self._entries(key, cursor)
+            if not entries and not await self._client.exists(key):
+                return
+            for entry_id, fields in entries:
+                event = Event.parse(entry_id, fields)
+                cursor = event.id
+                yield event
+                if event.kind is EventKind.FINISHED:
+                    return
+
+    async def wait(self, run_id: str, timeout_s: float | None) -> None:
+        """Wait until a run's result is stored.
+
+        Raises:
+            RunNotFoundError: No such run.
+            ResultTimeoutError: It was not in time; the run goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._follow_to_end(run_id)
+        except TimeoutError as error:
+            status = await self.status(run_id)
+            raise ResultTimeoutError(
+                f"Run {run_id} is {status.value} after {timeout_s} s.",
+                suggestion="It goes on: ask again, watch it with `flujo watch`, or cancel it.",
+                run_id=run_id,
+            ) from error
+
+    async def _follow_to_end(self, run_id: str) -> None:
+        record = await self.record(run_id)
+        if "final" in record:
+            return
+        key = self._keyspace.run(run_id).events
+        cursor = record.get("last_event", "0-0")
+        while True:
+            entries = await self._entries(key, cursor)
+            for entry_id, fields in entries:
+                cursor = entry_id.decode()
+                if fields[b"kind"] == b"finished":
+                    return
+            if not entries and "final" in await self.record(run_id):
+                return
+
+    async def _entries(self, key: str, cursor: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """A stream's entries after a cursor; none if none came in a moment. Redis may be away for a minute on the way."""
+        away_since: float | None = None
+        while True:
+            try:
+                answer = await self._blocking.xread({key: cursor}, count=500, block=_BLOCK_MS)
+                return answer[0][1] if answer else []
+            except (RedisError, OSError) as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > _AWAY_S:
+                    raise StateUnavailableError(
+                        f"Redis has been away for {_AWAY_S} s: {error}.", suggestion="Read again from the last id."
+                    ) from error
+                await asyncio.sleep(0.5)
+
+    async def result(
+        self, run_id: str, *, output_type: Any = Any, context_model: type[BaseModel] = PipelineContext
+    ) -> PipelineResult:
+        """The result of a run that has ended, with its outputs.
+
+        Args:
+            output_type: What the last step declares; its JSON becomes that.
+            context_model: Of the final context.
+
+        Raises:
+            RunNotFoundError: No such run, or it has not ended.
+        """
+        key = self._keyspace.run(run_id).payloads
+        stored = await self._client.hget(key, "result")
+        if stored is None:
+            raise RunNotFoundError(f"Run {run_id} has no result yet.", suggestion="Wait for it first.", run_id=run_id)
+        return await self.complete(run_id, self._read(stored), output_type=output_type, context_model=context_model)
+
+    async def complete(
+        self,
+        run_id: str,
+        skeleton: dict[str, Any],
+        *,
+        output_type: Any = Any,
+        context_model: type[BaseModel] = PipelineContext,
+    ) -> PipelineResult:
+        """Put outputs and the context into a result that holds references to them."""
+        names = set(skeleton["final_pipeline_context"]["$context"])
+        for part in skeleton["step_history"]:
+            names |= _references(part)
+        payloads = await self._payloads(run_id, names)
+        for part in skeleton["step_history"]:
+            self._fill(part, payloads)
+        history = skeleton["step_history"]
+        if history and history[-1]["success"] and output_type is not Any:
+            history[-1]["output"] = self._typed(history[-1]["output"], output_type)
+        context = skeleton["final_pipeline_context"]
+        data = {
+            **fold_context(self._codec.decode(payloads[name]) for name in context["$context"]),
+            **context.get("set", {}),
+        }
+        known = context_model.model_config.get("extra") == "allow"
+        data = data if known else {key: value for key, value in data.items() if key in context_model.model_fields}
+        skeleton["final_pipeline_context"] = context_model.model_validate(data)
+        return PipelineResult.model_validate(skeleton)
+
+    def _read(self, stored: bytes) -> dict[str, Any]:
+        skeleton: dict[str, Any] = pydantic_core.from_json(stored)
+        return skeleton
+
+    def _typed(self, value: Any, output_type: Any) -> Any:
+        last = Producer("output", output_type, output_type)
+        try:
+            return TypeValidator().validate_step_output(last, value, last)
+        except TypeMismatchError:  # what it declares is not what it returned; show what it returned
+            return value
+
+    async def _payloads(self, run_id: str, names: set[str]) -> dict[str, bytes]:
+        wanted = sorted(names)
+        rows = await self._client.hmget(self._keyspace.run(run_id).payloads, wanted) if wanted else []
+        return {name: row for name, row in zip(wanted, rows, strict=True) if row is not None}
+
+    def _fill(self, part: dict[str, Any], payloads: Mapping[str, bytes]) -> None:
+        if isinstance(part.get("output"), dict) and "$payload" in part["output"]:
+            part["output"] = self._value(part["output"]["$payload"], payloads)
+        for inner in part.get("step_history", ()):
+            self._fill(inner, payloads)
+
+    def _value(self, expression: Expression, payloads: Mapping[str, bytes]) -> Any:
+        if isinstance(expression, str):
+            return self._codec.decode(payloads[expression]) if expression in payloads else None
+        return {name: self._value(inner, payloads) for name, inner in expression.items()}
+
+
+def _references(part: Mapping[str, Any]) -> set[str]:
+    names: set[str] = set()
+    output = part.get("output")
+    if isinstance(output, dict) and "$payload" in output:
+        names |= set(expression_fields(output["$payload"]))
+    for inner in part.get("step_history", ()):
+        names |= _references(inner)
+    return names
+
+
+def raise_for(result: PipelineResult) -> PipelineResult:
+    """Raise the error that ended a run, with the result on it where it has a place for it; else return the result.
+
+    A step that failed raises nothing: the result says so. Limits, types, contexts and cancellation raise.
+    """
+    if result.error is not None:
+        error = rebuild_error(result.error)
+        if hasattr(error, "result"):
+            error.result = result
+        raise error
+    return result

@@ -1,0 +1,1 @@
+"""The semantics of runs: `advance()` decides, the manager does."""

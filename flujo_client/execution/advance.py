@@ -1,0 +1,190 @@
+"""`advance()`: what happens to a run when something happened to one of its steps. Pure; the whole semantics of the DSL.
+
+The doer (manager.py) gives it a view of the run and new events and stores its decision. A decision for an event may be
+made in slices (`Decision.incomplete`): the event is then advanced again on the stored state, so every rule here first
+asks what has been done already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
+from flujo_client.execution.draft import Draft
+from flujo_client.execution.kinds.table import KINDS
+from flujo_client.execution.paths import control_of, node_of
+from flujo_client.execution.retry import after_failure, after_loss
+from flujo_client.protocol.messages import Event, EventKind
+from flujo_client.protocol.quota import COST, parse_amounts, to_usd
+from flujo_client.protocol.results import RunStatus
+
+__all__ = ["advance"]
+
+
+def advance(run: RunView, events: Sequence[Event]) -> Decision:
+    """Decide what follows from new events.
+
+    Args:
+        run: The run, with the nodes on the events' paths.
+        events: Its events after the last applied one, in order.
+    """
+    draft = Draft(run, KINDS)
+    for event in events:
+        if not draft.status.terminal or event.kind is EventKind.CANCELLED:  # a stored cancel came before any stored end
+            _RULES[event.kind](draft, event)
+        if draft.missing or draft.incomplete:
+            break
+        draft.applied = event.id
+    return draft.decision()
+
+
+def _on_created(draft: Draft, event: Event) -> None:
+    if draft.state("root").status is NodeStatus.WAITING:
+        context = ("ctx:root",) if draft.run.has_context else ()
+        draft.update("root", status=NodeStatus.RUNNING, context=context)
+    draft.enter("root")
+
+
+def _on_succeeded(draft: Draft, event: Event) -> None:
+    node = draft.state(event.path)
+    if node.attempt != event.attempt:
+        return
+    if node.status is NodeStatus.DISPATCHED:
+        _record_attempt(draft, event, status=NodeStatus.SUCCEEDED)
+        _take_context(draft, event)
+    if event.fields.get("overrun"):
+        _breach(draft, event.path, _first_meter(event.fields["overrun"]), event.fields)
+        return
+    if control_of(event.path)[0]:
+        composite = node_of(event.path)
+        draft.kind(composite).control_succeeded(draft, composite, draft.node(composite), event)
+    else:
+        draft.complete(event.path)
+
+
+def _on_failed(draft: Draft, event: Event) -> None:
+    node = draft.state(event.path)
+    if node.attempt != event.attempt:
+        return
+    data = event.data
+    if node.status is NodeStatus.DISPATCHED:
+        node = _record_attempt(draft, event, failures=node.failures + 1, error=data["error"])
+    if event.fields.get("overrun"):
+        _breach(draft, event.path, _first_meter(event.fields["overrun"]), event.fields)
+        return
+    if data.get("fatal"):
+        draft.update(event.path, status=NodeStatus.FAILED)
+        draft.end(RunStatus.FAILED, data["error"])
+        return
+    step, seed = draft.step(event.path), f"{draft.run.run_id}/{event.path}/{event.attempt}"
+    decision = after_failure(step.retry, node.failures, data["error"]["type"], data.get("retryable", True), seed)
+    if decision.again and not node.fallback:  # a fallback has one attempt
+        draft.dispatch_again(event.path, decision.delay_ms)
+        return
+    if step.fallback is not None:
+        draft.update(event.path, fallback=node.fallback + 1, original_error=node.original_error or data["error"])
+        draft.dispatch_step(event.path, step.fallback)
+        return
+    draft.update(event.path, status=NodeStatus.FAILED)
+    draft.fail(node_of(event.path), event.path)
+
+
+def _on_refused(draft: Draft, event: Event) -> None:
+    if draft.state(event.path).attempt == event.attempt:
+        _breach(draft, event.path, event.fields["meter"], event.fields)
+
+
+def _on_lost(draft: Draft, event: Event) -> None:
+    node = draft.state(event.path)
+    if node.attempt != event.attempt or node.status is not NodeStatus.DISPATCHED:
+        return
+    reason = event.fields["reason"]
+    if reason in ("handed_over", "stranger"):
+        node = draft.update(event.path, moves=node.moves + 1)
+    else:
+        node = draft.update(event.path, losses=node.losses + 1)
+    if after_loss(draft.step(event.path), node, reason, draft.run.max_deliveries).again:
+        draft.dispatch_again(event.path, 0)
+        return
+    plural = "time" if node.losses == 1 else "times"
+    error = {
+        "type": "RunFailedError",
+        "message": f"step '{draft.name(event.path)}' crashed its worker {node.losses} {plural}",
+        "data": {"run_id": draft.run.run_id, "path": event.path, "dead_letter": True},
+    }
+    draft.update(event.path, status=NodeStatus.FAILED, error=error)
+    draft.fail(node_of(event.path), event.path)
+
+
+def _on_cancelled(draft: Draft, event: Event) -> None:
+    message = f"Run {draft.run.run_id} was cancelled: {event.fields.get('reason', '')}"
+    draft.end(
+        RunStatus.CANCELLED, {"type": "RunCancelledError", "message": message, "data": {"run_id": draft.run.run_id}}
+    )
+
+
+def _ignore(draft: Draft, event: Event) -> None:
+    """Events that change nothing: chunks, and the end itself."""
+
+
+_RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
+    EventKind.CREATED: _on_created,
+    EventKind.SUCCEEDED: _on_succeeded,
+    EventKind.FAILED: _on_failed,
+    EventKind.REFUSED: _on_refused,
+    EventKind.LOST: _on_lost,
+    EventKind.CANCELLED: _on_cancelled,
+    EventKind.FINISHED: _ignore,
+    EventKind.CHUNK: _ignore,
+}
+
+
+def _take_context(draft: Draft, event: Event) -> None:
+    form = event.fields.get("context")
+    if not form:
+        return
+    before = () if form == "snapshot" else draft.context(event.path)
+    draft.update(draft.scope(event.path), context=(*before, f"ctx:{event.path}"))
+
+
+def _record_attempt(draft: Draft, event: Event, **changes: Any) -> NodeState:
+    node = draft.state(event.path)
+    usage = dict(node.usage)
+    for meter, amount in parse_amounts(event.fields.get("usage", "")).items():
+        usage[meter] = usage.get(meter, 0) + amount
+    return draft.update(event.path, usage=usage, latency_ms=int(event.data.get("latency_ms", 0)), **changes)
+
+
+def _first_meter(overrun: str) -> str:
+    """The meter to name: cost, where several are over."""
+    return min(parse_amounts(overrun), key=lambda meter: (meter != COST, meter))
+
+
+def _breach(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> None:
+    """The budget could not pay: the run ends, with the limit's own words."""
+    limits = draft.run.limits
+    if meter == COST:
+        message = f"Cost limit of ${to_usd(limits[meter]):g} exceeded"
+    elif meter == "tokens":
+        message = f"Token limit of {limits[meter]} exceeded"
+    else:
+        message = f"Limit of {limits[meter]} {meter} exceeded"
+    details = {key: fields[key] for key in ("account", "meter", "asked", "free", "overrun") if key in fields}
+    error: dict[str, Any] = {
+        "type": "UsageLimitExceededError",
+        "message": message,
+        "data": {"run_id": draft.run.run_id, "path": path, **details, "suggestion": _story(draft, path, meter, fields)},
+    }
+    state = draft.state(path)
+    if state.status is not NodeStatus.SUCCEEDED:
+        draft.update(path, status=NodeStatus.FAILED, error=error)
+    draft.end(RunStatus.FAILED, error)
+
+
+def _story(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> str:
+    """Which step met the limit, and by how much."""
+    place = f"(run {draft.run.run_id}, step '{draft.name(path)}' at {path}: "
+    if "asked" in fields:
+        return f"{place}it asked for {fields['asked']} {meter}, and account {fields['account']} could get {fields['free']})"
+    return f"{place}it used {parse_amounts(fields['overrun'])[meter]} {meter} more than its budget had)"

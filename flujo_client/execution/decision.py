@@ -1,0 +1,103 @@
+"""The frozen models that `advance()` reads and writes: a run as seen by its manager, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flujo_client.protocol.quota import Amounts
+from flujo_client.protocol.results import RunStatus
+from flujo_client.protocol.scripts import BranchEnd, Dispatch, Split
+from flujo_client.protocol.spec import PipelineSpec
+
+__all__ = ["Decision", "NodeState", "NodeStatus", "RunView"]
+
+
+class NodeStatus(StrEnum):
+    """Where a node of a run stands. Every change has its arrow in docs/state_machine.md."""
+
+    WAITING = "waiting"  # not reached yet
+    DISPATCHED = "dispatched"  # an attempt is journalled; a worker may have leased it
+    RUNNING = "running"  # a composite whose children are under way
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the node has succeeded."""
+        return self is NodeStatus.SUCCEEDED
+
+    @property
+    def ended(self) -> bool:
+        """Whether the node has ended, either way."""
+        return self in (NodeStatus.SUCCEEDED, NodeStatus.FAILED)
+
+
+class NodeState(BaseModel):
+    """What a run remembers of one node. A node that is not stored is WAITING."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: NodeStatus = NodeStatus.WAITING
+    attempt: int = Field(0, description="attempts dispatched")
+    failures: int = Field(0, description="attempts that failed")
+    losses: int = Field(0, description="attempts whose worker died or hung")
+    fallback: int = Field(0, description="how far down the chain of fallbacks its attempts are")
+    original_error: dict[str, Any] | None = Field(None, description="why the step itself failed, once it fell back")
+    moves: int = Field(0, description="attempts handed over by a worker that was told to stop")
+    usage: dict[str, int] = Field(default_factory=dict, description="of all its attempts, by meter")
+    latency_ms: int = Field(0, description="of the last attempt that ended")
+    error: dict[str, Any] | None = None
+    opened: int = Field(0, description="parallel: branches entered; loop: iterations begun")
+    pending: int = Field(0, description="parallel: branches not ended")
+    failed: dict[int, str] = Field(default_factory=dict, description="parallel: path of the failure, by branch")
+    changed: bool = Field(False, description="parallel: some branch changed its context")
+    visited: tuple[int, ...] = Field((), description="state machine: indices of the states entered, in order")
+    exhausted: bool = Field(False, description="loop: left because it had reached its most iterations")
+    chosen: int | None = Field(None, description="conditional: index of the branch that runs")
+    key: str | int | float | bool | None = Field(None, description="conditional: what the condition returned")
+    context: tuple[str, ...] = Field(
+        (), description="root, composites and their children: payloads of their context, oldest first"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as far as one batch of events concerns it: the nodes on their paths, and what their accounts have free."""
+
+    run_id: str
+    spec: PipelineSpec
+    status: RunStatus
+    nodes: Mapping[str, NodeState]
+    limits: Amounts
+    owner: str = "pool"
+    free: Mapping[str, Amounts] = field(default_factory=dict)
+    has_context: bool = False
+    traceparent: str = ""
+    max_deliveries: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What advance.lua stores, and the dispatches to publish after it.
+
+    Attributes:
+        applied: Id of the last event that is fully applied; "" for none.
+        nodes: The nodes that change.
+        missing: Nodes that must be in the view to decide; nothing else in the decision is to be applied then.
+        incomplete: More is to be dispatched for the event after `applied`; advance again.
+    """
+
+    applied: str
+    status: RunStatus
+    error: dict[str, Any] | None = None
+    nodes: Mapping[str, NodeState] = field(default_factory=dict)
+    splits: tuple[Split, ...] = ()
+    branch_ends: tuple[BranchEnd, ...] = ()
+    dispatches: tuple[Dispatch, ...] = ()
+    missing: tuple[str, ...] = ()
+    incomplete: bool = False

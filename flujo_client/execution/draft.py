@@ -1,0 +1,214 @@
+"""`Draft`: a decision in the making: the view of a run, overlaid with what changed, and what is to be dispatched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
+from flujo_client.execution.graph import Kinds, Producer, RunGraph
+from flujo_client.execution.paths import control_path, parent_of
+from flujo_client.protocol.messages import TaskRecord
+from flujo_client.protocol.payloads import Expression, expression_fields
+from flujo_client.protocol.queues import task_label
+from flujo_client.protocol.quota import amounts_text
+from flujo_client.protocol.results import RunStatus
+from flujo_client.protocol.scripts import BranchEnd, Dispatch, Split
+from flujo_client.protocol.spec import SequenceSpec, StepSpec
+
+__all__ = ["LEASE_GRACE_MS", "LONGEST_STEP_MS", "MOST_DISPATCHES", "Draft"]
+
+#: Dispatches that one script call writes at the most; Redis serves nobody else meanwhile.
+MOST_DISPATCHES = 500
+
+#: A step without a timeout loses its lease after this.
+LONGEST_STEP_MS = 3_600_000
+
+#: What a lease lasts beyond the step's timeout: validation, hooks and the commit.
+LEASE_GRACE_MS = 10_000
+
+
+class Draft(RunGraph):
+    """A decision in the making.
+
+    Args:
+        run: The run as it is stored.
+        kinds: Of its nodes.
+    """
+
+    def __init__(self, run: RunView, kinds: Kinds) -> None:
+        super().__init__(run.spec, kinds, self._overlaid)
+        self.run = run
+        self.status = run.status
+        self.error: dict[str, Any] | None = None
+        self.applied = ""
+        self.incomplete = False
+        self.missing: list[str] = []
+        self.splits: list[Split] = []
+        self.branch_ends: list[BranchEnd] = []
+        self.dispatches: list[Dispatch] = []
+        self._changed: dict[str, NodeState] = {}
+        self.free = {account: dict(amounts) for account, amounts in run.free.items()}
+
+    def _overlaid(self, path: str) -> NodeState:
+        return self._changed.get(path) or self.run.nodes.get(path) or NodeState()
+
+    def needed(self, path: str) -> NodeState:
+        """The state of a node that may lie off the events' paths: until it is in the view, nothing can be decided."""
+        if path not in self._changed and path not in self.run.nodes:
+            self.missing.append(path)
+        return self.state(path)
+
+    def update(self, path: str, **changes: Any) -> NodeState:
+        """Change what the run remembers of a node."""
+        self._changed[path] = self.state(path).model_copy(update=changes)
+        return self._changed[path]
+
+    def context(self, path: str) -> tuple[str, ...]:
+        """The context payloads of a node's scope; a scope in which nothing was written has those of the node above it."""
+        scope = self.scope(path)
+        while not self.state(scope).context and scope != "root":
+            above = parent_of(scope)[0]
+            if self.state(above).context:
+                return self.state(above).context
+            scope = self.scope(above)
+        return self.state(scope).context
+
+    def ended_before(self, path: str) -> bool:
+        """Whether a node had succeeded when this decision began: its event is advanced again, for the next slice."""
+        return self.run.nodes.get(path, NodeState()).status.succeeded
+
+    def hoist_context(self, child: str) -> None:
+        """A child that had a context of its own has succeeded: the context becomes that of the scope around it."""
+        if self.state(child).context:
+            self.update(self.scope(parent_of(child)[0]), context=self.state(child).context)
+
+    def enter(self, path: str) -> None:
+        """Start a node, or go on starting it."""
+        self.kind(path).enter(self, path, self.node(path))
+
+    def complete(self, path: str) -> None:
+        """A node is done: go on in its parent."""
+        if self.state(path).status is not NodeStatus.SUCCEEDED:
+            self.update(path, status=NodeStatus.SUCCEEDED)
+        self.leave(path)
+
+    def leave(self, path: str) -> None:
+        """A node needs nothing more: go on in its parent as after a success."""
+        if path == "root":
+            self.end(RunStatus.COMPLETED)
+            return
+        parent, index = parent_of(path)
+        self.kind(parent).child_succeeded(self, parent, self.node(parent), index)
+
+    def fail(self, path: str, cause: str) -> None:
+        """A node failed for good because of the step at `cause`: its parent decides what that means."""
+        if self.state(path).status is not NodeStatus.FAILED:
+            self.update(path, status=NodeStatus.FAILED)
+        if path == "root":
+            self.end(RunStatus.FAILED)
+            return
+        parent, index = parent_of(path)
+        self.kind(parent).child_failed(self, parent, self.node(parent), index, cause)
+
+    def end(self, status: RunStatus, error: dict[str, Any] | None = None) -> None:
+        """The run ends."""
+        self.status, self.error = status, error
+
+    def dispatch_step(self, path: str, step: StepSpec) -> None:
+        """An attempt on the terms of this step."""
+        wants_context = step.uses_context or step.updates_context or step.sink_to is not None
+        self.dispatch(path, step, self.input(path), self.producer_before(path), wants_context)
+
+    def dispatch_control(
+        self,
+        path: str,
+        control: str,
+        number: int | None = None,
+        *,
+        value: Expression,
+        producer: Producer | None = None,
+        **terms: Any,
+    ) -> None:
+        """A control step of the composite at `path`, unless it was dispatched before.
+
+        Args:
+            value: Its input.
+            producer: What made it; default: what made the composite's input.
+            terms: More fields of its `TaskRecord`.
+        """
+        place = control_path(path, control, number)
+        if self.needed(place).attempt or self.missing:
+            return
+        node = self.node(path)
+        assert not isinstance(node, StepSpec | SequenceSpec)
+        made_by = producer or self.producer_before(path)
+        roles = node.roles(control)
+        self.dispatch(
+            place, self.step(place), value, made_by, True, kind=node.kind, control=control, roles=roles, **terms
+        )
+
+    def dispatch(
+        self, path: str, step: StepSpec, value: Expression, producer: Producer, wants_context: bool, **terms: Any
+    ) -> None:
+        """Journal an attempt with all that its worker needs."""
+        context = self.context(path) if wants_context else ()
+        task = TaskRecord(
+            pipeline=self.spec.name,
+            step=step,
+            expression=value,
+            producer=producer.name,
+            producer_type=producer.type,
+            producer_function=producer.function,
+            context=context,
+            traceparent=self.run.traceparent,
+            **terms,
+        )
+        fields = [*expression_fields(value), *context, *_branch_fields(task.branches)]
+        lease_ms = (step.timeout_ms or LONGEST_STEP_MS) + LEASE_GRACE_MS
+        chain = " ".join(self.accounts(path))
+        attempt = self.state(path).attempt + 1
+        self.update(path, status=NodeStatus.DISPATCHED, attempt=attempt)
+        self.dispatches.append(
+            Dispatch(
+                path=path,
+                attempt=attempt,
+                queue=step.queue,
+                function=step.function,
+                label=task_label(self.spec.name, step.name),
+                terms=";".join((str(lease_ms), step.lost_spend, chain, amounts_text(step.estimate), " ".join(fields))),
+                task=task.model_dump_json(exclude_defaults=True).encode(),
+                is_async=step.is_async,
+            )
+        )
+
+    def dispatch_again(self, path: str, delay_ms: int) -> None:
+        """Another attempt on the terms of the first."""
+        attempt = self.state(path).attempt + 1
+        self.update(path, status=NodeStatus.DISPATCHED, attempt=attempt)
+        step = self.step(path)
+        label = task_label(self.spec.name, step.name)
+        self.dispatches.append(
+            Dispatch(path, attempt, step.queue, step.function, label, delay_ms, is_async=step.is_async)
+        )
+
+    def decision(self) -> Decision:
+        """What was decided so far."""
+        if self.missing:
+            return Decision(applied="", status=self.run.status, missing=tuple(dict.fromkeys(self.missing)))
+        ended = self.status.terminal
+        return Decision(
+            applied=self.applied,
+            status=self.status,
+            error=self.error,
+            nodes=self._changed,
+            splits=tuple(self.splits),
+            branch_ends=tuple(self.branch_ends),
+            dispatches=() if ended else tuple(self.dispatches),
+            incomplete=self.incomplete and not ended,
+        )
+
+
+def _branch_fields(branches: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Payloads of the branches' contexts."""
+    return list(dict.fromkeys(name for names in branches.values() for name in names))

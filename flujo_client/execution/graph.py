@@ -1,0 +1,197 @@
+"""`RunGraph`: the nodes of a run as a tree that can be asked where values come from and who pays. Pure.
+
+What differs between the kinds of nodes is in `kinds/`, one kind a file; everything else speaks of nodes through
+`NodeKind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from flujo_client.execution.decision import NodeState
+from flujo_client.execution.paths import child_of, control_of, node_of, parent_of
+from flujo_client.protocol.messages import CONTROL_PREFIX, Event
+from flujo_client.protocol.payloads import Expression
+from flujo_client.protocol.spec import NodeSpec, PipelineSpec, RetrySpec, SequenceSpec, StepSpec
+
+if TYPE_CHECKING:
+    from flujo_client.execution.draft import Draft
+
+__all__ = ["Kinds", "NodeKind", "NodeResult", "Producer", "RunGraph", "step_at"]
+
+#: A `StepResult` as JSON, with `{"$payload": expression}` in the place of its output.
+NodeResult = dict[str, Any]
+
+
+class Producer(NamedTuple):
+    """What made a value: its name, its described type, and the function that a worker knows it by, "" for none."""
+
+    name: str
+    type: str
+    function: str
+
+
+class NodeKind(Protocol):
+    """How nodes of one kind behave in a run. Stateless: what a run remembers is in its `NodeState`."""
+
+    #: Whether a child has an account and a context of its own, as branches do, which run at once.
+    splits: bool
+    #: Whether a child has a context of its own, which becomes its parent's when the child succeeds.
+    isolates: bool
+
+    def enter(self, draft: Draft, path: str, node: Any) -> None:
+        """Start the node, or go on starting it."""
+
+    def child_succeeded(self, draft: Draft, path: str, node: Any, index: int) -> None:
+        """A child is done: start what follows, or complete the node. Called again for the same child: changes nothing more."""
+
+    def child_failed(self, draft: Draft, path: str, node: Any, index: int, cause: str) -> None:
+        """A child failed for good, because of the step at `cause`."""
+
+    def control_succeeded(self, draft: Draft, path: str, node: Any, event: Event) -> None:
+        """A control step of the node is committed."""
+
+    def child_input(self, graph: RunGraph, path: str, node: Any, index: int) -> Expression:
+        """The payloads that make a child's input."""
+
+    def output(self, graph: RunGraph, path: str, node: Any) -> Expression:
+        """The payloads that make the output of a node that succeeded."""
+
+    def producer(self, graph: RunGraph, path: str, node: Any) -> Producer:
+        """What makes the node's output."""
+
+    def children(self, graph: RunGraph, path: str, node: Any) -> Iterator[tuple[int, str | None]]:
+        """Indices of the children that there are so far, or will be for certain, and what people call them, if not by their own name."""
+
+    def result(self, graph: RunGraph, path: str, node: Any, parts: list[NodeResult]) -> NodeResult:
+        """The node's `StepResult`, made of those of its children that ended."""
+
+
+#: The kinds by a spec's `kind`.
+Kinds = Mapping[str, NodeKind]
+
+
+class RunGraph:
+    """A run's nodes.
+
+    Args:
+        spec: Of the run.
+        kinds: Of its nodes.
+        state_of: What the run remembers of a node.
+        stored: What workers committed of each step beside its output, by path; for results only.
+    """
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        kinds: Kinds,
+        state_of: Callable[[str], NodeState],
+        stored: Mapping[str, dict[str, Any]] | None = None,
+    ) -> None:
+        self.spec = spec
+        self._kinds = kinds
+        self._state_of = state_of
+        self.stored = stored or {}
+
+    def state(self, path: str) -> NodeState:
+        """What the run remembers of a node."""
+        return self._state_of(path)
+
+    def needed(self, path: str) -> NodeState:
+        """The state of a node that may lie off the way of what is being decided."""
+        return self._state_of(path)
+
+    def node(self, path: str) -> NodeSpec:
+        """The spec of a node."""
+        return self.spec.node(path)
+
+    def kind(self, path: str) -> NodeKind:
+        """The kind of a node."""
+        return self._kinds[self.spec.node(path).kind]
+
+    def name(self, path: str) -> str:
+        """What people call a node: a sequence has no name but its place."""
+        node = self.spec.node(path)
+        return path if isinstance(node, SequenceSpec) else node.name
+
+    def step(self, path: str) -> StepSpec:
+        """The terms of a step, or of what it has fallen back on; or of a control step."""
+        return step_at(self.spec, path, self.state(path).fallback)
+
+    def output(self, path: str) -> Expression:
+        """The payloads that make a finished node's output."""
+        return self.kind(path).output(self, path, self.spec.node(path))
+
+    def input(self, path: str) -> Expression:
+        """The payloads that make a node's input."""
+        if path == "root":
+            return "input"
+        parent, index = parent_of(path)
+        return self.kind(parent).child_input(self, parent, self.spec.node(parent), index)
+
+    def producer(self, path: str) -> Producer:
+        """What makes a node's output."""
+        return self.kind(path).producer(self, path, self.spec.node(path))
+
+    def producer_before(self, path: str) -> Producer:
+        """What made a node's input; it is called "input" if it is the run's own."""
+        while path != "root":
+            parent, index = parent_of(path)
+            if index > 0 and isinstance(self.spec.node(parent), SequenceSpec):
+                return self.producer(child_of(parent, index - 1))
+            path = parent
+        return Producer("input", "Any", "")
+
+    def _above(self, path: str) -> Iterator[tuple[str, NodeKind]]:
+        """A node and those above it, innermost first, each with the kind of its parent."""
+        at = node_of(path)
+        while at != "root":
+            parent = parent_of(at)[0]
+            yield at, self.kind(parent)
+            at = parent
+
+    def accounts(self, path: str) -> tuple[str, ...]:
+        """The accounts that pay for a node, innermost first, the run's own last."""
+        return (*(at for at, parent in self._above(path) if parent.splits), "root")
+
+    def scope(self, path: str) -> str:
+        """The branch, the iteration, or the root, whose context a node reads and writes."""
+        return next((at for at, parent in self._above(path) if parent.isolates), "root")
+
+    def results(self, path: str) -> NodeResult:
+        """The `StepResult` of a node, with those of its children."""
+        node, kind = self.spec.node(path), self.kind(path)
+        parts = []
+        for index, label in kind.children(self, path, node):
+            child = child_of(path, index)
+            if self.state(child).status.ended or isinstance(self.spec.node(child), SequenceSpec):
+                part = self.results(child)
+                parts.append(part if label is None else {**part, "name": label})
+        return kind.result(self, path, node, parts)
+
+
+def step_at(spec: PipelineSpec, path: str, fallbacks: int = 0) -> StepSpec:
+    """The terms of a step, or of a composite's control step: on the queue of the first step inside, and not tried again,
+    since a condition that raised would raise again.
+
+    Args:
+        fallbacks: How far down the chain of fallbacks.
+    """
+    node, (control, _) = spec.node(path), control_of(path)
+    if isinstance(node, StepSpec):
+        for _ in range(fallbacks):
+            assert node.fallback is not None
+            node = node.fallback
+        return node
+    assert not isinstance(node, SequenceSpec)
+    functions = " ".join((CONTROL_PREFIX + control, *node.roles(control).values()))
+    return StepSpec(
+        name=f"{node.name}:{control}", function=functions, queue=_first_step(node).queue, retry=RetrySpec(retries=0)
+    )
+
+
+def _first_step(node: NodeSpec) -> StepSpec:
+    while not isinstance(node, StepSpec):
+        node = node.nodes[0] if isinstance(node, SequenceSpec) else node.parts()[0]
+    return node

@@ -1,0 +1,1 @@
+"""How each kind of node behaves in a run, one kind a file."""

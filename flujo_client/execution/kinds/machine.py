@@ -1,0 +1,120 @@
+"""State machines: after each state a control step says which one follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flujo_client.execution.decision import NodeStatus
+from flujo_client.execution.draft import Draft
+from flujo_client.execution.graph import NodeResult, RunGraph
+from flujo_client.execution.kinds.composite import Composite
+from flujo_client.execution.paths import child_of, control_of
+from flujo_client.protocol.messages import Event
+from flujo_client.protocol.payloads import Expression
+from flujo_client.protocol.spec import MachineSpec
+
+__all__ = ["MachineKind"]
+
+
+class MachineKind(Composite):
+    """See `NodeKind`."""
+
+    isolates = True
+
+    def enter(self, draft: Draft, path: str, node: MachineSpec) -> None:
+        """Enter the first state."""
+        if draft.needed(path).status is NodeStatus.WAITING and not draft.missing:
+            draft.update(path, status=NodeStatus.RUNNING)
+            _hop(draft, path, node, node.start)
+
+    def child_succeeded(self, draft: Draft, path: str, node: MachineSpec, index: int) -> None:
+        """Ask where to go, unless this was an end."""
+        draft.hoist_context(child_of(path, index))
+        if _name(node, index) in node.ends:
+            draft.complete(path)
+        else:
+            _ask(draft, path, node, index, "success")
+
+    def child_failed(self, draft: Draft, path: str, node: MachineSpec, index: int, cause: str) -> None:
+        """Ask where to go, if a transition is meant for failures; else the node fails."""
+        if any(edge.on == "failure" and edge.source in ("*", _name(node, index)) for edge in node.transitions):
+            _ask(draft, path, node, index, "failure")
+        else:
+            draft.fail(path, cause)
+
+    def control_succeeded(self, draft: Draft, path: str, node: MachineSpec, event: Event) -> None:
+        """Enter the next state; with none to enter, the node ends as its last state did."""
+        index, target = control_of(event.path)[1], event.data["verdict"]["to"]
+        if target is not None:
+            if draft.state(path).visited[-1] == index:
+                _hop(draft, path, node, target)
+        elif draft.needed(child_of(path, index)).status.succeeded:
+            draft.complete(path)
+        elif not draft.missing:
+            draft.fail(path, child_of(path, index))
+
+    def child_input(self, graph: RunGraph, path: str, node: MachineSpec, index: int) -> Expression:
+        """The output of the state before; after a state that failed, what that state got."""
+        visited = graph.needed(path).visited
+        place = visited.index(index)
+        if place == 0:
+            return graph.input(path)
+        before = child_of(path, visited[place - 1])
+        return graph.output(before) if graph.needed(before).status.succeeded else graph.input(before)
+
+    def output(self, graph: RunGraph, path: str, node: MachineSpec) -> Expression:
+        """That of the last state."""
+        return graph.output(child_of(path, graph.needed(path).visited[-1]))
+
+    def children(self, graph: RunGraph, path: str, node: MachineSpec) -> Iterator[tuple[int, str | None]]:
+        """The states entered, by name."""
+        return ((index, _name(node, index)) for index in graph.state(path).visited)
+
+    def result(self, graph: RunGraph, path: str, node: MachineSpec, parts: list[NodeResult]) -> NodeResult:
+        """One result with the history of every state's steps."""
+        visited = graph.state(path).visited
+        steps = [step for part in parts for step in part["step_history"]]
+        story = self.control_story(graph, path, f"next.{visited[-1]}") if visited else None
+        result = super().result(graph, path, node, parts)
+        return {
+            **result,
+            "feedback": story or result["feedback"],
+            "attempts": len(visited),
+            "step_history": steps,
+            "metadata_": {"states": [_name(node, index) for index in visited]},
+        }
+
+
+def _name(node: MachineSpec, index: int) -> str:
+    return node.names[index % len(node.names)]
+
+
+def _hop(draft: Draft, path: str, node: MachineSpec, target: str) -> None:
+    visited = draft.state(path).visited
+    if len(visited) >= node.most_hops:
+        message = f"The state machine was to enter '{target}' after {node.most_hops} hops, its limit"
+        error = {"type": "RunFailedError", "message": message, "data": {"path": path}}
+        draft.update(path, status=NodeStatus.FAILED, error=error)
+        draft.fail(path, path)
+        return
+    index = len(visited) * len(node.names) + node.names.index(target)
+    draft.update(path, visited=(*visited, index), context=draft.context(path))
+    draft.enter(child_of(path, index))
+
+
+def _ask(draft: Draft, path: str, node: MachineSpec, index: int, outcome: str) -> None:
+    child = child_of(path, index)
+    succeeded = outcome == "success"
+    draft.dispatch_control(
+        path,
+        "next",
+        index,
+        value=draft.output(child) if succeeded else draft.input(child),
+        producer=draft.producer(child) if succeeded else None,
+        arguments={
+            "state": _name(node, index),
+            "outcome": outcome,
+            "states": node.names,
+            "transitions": [edge.model_dump(exclude={"when"}) for edge in node.transitions],
+        },
+    )

@@ -1,0 +1,82 @@
+"""Steps: the leaves, each one queued task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flujo_client.execution.decision import NodeState
+from flujo_client.execution.draft import Draft
+from flujo_client.execution.graph import NodeResult, Producer, RunGraph
+from flujo_client.protocol.messages import Event
+from flujo_client.protocol.payloads import Expression
+from flujo_client.protocol.quota import COST, TOKENS, to_usd
+from flujo_client.protocol.spec import StepSpec
+
+__all__ = ["StepKind"]
+
+
+class StepKind:
+    """See `NodeKind`."""
+
+    splits = False
+    isolates = False
+
+    def enter(self, draft: Draft, path: str, node: StepSpec) -> None:
+        """Dispatch the first attempt."""
+        if draft.state(path).attempt == 0:
+            draft.dispatch_step(path, node)
+
+    def child_succeeded(self, draft: Draft, path: str, node: StepSpec, index: int) -> None:
+        """A step has no children."""
+        raise AssertionError(path)
+
+    def child_failed(self, draft: Draft, path: str, node: StepSpec, index: int, cause: str) -> None:
+        """A step has no children."""
+        raise AssertionError(path)
+
+    def control_succeeded(self, draft: Draft, path: str, node: StepSpec, event: Event) -> None:
+        """A step has no control steps."""
+        raise AssertionError(path)
+
+    def child_input(self, graph: RunGraph, path: str, node: StepSpec, index: int) -> Expression:
+        """A step has no children."""
+        raise AssertionError(path)
+
+    def output(self, graph: RunGraph, path: str, node: StepSpec) -> Expression:
+        """What the step committed."""
+        return f"out:{path}"
+
+    def producer(self, graph: RunGraph, path: str, node: StepSpec) -> Producer:
+        """The step itself."""
+        return Producer(node.name, node.output_type, node.function)
+
+    def children(self, graph: RunGraph, path: str, node: StepSpec) -> Iterator[tuple[int, str | None]]:
+        """None."""
+        return iter(())
+
+    def result(self, graph: RunGraph, path: str, node: StepSpec, parts: list[NodeResult]) -> NodeResult:
+        """What the worker committed, and what the run counted."""
+        state = graph.state(path)
+        succeeded = state.status.succeeded
+        result = {
+            "name": node.name,
+            "feedback": (state.error or {}).get("message"),
+            "latency_s": state.latency_ms / 1000,
+            **graph.stored.get(path, {}),
+            "success": succeeded,
+            "attempts": state.failures + state.losses + (1 if succeeded else 0),
+            "token_counts": state.usage.get(TOKENS, 0),
+            "cost_usd": to_usd(state.usage.get(COST, 0)),
+            "output": {"$payload": f"out:{path}"} if succeeded else None,
+        }
+        return result if state.original_error is None else _after_fallback(node, state, result)
+
+
+def _after_fallback(node: StepSpec, state: NodeState, result: NodeResult) -> NodeResult:
+    """What a step that fell back shows: the fallback's result, or both errors under its own name."""
+    original = (state.original_error or {})["message"]
+    if state.status.succeeded:
+        told = {"fallback_triggered": True, "original_error": original}
+        return {**result, "metadata_": {**result.get("metadata_", {}), **told}}
+    story = f"Original error: {original}; Fallback error: {(state.error or {}).get('message')}"
+    return {**result, "name": node.name, "feedback": story}

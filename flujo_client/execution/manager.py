@@ -1,0 +1,247 @@
+"""`ExecutionManager`: drives any number of runs in one event loop, by `advance()`. Its state is a cache of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from flujo_client.execution.advance import advance
+from flujo_client.execution.decision import Decision, RunView
+from flujo_client.execution.graph import step_at
+from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, FlujoError, StateUnavailableError
+from flujo_client.protocol.messages import Event, EventKind, StepRef
+from flujo_client.protocol.payloads import json_bytes
+from flujo_client.protocol.queues import task_label
+from flujo_client.protocol.results import PipelineContext, RunStatus
+from flujo_client.protocol.scripts import Advanced, Dispatch, Forbidden, LoadedRun, SplitStale
+from flujo_client.protocol.wire import RedisReplyError
+from flujo_client.publisher import Outgoing, Publisher, make_messages
+from flujo_client.state import SUSPECT_MS, StateManager
+
+__all__ = ["ExecutionManager", "RunObserver"]
+
+logger = logging.getLogger(__name__)
+
+
+class RunObserver(Protocol):
+    """Sees the runs that the caller's own manager drives: the place of hooks that run in the caller."""
+
+    async def before_dispatch(self, run: RunView, dispatch: Dispatch) -> None:
+        """Called before an attempt is published."""
+
+    async def after_events(self, run: RunView, events: Sequence[Event], decision: Decision) -> None:
+        """Called after a decision was stored."""
+
+    async def after_end(self, run_id: str, result: dict[str, Any]) -> None:
+        """Called when a run has ended, before its result is shown to anybody."""
+
+
+class ExecutionManager:
+    """Reads the outcomes of runs, decides what comes next and queues it.
+
+    Any number of managers may drive the same run: a decision is stored by compare-and-set, so the slower one finds the
+    run advanced and leaves it.
+
+    Args:
+        state: The runs.
+        publisher: Takes the messages.
+        retention_ms: How long a finished run's records stay.
+        observer: Hooks of the caller; None for runs of other people.
+    """
+
+    def __init__(
+        self, state: StateManager, publisher: Publisher, *, retention_ms: int, observer: RunObserver | None = None
+    ) -> None:
+        self._state = state
+        self._publisher = publisher
+        self._retention_ms = retention_ms
+        self._observer = observer
+        self._driving: dict[str, bool] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._outgoing: list[Outgoing] = []
+        self.advanced = 0  # decisions stored by this manager, for its metrics
+
+    def wake(self, run_id: str) -> None:
+        """Drive a run until nothing is left to decide. Called while it is being driven: once more after that."""
+        if run_id in self._driving:
+            self._driving[run_id] = True
+            return
+        self._driving[run_id] = False
+        self._keep(asyncio.create_task(self._drive(run_id)))
+
+    async def _drive(self, run_id: str) -> None:
+        try:
+            while True:
+                self._driving[run_id] = False
+                await self.execute_steps(PipelineContext.model_construct(run_id=run_id))
+                if not self._driving[run_id]:
+                    return
+        except StateUnavailableError as error:
+            logger.warning("run not advanced, the sweep wakes it again", extra={"run_id": run_id, "error": str(error)})
+        except (FlujoError, RedisReplyError):
+            logger.exception("run not advanced", extra={"run_id": run_id})
+        finally:
+            del self._driving[run_id]
+
+    async def execute_steps(self, context: PipelineContext) -> RunStatus | None:
+        """Advance a run by everything that has happened to it, and queue what follows.
+
+        Args:
+            context: The run's; only its `run_id` is read.
+
+        Returns:
+            The run's status; None if it is unknown, or another manager is ahead.
+
+        Raises:
+            StateUnavailableError: Redis does not answer; nothing is lost, call again.
+        """
+        run_id = self._state.get_run_id_from_context(context)
+        told: set[tuple[str, str, int]] = set()
+        while True:
+            found = await self._state.load_workflow_state(run_id)
+            if found is None:
+                return None
+            loaded, run = found
+            if run.status.terminal:
+                await self.persist_final_state(run_id)
+                return run.status
+            events = _with_cancel(loaded)
+            decision = advance(run, events)
+            while decision.missing:
+                more = await self._state.load_nodes(run_id, decision.missing)
+                run = replace(run, nodes={**run.nodes, **more})
+                decision = advance(run, events)
+            if not await self._tell_observer(run, events, decision, told):
+                continue
+            outcome = await self._state.persist_workflow_state(loaded, decision)
+            if isinstance(outcome, SplitStale | Forbidden):
+                continue
+            if not isinstance(outcome, Advanced):
+                return None
+            self.advanced += 1
+            self._queue(run, decision.dispatches)
+            if decision.status.terminal:
+                await self.persist_final_state(run_id)
+                return decision.status
+            if not (decision.incomplete or outcome.dirty):
+                return decision.status
+
+    async def persist_final_state(self, run_id: str) -> None:
+        """Store the result of a run that has ended and start its retention. Once; called again it changes nothing."""
+        result = await self._state.final_result(run_id)
+        self.set_final_context(result, RunStatus(result["status"]))
+        if self._observer is not None:
+            await self._observer.after_end(run_id, result)
+        await self._state.finish(run_id, json_bytes(result), self._retention_ms)
+
+    def set_final_context(self, result: dict[str, Any], status: RunStatus) -> None:
+        """Complete a result's context with what only the end knows: the run's id and status."""
+        result["final_pipeline_context"]["set"] = {"run_id": result["run_id"], "status": status.value}
+
+    async def _tell_observer(
+        self, run: RunView, events: Sequence[Event], decision: Decision, told: set[tuple[str, str, int]]
+    ) -> bool:
+        """Tell the caller's hooks what has happened and what would start, before the decision is stored and anything can.
+
+        A hook that raises a control-flow signal cancels the run: nothing of the decision happens then, and what is
+        committed stays. The run's owner alone decides meanwhile, so the abort is exact however long a hook takes.
+
+        Args:
+            told: What the hooks know already: the same decision may have to be made again.
+
+        Returns:
+            Whether to go on; if not, the run must be loaded again.
+        """
+        if self._observer is None:
+            return True
+        happened = [event for event in events if ("event", event.id, 0) not in told]
+        starting = [(dispatch.path, dispatch.attempt, dispatch) for dispatch in decision.dispatches]
+        told.update(("event", event.id, 0) for event in happened)
+        try:
+            await self._observer.after_events(run, happened, decision)
+            for path, attempt, dispatch in starting:
+                if ("start", path, attempt) not in told:
+                    told.add(("start", path, attempt))
+                    await self._observer.before_dispatch(run, dispatch)
+        except ControlFlowError as signal:
+            reason = f"{type(signal).__name__} from a hook: {signal}"
+            await self._state.scripts.cancel(run.run_id, run.owner, reason)
+            return False
+        return True
+
+    def _queue(self, run: RunView, dispatches: Sequence[Dispatch]) -> None:
+        for dispatch in dispatches:
+            if dispatch.delay_ms:
+                member = f"{run.run_id} {dispatch.path} {dispatch.attempt} {dispatch.queue}"
+                asyncio.get_running_loop().call_later(dispatch.delay_ms / 1000, self._publish_due, member)
+            else:
+                self._outgoing.append(self._outgoing_of(run, dispatch))
+        if self._outgoing:
+            self._keep(asyncio.create_task(self._flush()))
+
+    def _outgoing_of(self, run: RunView, dispatch: Dispatch) -> Outgoing:
+        ref = StepRef(
+            run_id=run.run_id,
+            path=dispatch.path,
+            attempt=dispatch.attempt,
+            function=dispatch.function,
+            label=dispatch.label,
+            owner=run.owner,
+        )
+        return Outgoing(dispatch.queue, dispatch.is_async, run.traceparent, ref)
+
+    async def _flush(self) -> None:
+        """Publish what has gathered: the runs that one reply of Redis advanced go out together."""
+        steps, self._outgoing = self._outgoing, []
+        if not steps:
+            return
+        try:
+            await self._publisher.publish(make_messages(steps))
+        except BrokerUnavailableError as error:
+            logger.warning("not published, the sweep tries again", extra={"steps": len(steps), "error": str(error)})
+
+    def _publish_due(self, member: str) -> None:
+        self._keep(asyncio.create_task(self.redispatch(member, 0, SUSPECT_MS)))
+
+    async def redispatch(self, member: str, copies: int, suspect_ms: int) -> None:
+        """Publish a journalled dispatch (again), unless somebody else does or it was leased.
+
+        Args:
+            member: "run path attempt queue", as the journal names it.
+            copies: How often it was published; what the journal must still say.
+            suspect_ms: After how long it is looked at again.
+        """
+        if not await self._state.scripts.redispatch(member, copies, suspect_ms):
+            return
+        run_id, path, attempt, queue = member.split(" ")
+        found = await self._state.load_workflow_state(run_id)
+        if found is None:
+            return
+        run = found[1]
+        state = (await self._state.load_nodes(run_id, [path]))[path]
+        step = step_at(run.spec, path, state.fallback)
+        label = task_label(run.spec.name, step.name)
+        dispatch = Dispatch(path, int(attempt), queue, step.function, label, is_async=step.is_async)
+        self._outgoing.append(self._outgoing_of(run, dispatch))
+        await self._flush()
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Wait until every run that is being driven has been advanced as far as it can be now."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+
+def _with_cancel(loaded: LoadedRun) -> list[Event]:
+    """A run's new events; and its cancel, if it lies behind more outcomes than were read: the gate forbids all else."""
+    events = loaded.events
+    if loaded.record["gate"] != "cancelled" or not events or any(event.kind is EventKind.CANCELLED for event in events):
+        return events
+    fields = {"reason": loaded.record.get("reason", "")}
+    return [*events, Event(id=events[-1].id, kind=EventKind.CANCELLED, path="root", fields=fields)]

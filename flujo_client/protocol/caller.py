@@ -1,0 +1,66 @@
+"""Calls scripts by the hash of their content, and loads them into a Redis that does not know them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from flujo_client.protocol.errors import StateUnavailableError
+from flujo_client.protocol.wire import Commands, RedisReplyError
+
+__all__ = ["Script", "ScriptCaller", "load_script"]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua file, the prelude before it, and the hash by which Redis knows both."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def load_script(name: str) -> Script:
+    """Read a Lua file of this package."""
+    folder = files("flujo_client.protocol") / "lua"
+    text = (folder / "_prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())
+
+
+class ScriptCaller:
+    """Calls scripts on one Redis.
+
+    Args:
+        commands: Owned by the caller.
+    """
+
+    def __init__(self, commands: Commands) -> None:
+        self.commands = commands
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script at least once: after a lost reply it is sent again, so every script is idempotent.
+
+        Raises:
+            StateUnavailableError: Redis did not answer, or answered with an error; whether the script ran is unknown.
+        """
+        try:
+            return await self._evaluate(script, keys, args)
+        except RedisReplyError as error:
+            remedy = (
+                "Free memory or raise maxmemory: nothing was changed."
+                if "OOM command" in str(error)
+                else "Check the server's version (6.2 or newer) and this user's rights."
+            )
+            raise StateUnavailableError(f"Redis did not run {script.name}: {error}.", suggestion=remedy) from error
+
+    async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return await self.commands.execute("EVALSHA", script.sha, len(keys), *keys, *args)
+        except RedisReplyError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        await self.commands.execute("SCRIPT", "LOAD", script.text)
+        return await self.commands.execute("EVALSHA", script.sha, len(keys), *keys, *args)

@@ -1,0 +1,81 @@
+"""Connections to the Redis that holds the runs, and the check that it may hold them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from flujo_client.protocol.errors import StateUnavailableError, UnsafeRedisError
+
+__all__ = ["RedisClient", "check_server", "connect", "connect_blocking"]
+
+logger = logging.getLogger(__name__)
+
+#: redis-py's asyncio client with replies as bytes. Its own annotations give each command the union of every reply that
+#: any setting could make, which fits no single call.
+RedisClient = Any
+
+
+def connect(url: str) -> RedisClient:
+    """A client for commands and scripts: each answered within 5 s or repeated, three times at the most.
+
+    Scripts may be repeated because every one of them is idempotent.
+    """
+    return aioredis.Redis.from_url(
+        url,
+        socket_timeout=5,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=15,
+        max_connections=5_000,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3),
+    )
+
+
+def connect_blocking(url: str) -> RedisClient:
+    """A client for blocking reads of up to a few seconds."""
+    return aioredis.Redis.from_url(url, socket_timeout=15, socket_connect_timeout=5, max_connections=5_000)
+
+
+async def check_server(client: RedisClient, url: str) -> None:
+    """Make sure that a Redis answers and keeps what it is given.
+
+    Warns where it has no append-only file: a crash of Redis then loses every run since its last snapshot.
+
+    Raises:
+        StateUnavailableError: It does not answer.
+        UnsafeRedisError: It may evict keys.
+    """
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        raise StateUnavailableError(
+            f"Redis at {_without_password(url)} does not answer: {error}.",
+            suggestion="Start it, or correct FLUJO_URL. `flujo up` starts one by itself.",
+        ) from error
+    try:
+        memory = await client.config_get("maxmemory*")
+        persistence = await client.info("persistence")
+    except ResponseError:  # a user, or a host, that forbids CONFIG
+        return
+    if int(memory.get("maxmemory", 0)) and memory.get("maxmemory-policy") != "noeviction":
+        raise UnsafeRedisError(
+            f"Redis at {_without_password(url)} has maxmemory-policy {memory['maxmemory-policy']}: it would throw committed steps away.",
+            suggestion="Set maxmemory-policy noeviction.",
+        )
+    if memory.get("maxmemory-policy", "noeviction") != "noeviction":
+        logger.warning("Redis would evict keys once maxmemory is set; set maxmemory-policy noeviction")
+    if not persistence.get("aof_enabled"):
+        logger.warning(
+            "Redis has no append-only file: if it crashes, every run since its last snapshot is lost and paid again; set appendonly yes"
+        )
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]

@@ -1,0 +1,99 @@
+"""Every Redis key, made here and nowhere else.
+
+All keys carry the hash tag `{<namespace>:<shard>}`, so that the keys of one script lie on one cluster node. Keys of
+a run get a TTL when the run finishes (finish.lua); inboxes and held sets get theirs when they are written. The keys
+in `PERMANENT` stay: each is bounded by what is alive.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+
+__all__ = ["PERMANENT", "POOL", "RUN_ID_PATTERN", "Keyspace", "RunKeys"]
+
+#: The owner of runs that any pool manager may advance.
+POOL = "pool"
+
+#: What a run id may be: it stands in keys, messages, logs and task ids.
+RUN_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")
+
+#: Names of the keys per shard that carry no TTL, and why each stays bounded.
+PERMANENT = {
+    "sweep": "one hash",
+    "incarnations": "one member per worker process; the sweep removes the dead",
+    "advances": "one field per living manager: the decisions it stored; removed with the manager",
+    "managers": "one member per manager; the sweep removes the dead",
+    "dispatches": "one member per dispatch that nobody has leased",
+    "published": "one field per member of dispatches",
+    "dirty": "one member per run with an outcome not yet applied",
+    "intake": "a few fields per queue",
+    "cancelled": "one member per run ended within the last hour",
+    "active": "one member per run that has not ended",
+    "finished": "one member per run within its retention",
+    "specs": "one field per spec ever published",
+    "pipelines": "one field per spec ever published, and one per name",
+    "capabilities": "one field per worker process and step; removed when the process leaves",
+    "owned": "one member per active run of the owner",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """The keys of one run. All lie on the run's shard."""
+
+    run: str
+    nodes: str
+    attempts: str
+    accounts: str
+    payloads: str
+    events: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """Makes the keys of one namespace.
+
+    Args:
+        namespace: Separates installations that share one Redis.
+        shards: Hash slots that the runs spread over: 1 on a single Redis, more on a cluster.
+    """
+
+    namespace: str
+    shards: int = 1
+
+    def shard_of(self, run_id: str) -> int:
+        """The shard that holds a run."""
+        return zlib.crc32(run_id.encode()) % self.shards
+
+    def _key(self, shard: int, *parts: str) -> str:
+        return ":".join((f"{{{self.namespace}:{shard}}}", *parts))
+
+    def run(self, run_id: str) -> RunKeys:
+        """The keys of a run."""
+        shard = self.shard_of(run_id)
+        return RunKeys(
+            *(
+                self._key(shard, "run", run_id, part)
+                for part in ("record", "nodes", "attempts", "accounts", "payloads", "events")
+            )
+        )
+
+    def shard(self, name: str, shard: int = 0) -> str:
+        """A key of `PERMANENT` on a shard."""
+        if name not in PERMANENT:
+            raise KeyError(name)
+        return self._key(shard, name)
+
+    def held(self, incarnation: str, shard: int) -> str:
+        """The zset of leases that an incarnation holds, scored by absolute deadline, ms; TTL one day."""
+        return self._key(shard, "held", incarnation)
+
+    def inbox(self, owner: str, shard: int) -> str:
+        """The list of wake-ups of a manager (or of the pool): run ids; TTL 60 s."""
+        return self._key(shard, "inbox", owner)
+
+    def owned(self, owner: str, shard: int) -> str:
+        """The set of active runs that an owner advances; empty sets vanish."""
+        return self._key(shard, "owned", owner)

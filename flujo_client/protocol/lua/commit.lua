@@ -1,0 +1,46 @@
+--[[ commit — settle a claim's budget and, if it still holds its lease, store its outcome and wake the run's manager.
+KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event stream   6 dirty zset   7 held zset of the incarnation   8 inbox list
+ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 kind of event   6 usage, "meter=amount ..."   7 output payload, '' for none
+      8 step result   9 context payload, '' for none   10 context form, snapshot or delta   11 data of the event
+REPLY {1, overrun} committed, overrun as "meter=amount ..." | {0} lease lost, spend settled | {-1, status} run inactive, spend settled and result discarded ]]
+local path, nonce = ARGV[2], ARGV[4]
+local claim = 'claim|' .. nonce .. '|'
+local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms')
+local run = redis.call('HMGET', KEYS[1], 'gate', 'status')
+local phase = stored[1]
+if phase == 'committed' then return {1, stored[2]} end
+if phase == 'discarded' then return {-1, run[2]} end
+if phase ~= 'held' and phase ~= 'lost' then return {0} end
+
+local terms = {}
+for term in string.gmatch((stored[4] or '') .. ';', '([^;]*);') do terms[#terms + 1] = term end
+local chain, book, over = words(terms[3]), book_open(KEYS[3]), {}
+local reserved, usage = amounts(stored[3]), amounts(ARGV[6])
+local part = phase == 'held' and 'reserved' or 'unknown'
+for meter in pairs(reserved) do usage[meter] = usage[meter] or 0 end
+for meter, actual in pairs(usage) do
+  local held = reserved[meter] or 0
+  if phase == 'lost' and terms[2] == 'refund' then held = 0 end
+  local missing = settle(book, chain, meter, part, held, actual)
+  if missing > 0 then over[#over + 1] = meter .. '=' .. int(missing) end
+end
+
+book_write(book)
+for meter, actual in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(actual)) end
+local overrun = table.concat(over, ' ')
+redis.call('ZREM', KEYS[7], table.concat({ARGV[1], path, ARGV[3], nonce}, ' '))
+if phase == 'lost' then
+  redis.call('HSET', KEYS[2], claim .. 'phase', 'settled')
+  return {0}
+end
+if run[1] ~= 'open' then
+  redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', 'discarded')
+  return {-1, run[2]}
+end
+redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', 'committed', claim .. 'answer', overrun)
+redis.call('HSET', KEYS[4], 'res:' .. path, ARGV[8])
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], 'out:' .. path, ARGV[7]) end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[4], 'ctx:' .. path, ARGV[9]) end
+append(KEYS[1], KEYS[5], KEYS[6], KEYS[8], ARGV[1], {'kind', ARGV[5], 'path', path, 'attempt', ARGV[3], 'nonce', nonce,
+  'usage', ARGV[6], 'overrun', overrun, 'context', ARGV[9] ~= '' and ARGV[10] or '', 'data', ARGV[11]})
+return {1, overrun}

@@ -1,0 +1,47 @@
+--[[ load_run — read what a manager needs to advance a run: its record, its new outcomes and the nodes on their paths. Read only.
+KEYS  1 run hash   2 nodes hash   3 accounts hash   4 event stream
+ARGV  1 most events to read
+REPLY {} no such run | {record, events, nodes, accounts}: record as field, value, ...; events as {id, {field, value, ...}};
+      nodes as path, json, ...; accounts as "<account>|<meter>", free, ... ]]
+local record = redis.call('HGETALL', KEYS[1])
+if #record == 0 then return {} end
+local applied = "0-0"
+for i = 1, #record, 2 do
+  if record[i] == 'applied' then applied = record[i + 1] end
+end
+
+local events, paths, seen = {}, {'root'}, {root = true}
+local most, cursor = tonumber(ARGV[1]), "(" .. applied
+repeat
+  local page = redis.call('XRANGE', KEYS[4], cursor, '+', 'COUNT', ARGV[1])
+  for _, event in ipairs(page) do
+    cursor = "(" .. event[1]
+    if event[2][2] ~= 'chunk' and #events < most then
+      events[#events + 1] = event
+      local path = event[2][4]
+      while path and not seen[path] do  -- the node itself and every node above it
+        seen[path] = true
+        paths[#paths + 1] = path
+        path = string.match(path, '^(.+)[%.!][^%.!]+$')
+      end
+    end
+  end
+until #page < most or #events >= most
+
+local nodes, accounts, book = {}, {}, book_open(KEYS[3])
+for i, node in ipairs(redis.call('HMGET', KEYS[2], unpack(paths))) do
+  if node then
+    nodes[#nodes + 1] = paths[i]
+    nodes[#nodes + 1] = node
+  end
+end
+for _, meter in ipairs(words(redis.call('HGET', KEYS[3], 'meters'))) do
+  for _, path in ipairs(paths) do
+    local entry = row(book, path, meter)
+    if entry then
+      accounts[#accounts + 1] = path .. '|' .. meter
+      accounts[#accounts + 1] = int(free(entry))
+    end
+  end
+end
+return {record, events, nodes, accounts}

@@ -1,0 +1,134 @@
+"""What travels and what is journalled: step messages, task records, and the events of a run's stream."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError as PydanticValidationError
+
+from flujo_client.protocol.errors import MessageError
+from flujo_client.protocol.spec import StepSpec
+
+__all__ = [
+    "CONTROL_PREFIX",
+    "MESSAGE_VERSION",
+    "SCHEMA_VERSION",
+    "Event",
+    "EventKind",
+    "StepMessage",
+    "StepRef",
+    "TaskRecord",
+    "parse_step_message",
+]
+
+#: Version of the Celery message; workers refuse a newer one.
+MESSAGE_VERSION: Final = 1
+
+#: Version of the records in Redis; scripts refuse another.
+SCHEMA_VERSION = "1"
+
+#: How the function of a control step begins: `flujo:next module:condition …`, the user's functions after its name.
+CONTROL_PREFIX = "flujo:"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StepRef(_Model):
+    """One attempt to make: ids only, never a payload."""
+
+    run_id: str = Field(max_length=128)
+    path: str = Field(max_length=400)
+    attempt: int = Field(ge=1)
+    function: str = Field(max_length=2000, description="what the worker's registry must have")
+    label: str = Field("", max_length=400, description="flujo.<pipeline>.<step>, as Flower shows it")
+    owner: str = Field(max_length=128, description="manager whose inbox gets the wake-up of a refusal")
+
+
+class StepMessage(_Model):
+    """The body of the Celery message: one or several attempts of one queue."""
+
+    version: Literal[1] = MESSAGE_VERSION
+    queue: str = Field(max_length=120)
+    traceparent: str = Field("", max_length=200)
+    steps: tuple[StepRef, ...] = Field(min_length=1, max_length=100)
+
+
+def parse_step_message(body: dict[str, Any]) -> StepMessage:
+    """Read the keyword arguments of a `flujo.step` task.
+
+    Raises:
+        MessageError: Garbage, or a message of a newer release. The dispatch stays journalled and is published again.
+    """
+    try:
+        return StepMessage.model_validate(body)
+    except PydanticValidationError as error:
+        raise MessageError(
+            f"A flujo.step message cannot be read: {error.errors(include_url=False)[0]['msg']}.",
+            suggestion="If a newer release sent it, upgrade this worker; if not, somebody else writes to this queue.",
+        ) from error
+
+
+class TaskRecord(_Model):
+    """What a worker needs beyond the ids, journalled with the dispatch and returned by reserve.lua."""
+
+    pipeline: str
+    step: StepSpec
+    control: str = Field("", description="name of the composite's control step; empty for a step")
+    kind: str = Field("step", description="of the node")
+    roles: dict[str, str] = Field(default_factory=dict, description="control: the user's functions, by role")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="control: what the manager knows")
+    expression: Any = Field(description="the input, as payload fields")
+    producer: str = "input"
+    producer_type: str = "Any"
+    producer_function: str = Field("", description="by which a worker knows the type of the input")
+    context: tuple[str, ...] = Field((), description="payload fields: one snapshot and the deltas since")
+    branches: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="merge: context of each branch, by name"
+    )
+    merge: str = ""
+    traceparent: str = ""
+    failures: int = Field(0, description="attempts that failed before this one")
+
+
+class EventKind(StrEnum):
+    """What can happen to a run. Each is appended by the script named."""
+
+    CREATED = "created"  # create_run: start it
+    SUCCEEDED = "succeeded"  # commit: the output is stored
+    FAILED = "failed"  # commit: an attempt failed; retry or give up
+    REFUSED = "refused"  # reserve: the budget cannot pay
+    LOST = "lost"  # lose: the worker died, hung, or handed it over
+    CANCELLED = "cancelled"  # cancel
+    FINISHED = "finished"  # finish: the result is stored; the last event
+    CHUNK = "chunk"  # emit: a piece of a running step's stream
+
+
+class Event(_Model):
+    """One entry of a run's stream."""
+
+    id: str
+    kind: EventKind
+    path: str
+    fields: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that it speaks of; 0 where it speaks of the run."""
+        return int(self.fields.get("attempt", "0"))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The JSON that the worker put beside the outcome."""
+        return dict(pydantic_core.from_json(self.fields.get("data") or "{}"))
+
+    @classmethod
+    def parse(cls, entry_id: bytes, flat: list[bytes] | dict[bytes, bytes]) -> Event:
+        """Read a stream entry as redis-py, or a script, gives it."""
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        fields = {key.decode(): value.decode() for key, value in pairs}
+        return cls(id=entry_id.decode(), kind=EventKind(fields.pop("kind")), path=fields.pop("path"), fields=fields)

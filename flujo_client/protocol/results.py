@@ -1,0 +1,228 @@
+"""What a run and its steps leave behind: results, outcomes, the context, and the payloads of hooks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "Aborted",
+    "BackgroundLaunched",
+    "Chunk",
+    "Failure",
+    "HookPayload",
+    "OnStepFailurePayload",
+    "Paused",
+    "PipelineContext",
+    "PipelineResult",
+    "PostRunPayload",
+    "PostStepPayload",
+    "PreRunPayload",
+    "PreStepPayload",
+    "RunStatus",
+    "StepOutcome",
+    "StepResult",
+    "Success",
+]
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. Every change has its arrow in docs/state_machine.md."""
+
+    RUNNING = "running"  # steps are running, queued, or waiting for their time
+    PAUSED = "paused"  # nothing can run until somebody answers
+    COMPLETED = "completed"  # every step is committed
+    FAILED = "failed"  # a step failed for good, or the budget could not pay
+    CANCELLED = "cancelled"  # somebody cancelled it
+    ABORTED = "aborted"  # a hook ended it
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run has ended."""
+        return self not in (RunStatus.RUNNING, RunStatus.PAUSED)
+
+
+class PipelineContext(BaseModel):
+    """The state that a run's steps share. Fields that are not declared may be set as well."""
+
+    model_config = ConfigDict(extra="allow", validate_assignment=True)
+
+    run_id: str = ""
+    initial_prompt: str | None = None
+    status: str = "running"
+    pause_message: str | None = None
+    step_outputs: dict[str, Any] = Field(default_factory=dict)
+
+
+class StepResult(BaseModel):
+    """The outcome of one node of a pipeline."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str
+    output: Any = None
+    success: bool = True
+    attempts: int = 0
+    latency_s: float = 0.0
+    token_counts: int = 0
+    cost_usd: float = 0.0
+    feedback: str | None = None
+    branch_context: Any = None
+    metadata_: dict[str, Any] = Field(default_factory=dict)
+    step_history: list[StepResult] = Field(default_factory=list)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Facts about how the result came to be."""
+        return self.metadata_
+
+
+class PipelineResult(BaseModel):
+    """The outcome of a run: the results of its top-level nodes, in order."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step_history: list[StepResult] = Field(default_factory=list)
+    total_cost_usd: float = 0.0
+    total_tokens: int = 0
+    final_pipeline_context: Any = None
+    trace_tree: Any = None
+    success: bool = True
+    run_id: str = ""
+    status: RunStatus = RunStatus.COMPLETED
+    error: dict[str, Any] | None = None
+    usage: dict[str, int] = Field(default_factory=dict, description="what the run used, by meter; nano-USD for cost")
+
+    @property
+    def output(self) -> Any:
+        """The last node's output; None when there is none."""
+        return self.step_history[-1].output if self.step_history else None
+
+
+class _Outcome(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Success(_Outcome):
+    """A step, or the run, succeeded."""
+
+    kind: Literal["success"] = "success"
+    step_result: StepResult
+
+
+class Failure(_Outcome):
+    """A step, or the run, failed."""
+
+    kind: Literal["failure"] = "failure"
+    feedback: str | None = None
+    error: dict[str, Any] | None = None
+    step_result: StepResult | None = None
+
+
+class Paused(_Outcome):
+    """The run waits for an answer."""
+
+    kind: Literal["paused"] = "paused"
+    message: str = ""
+
+
+class Aborted(_Outcome):
+    """The run was ended on purpose."""
+
+    kind: Literal["aborted"] = "aborted"
+    reason: str = ""
+
+
+class Chunk(_Outcome):
+    """A piece of a running step's stream."""
+
+    kind: Literal["chunk"] = "chunk"
+    data: Any = None
+    step_name: str = ""
+    attempt: int = 1
+    sequence: int = 0
+
+
+class BackgroundLaunched(_Outcome):
+    """A step went on in the background."""
+
+    kind: Literal["background_launched"] = "background_launched"
+    task_id: str
+    step_name: str = ""
+
+
+StepOutcome = Success | Failure | Paused | Aborted | Chunk | BackgroundLaunched
+
+
+class HookPayload(BaseModel):
+    """What every hook is told."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    event_name: ClassVar[str]
+    context: Any = None
+    resources: Any = None
+    is_background: bool = False
+
+
+class PreRunPayload(HookPayload):
+    """Before a run's first step."""
+
+    event_name: ClassVar[str] = "pre_run"
+    initial_input: Any = None
+    run_id: str = ""
+    pipeline_name: str = ""
+    pipeline_version: str = "latest"
+    initial_budget_cost_usd: float | None = None
+    initial_budget_tokens: int | None = None
+
+
+class PostRunPayload(HookPayload):
+    """After a run has ended."""
+
+    event_name: ClassVar[str] = "post_run"
+    pipeline_result: PipelineResult
+
+
+class _StepHookPayload(HookPayload):
+    run_id: str = ""
+    path: str = Field("", description="place of the step in the run, such as 1.0.2; the depth is its count of dots")
+
+
+class PreStepPayload(_StepHookPayload):
+    """Before an attempt."""
+
+    event_name: ClassVar[str] = "pre_step"
+    step: Any = None
+    step_input: Any = None
+    attempt_number: int = 1
+    quota_before_usd: float | None = None
+    quota_before_tokens: int | None = None
+    cache_hit: bool = False
+
+
+class PostStepPayload(_StepHookPayload):
+    """After a step's result was committed."""
+
+    event_name: ClassVar[str] = "post_step"
+    step_result: StepResult
+
+
+class OnStepFailurePayload(_StepHookPayload):
+    """After a step failed for good."""
+
+    event_name: ClassVar[str] = "on_step_failure"
+    step_result: StepResult
+
+
+class HumanInteraction(BaseModel):
+    """A question and its answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    message_to_human: str
+    human_response: Any
+    timestamp: datetime

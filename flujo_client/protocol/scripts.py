@@ -1,0 +1,674 @@
+"""One typed method per Lua file. The scripts are the only writers of the records; this is the only way to call them.
+
+Every script refuses before its first write and answers a repeated call as it answered the first, so that a call whose
+reply was lost may be made again. Refusals are return values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flujo_client.protocol.caller import Script, ScriptCaller, load_script
+from flujo_client.protocol.errors import SchemaMismatchError
+from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.messages import SCHEMA_VERSION, Event
+from flujo_client.protocol.quota import Amounts, Share, amounts_text, parse_amounts
+
+__all__ = [
+    "Advanced",
+    "BranchEnd",
+    "Claim",
+    "Committed",
+    "Dispatch",
+    "Forbidden",
+    "LeaseLost",
+    "LoadedRun",
+    "Overtaken",
+    "Refusal",
+    "Renewal",
+    "Reserved",
+    "RunInactive",
+    "Scripts",
+    "Split",
+    "SplitStale",
+    "SweepPage",
+    "WorkerDead",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One intake of one attempt. The nonce is its attempt token, its lease and its operation id."""
+
+    run_id: str
+    path: str
+    attempt: int
+    nonce: str
+    incarnation: str
+    queue: str
+
+    @property
+    def member(self) -> str:
+        """How the held set names the lease."""
+        return f"{self.run_id} {self.path} {self.attempt} {self.nonce}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """The attempt is ours. `remaining` is what its account could still pay, by limited meter, after the reservation."""
+
+    task: bytes
+    owner: str
+    deadline_ms: int
+    remaining: Amounts
+    payloads: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Somebody else has the attempt, or it is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInactive:
+    """The run has ended, was cancelled, or is unknown."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDead:
+    """The sweep has buried this incarnation; take a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The budget cannot pay."""
+
+    account: str
+    meter: str
+    asked: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The outcome is stored. `overrun` is what no account covered, by meter."""
+
+    overrun: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """The attempt was given to somebody else; what this one spent is settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What Redis thinks the incarnation holds, and which of it to cancel; members as in `Claim.member`."""
+
+    now_ms: int
+    held: frozenset[str]
+    cancelled: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One attempt to journal. `terms` and `task` None: those of the attempt before."""
+
+    path: str
+    attempt: int
+    queue: str
+    function: str
+    label: str
+    delay_ms: int = 0
+    terms: str | None = None
+    task: bytes | None = None
+    is_async: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Open a parallel node's split: `share` of what `chain[0]` has free, which must still be `share.total`."""
+
+    path: str
+    chain: tuple[str, ...]
+    meter: str
+    share: Share
+
+
+@dataclass(frozen=True, slots=True)
+class BranchEnd:
+    """Close a branch's account and give back what it did not use. `chain[0]` is the account."""
+
+    chain: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A run as a manager needs it: its record, new events, and the nodes and free budget on their paths."""
+
+    record: dict[str, str]
+    events: list[Event]
+    nodes: dict[str, bytes]
+    free: dict[str, Amounts]
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """The decision is stored."""
+
+    revision: int
+    dirty: bool
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Another manager advanced the run; load it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitStale:
+    """The account moved between load and advance; load the run again."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """The run's gate does not allow it: `cancelled`, or `closed` when it has ended."""
+
+    gate: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPage:
+    """Candidates for mending; each is checked again by the script that mends it. Dispatches: member, published_ms, copies."""
+
+    now_ms: int
+    dead_incarnations: list[str]
+    dead_managers: list[str]
+    dispatches: list[tuple[str, int, int]]
+    stale_runs: list[str]
+    intake: dict[str, int]
+
+
+_NAMES = "adopt advance bury cancel commit create_run decline emit extend finish load_run lose publish_spec redispatch register renew reserve sweep"
+
+
+class Scripts:
+    """The scripts, bound to a Redis and a namespace.
+
+    Args:
+        caller: Sends the calls.
+        keyspace: Makes the keys.
+    """
+
+    def __init__(self, caller: ScriptCaller, keyspace: Keyspace) -> None:
+        self._caller = caller
+        self.commands = caller.commands
+        self.keyspace = keyspace
+        self._scripts: dict[str, Script] = {name: load_script(name) for name in _NAMES.split()}
+
+    async def _call(self, name: str, keys: Sequence[str], *args: Any) -> list[Any]:
+        reply: list[Any] = await self._caller.call(self._scripts[name], keys, args)
+        return reply
+
+    async def create_run(
+        self,
+        run_id: str,
+        *,
+        fingerprint: str,
+        owner: str,
+        spec_hash: str,
+        pipeline: str,
+        input_payload: bytes,
+        context_payload: bytes,
+        limits: Mapping[str, int],
+        traceparent: str,
+        metadata: bytes,
+    ) -> str | None:
+        """Store a new run and wake its owner.
+
+        Returns:
+            None if it is new; the stored status if the same run exists; "conflict" if another run has the id.
+        """
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "create_run",
+            [
+                keys.run,
+                keys.accounts,
+                keys.payloads,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.owned(owner, shard),
+                self.keyspace.inbox(owner, shard),
+                self.keyspace.shard("active", shard),
+            ],
+            run_id,
+            fingerprint,
+            owner,
+            spec_hash,
+            pipeline,
+            input_payload,
+            context_payload,
+            amounts_text(limits),
+            traceparent,
+            SCHEMA_VERSION,
+            metadata,
+        )
+        if reply[0] == 1:
+            return None
+        return "conflict" if reply[0] == -1 else _text(reply[1])
+
+    async def reserve(self, claim: Claim, owner: str) -> Reserved | Duplicate | RunInactive | WorkerDead | Refusal:
+        """Claim an attempt, lease it and reserve its estimate in one step. The same nonce again: the same answer.
+
+        Args:
+            claim: The attempt, and who claims it.
+            owner: Manager whose inbox is woken if the budget refuses.
+
+        Raises:
+            SchemaMismatchError: A newer release wrote the run.
+        """
+        keys, shard = self.keyspace.run(claim.run_id), self.keyspace.shard_of(claim.run_id)
+        reply = await self._call(
+            "reserve",
+            [
+                keys.run,
+                keys.attempts,
+                keys.accounts,
+                keys.payloads,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.shard("dispatches", shard),
+                self.keyspace.shard("published", shard),
+                self.keyspace.shard("intake", shard),
+                self.keyspace.shard("incarnations", shard),
+                self.keyspace.held(claim.incarnation, shard),
+                self.keyspace.inbox(owner, shard),
+            ],
+            claim.run_id,
+            claim.path,
+            claim.attempt,
+            claim.nonce,
+            claim.incarnation,
+            SCHEMA_VERSION,
+            claim.queue,
+        )
+        match reply[0]:
+            case 1:
+                return Reserved(reply[1], _text(reply[2]), int(reply[3]), parse_amounts(_text(reply[4])), reply[5:])
+            case 0:
+                return Duplicate()
+            case -1:
+                return RunInactive(_text(reply[1]))
+            case -3:
+                return WorkerDead()
+            case -4:
+                return _refusal(reply)
+            case _:
+                raise _schema_mismatch(claim.run_id, reply[1])
+
+    async def extend(self, claim: Claim, counter: int, amounts: Mapping[str, int]) -> Refusal | LeaseLost | None:
+        """Add to a held reservation, all meters or none; once per counter, which rises by one per extension."""
+        keys = self.keyspace.run(claim.run_id)
+        reply = await self._call(
+            "extend", [keys.attempts, keys.accounts], claim.path, claim.nonce, counter, amounts_text(amounts)
+        )
+        if reply[0] == 1:
+            return None
+        return LeaseLost() if reply[0] == 0 else _refusal(reply)
+
+    async def commit(
+        self,
+        claim: Claim,
+        owner: str,
+        *,
+        kind: str,
+        usage: Mapping[str, int],
+        output: bytes,
+        result: bytes,
+        context: bytes,
+        context_form: str,
+        data: bytes,
+    ) -> Committed | LeaseLost | RunInactive:
+        """Settle the claim's budget and store its outcome. The same nonce again changes nothing and answers the same.
+
+        Args:
+            claim: The attempt, as it was reserved.
+            owner: Manager to wake.
+            kind: `succeeded` or `failed`.
+            usage: What was really used, by meter.
+            output: Payload of the output; b"" for none.
+            result: JSON of the `StepResult` without its output.
+            context: Payload of the context's snapshot or delta; b"" if it did not change.
+            context_form: `snapshot` or `delta`.
+            data: JSON for the event.
+        """
+        keys, shard = self.keyspace.run(claim.run_id), self.keyspace.shard_of(claim.run_id)
+        reply = await self._call(
+            "commit",
+            [
+                keys.run,
+                keys.attempts,
+                keys.accounts,
+                keys.payloads,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.held(claim.incarnation, shard),
+                self.keyspace.inbox(owner, shard),
+            ],
+            claim.run_id,
+            claim.path,
+            claim.attempt,
+            claim.nonce,
+            kind,
+            amounts_text(usage),
+            output,
+            result,
+            context,
+            context_form,
+            data,
+        )
+        if reply[0] == 1:
+            return Committed(parse_amounts(_text(reply[1])))
+        return LeaseLost() if reply[0] == 0 else RunInactive(_text(reply[1]))
+
+    async def lose(self, claim: Claim, owner: str, reason: str, usage: Mapping[str, int]) -> bool:
+        """Give up a claim: `died`, `overdue`, `stranger` (never started here) or `handed_over`.
+
+        Args:
+            usage: What is known to be spent; counts where no late bill can follow, which is after a hand-over.
+
+        Returns:
+            Whether the claim is lost by this call; False if it is not held, or the reason no longer holds.
+        """
+        keys, shard = self.keyspace.run(claim.run_id), self.keyspace.shard_of(claim.run_id)
+        reply = await self._call(
+            "lose",
+            [
+                keys.run,
+                keys.attempts,
+                keys.accounts,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.held(claim.incarnation, shard),
+                self.keyspace.shard("incarnations", shard),
+                self.keyspace.inbox(owner, shard),
+            ],
+            claim.run_id,
+            claim.path,
+            claim.attempt,
+            claim.nonce,
+            claim.incarnation,
+            reason,
+            amounts_text(usage),
+        )
+        return bool(reply[0] == 1)
+
+    async def load_run(self, run_id: str, most_events: int) -> LoadedRun | None:
+        """Read a run for advancing it: None if it is unknown."""
+        keys = self.keyspace.run(run_id)
+        reply = await self._call("load_run", [keys.run, keys.nodes, keys.accounts, keys.events], most_events)
+        if not reply:
+            return None
+        record, events, nodes, accounts = reply
+        free: dict[str, Amounts] = {}
+        for field, amount in _pairs(accounts):
+            account, _, meter = _text(field).rpartition("|")
+            free.setdefault(account, {})[meter] = int(amount)
+        return LoadedRun(
+            record={_text(field): _text(value) for field, value in _pairs(record)},
+            events=[Event.parse(entry_id, fields) for entry_id, fields in events],
+            nodes={_text(path): node for path, node in _pairs(nodes)},
+            free=free,
+        )
+
+    async def advance(
+        self,
+        run: LoadedRun,
+        operation: str,
+        *,
+        applied: str,
+        status: str | None,
+        error: bytes,
+        suspect_ms: int,
+        nodes: Mapping[str, bytes],
+        splits: Sequence[Split],
+        branch_ends: Sequence[BranchEnd],
+        dispatches: Sequence[Dispatch],
+    ) -> Advanced | Overtaken | SplitStale | Forbidden:
+        """Store a decision if the run is still as it was loaded. The same operation again: the same answer."""
+        run_id = run.record["run_id"]
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        rows: list[Any] = [item for path, node in nodes.items() for item in (path, node)]
+        rows += [" ".join(end.chain) for end in branch_ends]
+        for split in splits:
+            share = split.share
+            rows += [split.path, " ".join(split.chain), split.meter, share.total, share.base, share.remainder]
+        for dispatch in dispatches:
+            rows += [
+                dispatch.path,
+                dispatch.attempt,
+                dispatch.delay_ms,
+                dispatch.queue,
+                dispatch.terms or "",
+                dispatch.task or b"",
+            ]
+        reply = await self._call(
+            "advance",
+            [
+                keys.run,
+                keys.nodes,
+                keys.attempts,
+                keys.accounts,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.shard("dispatches", shard),
+                self.keyspace.shard("published", shard),
+                self.keyspace.shard("cancelled", shard),
+            ],
+            run_id,
+            operation,
+            run.record["revision"],
+            run.record["operation"],
+            applied,
+            status or "",
+            error,
+            suspect_ms,
+            SCHEMA_VERSION,
+            len(nodes),
+            len(branch_ends),
+            len(splits),
+            len(dispatches),
+            *rows,
+        )
+        match reply[0]:
+            case 1:
+                return Advanced(int(reply[1]), bool(reply[2]), int(reply[3]))
+            case 0:
+                return Overtaken()
+            case -1:
+                return Forbidden(_text(reply[1]))
+            case -2:
+                return SplitStale(_text(reply[1]))
+            case _:
+                raise _schema_mismatch(run_id, reply[1])
+
+    async def finish(self, run_id: str, owner: str, result: bytes, retention_ms: int) -> bool:
+        """Store a terminal run's result and start its retention. False if it was done before, or the run has not ended."""
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "finish",
+            [
+                keys.run,
+                keys.nodes,
+                keys.attempts,
+                keys.accounts,
+                keys.payloads,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.shard("active", shard),
+                self.keyspace.shard("finished", shard),
+                self.keyspace.owned(owner, shard),
+            ],
+            run_id,
+            result,
+            retention_ms,
+        )
+        return bool(reply[0] == 1)
+
+    async def register(self, kind: str, member: str, ttl_ms: int, shard: int) -> int:
+        """Announce a process in `incarnations` or `managers`, or move its deadline on; returns the deadline, Redis ms."""
+        reply = await self._call("register", [self.keyspace.shard(kind, shard)], member, ttl_ms)
+        return int(reply[1])
+
+    async def renew(self, incarnation: str, ttl_ms: int, shard: int) -> Renewal | WorkerDead:
+        """Move an incarnation's deadline on, and learn what it holds. One that is not buried yet lives again."""
+        reply = await self._call(
+            "renew",
+            [
+                self.keyspace.shard("incarnations", shard),
+                self.keyspace.held(incarnation, shard),
+                self.keyspace.shard("cancelled", shard),
+            ],
+            incarnation,
+            ttl_ms,
+        )
+        if reply[0] == 0:
+            return WorkerDead()
+        return Renewal(int(reply[1]), frozenset(map(_text, reply[2])), frozenset(map(_text, reply[3])))
+
+    async def bury(self, incarnation: str, shard: int) -> bool:
+        """Forget an incarnation that is dead and holds nothing any more. False if it lives again, or still holds leases."""
+        keys = [self.keyspace.shard("incarnations", shard), self.keyspace.held(incarnation, shard)]
+        reply = await self._call("bury", keys, incarnation)
+        return bool(reply[0] == 1)
+
+    async def sweep(
+        self, shard: int, *, period_ms: int, gap_ms: int, ttl_ms: int, stale_ms: int, most: int
+    ) -> SweepPage | None:
+        """A page of what may need mending; None if another manager swept within the period."""
+        names = (
+            "sweep",
+            "incarnations",
+            "managers",
+            "dispatches",
+            "published",
+            "dirty",
+            "intake",
+            "cancelled",
+            "finished",
+        )
+        keys = [self.keyspace.shard(name, shard) for name in names]
+        reply = await self._call("sweep", keys, period_ms, gap_ms, ttl_ms, stale_ms, most)
+        if reply[0] == 0:
+            return None
+        dispatches = []
+        for member, published in _pairs(reply[4]):
+            at, copies = _text(published).split()
+            dispatches.append((_text(member), int(at), int(copies)))
+        return SweepPage(
+            now_ms=int(reply[1]),
+            dead_incarnations=[_text(member) for member in reply[2]],
+            dead_managers=[_text(member) for member in reply[3]],
+            dispatches=dispatches,
+            stale_runs=[_text(run_id) for run_id in reply[5]],
+            intake={_text(field): int(value) for field, value in _pairs(reply[6])},
+        )
+
+    async def redispatch(self, member: str, copies: int, suspect_ms: int) -> bool:
+        """Take the right to publish a dispatch again; False if it was leased, another sweep took it, or the run ended."""
+        run_id = member.split(" ")[0]
+        shard = self.keyspace.shard_of(run_id)
+        keys = [self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)]
+        keys.append(self.keyspace.run(run_id).run)
+        reply = await self._call("redispatch", keys, member, copies, suspect_ms)
+        return bool(reply[0] == 1)
+
+    async def cancel(self, run_id: str, owner: str, reason: str) -> str | None:
+        """Close a run's gate. None if it is cancelled (now or before); its status if it had ended, `unknown` if there is none."""
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "cancel",
+            [
+                keys.run,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.shard("cancelled", shard),
+                self.keyspace.inbox(owner, shard),
+            ],
+            run_id,
+            reason,
+        )
+        return None if reply[0] >= 0 else _text(reply[1])
+
+    async def adopt(self, run_id: str, old_owner: str, new_owner: str) -> bool:
+        """Move a run from an owner that is gone. False if somebody else has it, or the owner lives."""
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "adopt",
+            [
+                keys.run,
+                self.keyspace.owned(old_owner, shard),
+                self.keyspace.owned(new_owner, shard),
+                self.keyspace.shard("managers", shard),
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.inbox(new_owner, shard),
+            ],
+            run_id,
+            old_owner,
+            new_owner,
+        )
+        return bool(reply[0] == 1)
+
+    async def emit(self, claim: Claim, sequence: int, chunk: bytes) -> bool:
+        """Append a chunk of a running step's stream, once per sequence number. False if the lease is lost."""
+        keys = self.keyspace.run(claim.run_id)
+        reply = await self._call(
+            "emit", [keys.attempts, keys.events], claim.path, claim.attempt, claim.nonce, sequence, chunk
+        )
+        return bool(reply[0] != 0)
+
+    async def publish_spec(self, name: str, spec_hash: str, spec: bytes) -> bool:
+        """Store a spec; the name's pointer moves to it if it is new. Returns whether the name points at it."""
+        keys = [self.keyspace.shard("specs"), self.keyspace.shard("pipelines")]
+        reply = await self._call("publish_spec", keys, name, spec_hash, spec)
+        return bool(reply[0] == 1)
+
+    async def decline(self, member: str, path: str, attempt: int, step: str) -> int | None:
+        """Give back a dispatch whose step this worker lacks. Returns the back-off in ms; None if it is no longer dispatched."""
+        run_id = member.split(" ")[0]
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "decline",
+            [keys.attempts, self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)],
+            member,
+            path,
+            attempt,
+            step,
+        )
+        return int(reply[1]) if reply[0] == 1 else None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _refusal(reply: Sequence[Any]) -> Refusal:
+    return Refusal(_text(reply[1]), _text(reply[2]), int(reply[3]), int(reply[4]))
+
+
+def _schema_mismatch(run_id: str, schema: bytes) -> SchemaMismatchError:
+    return SchemaMismatchError(
+        f"Run {run_id} was written with schema {_text(schema)}; this release knows {SCHEMA_VERSION}.",
+        suggestion="Upgrade this process before it serves the run; the run waits.",
+    )

@@ -1,0 +1,106 @@
+"""The settings of every process: one frozen model, read from FLUJO_* variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError as PydanticValidationError
+
+from flujo_client.protocol.errors import SettingsError
+
+__all__ = ["Settings"]
+
+#: Variables that existing Flujo code sets; known, so that they are no error, and read where they matter.
+LEGACY_VARIABLES = frozenset({"FLUJO_STRICT_HOOKS", "FLUJO_ALLOW_HITL", "FLUJO_STATE_URI", "FLUJO_TEST_MODE"})
+
+#: Variables of the test suite and the Makefile.
+DEVELOPMENT_VARIABLES = frozenset({"FLUJO_REQUIRE_RABBITMQ"})
+
+
+class Settings(BaseModel):
+    """What a process needs to know. Read once, at the entry point; an unknown FLUJO_* variable is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = Field(
+        None, description="FLUJO_URL: Redis that holds the runs, and the broker unless broker_url is set"
+    )
+    broker_url: str | None = Field(None, description="FLUJO_BROKER_URL: Celery's broker; default: url")
+    namespace: str = Field(
+        "flujo", pattern=r"^[A-Za-z0-9_-]{1,40}$", description="FLUJO_NAMESPACE: separates installations on one Redis"
+    )
+    pipelines: str = Field("", description="FLUJO_PIPELINES: modules that workers import, comma separated")
+    retention_s: int = Field(7 * 86400, ge=1, description="FLUJO_RETENTION_S: how long a finished run stays, s")
+    max_payload_bytes: int = Field(
+        64 * 2**20, ge=1024, description="FLUJO_MAX_PAYLOAD_BYTES: largest input, output or context"
+    )
+    shutdown_grace_s: float = Field(
+        20.0, ge=0, description="FLUJO_SHUTDOWN_GRACE_S: what running steps get after SIGTERM, s"
+    )
+    pool: Literal["asyncio", "prefork", "threads"] = Field(
+        "asyncio", description="FLUJO_POOL: asyncio; prefork for steps that burn CPU; threads"
+    )
+    max_deliveries: int = Field(
+        3, ge=1, description="FLUJO_MAX_DELIVERIES: workers that a step may kill before it is dead-lettered"
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read every FLUJO_* variable.
+
+        Args:
+            environ: The variables; default: those of the process.
+
+        Raises:
+            SettingsError: One error that lists every unknown or malformed variable.
+        """
+        variables = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        faults: list[str] = []
+        for name, value in variables.items():
+            if not name.startswith("FLUJO_") or name in LEGACY_VARIABLES or name in DEVELOPMENT_VARIABLES:
+                continue
+            field = name.removeprefix("FLUJO_").lower()
+            if field in cls.model_fields:
+                values[field] = value
+            else:
+                faults.append(f"{name} is not a setting")
+        try:
+            settings = cls(**values)
+        except PydanticValidationError as error:
+            faults += [f"FLUJO_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        if faults:
+            known = ", ".join(f"FLUJO_{name.upper()}" for name in cls.model_fields)
+            raise SettingsError("; ".join(faults) + ".", suggestion=f"Known settings: {known}.")
+        return settings
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL.
+
+        Raises:
+            SettingsError: Neither FLUJO_BROKER_URL nor FLUJO_URL is set.
+        """
+        return self.broker_url or self.state_url
+
+    @property
+    def state_url(self) -> str:
+        """The URL of the Redis that holds the runs.
+
+        Raises:
+            SettingsError: FLUJO_URL is not set.
+        """
+        if self.url is None:
+            raise SettingsError(
+                "FLUJO_URL is not set.",
+                suggestion="Set it to the Redis that holds the runs, such as redis://localhost:6379/0.",
+            )
+        return self.url
+
+    @property
+    def broker_kind(self) -> Literal["redis", "amqp"]:
+        """Which transport the broker's URL selects."""
+        return "amqp" if self.broker.startswith(("amqp", "pyamqp")) else "redis"

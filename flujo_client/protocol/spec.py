@@ -1,0 +1,279 @@
+"""A pipeline as pure data: nodes, their terms, and a hash of the whole.
+
+A spec is a tree. A node's *path* in a run is the list of child indices from the root, joined by dots: `1.0.2` is step
+2 of branch 0 of node 1. Branches are sequences, so below a parallel node one index names the branch and the next the
+node in it; below a loop the index is the iteration's. Paths name everything that a run stores, so that a join, an input
+or a result is found by arithmetic and never listed. A *control step* runs a composite's own functions (a condition, a
+mapper, the merge of contexts) on a worker; it carries the composite's path and a suffix: `1!merge`, `1!next.3`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flujo_client.protocol.errors import SchemaMismatchError
+from flujo_client.protocol.queues import DEFAULT_QUEUE
+
+__all__ = [
+    "SPEC_VERSION",
+    "CompositeSpec",
+    "ConditionalSpec",
+    "LoopSpec",
+    "MachineSpec",
+    "NodeSpec",
+    "ParallelSpec",
+    "PipelineSpec",
+    "RetrySpec",
+    "SequenceSpec",
+    "StepSpec",
+    "TransitionSpec",
+    "load_spec",
+]
+
+#: Rises when a spec can say something that the release before could not read.
+SPEC_VERSION: Final = 1
+
+#: Names of pipelines, steps and queues: they stand in keys, task names and metrics.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:<>\-]{0,119}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RetrySpec(_Model):
+    """When a failed attempt is followed by another. Delays double from `base_ms` to `most_ms`, with full jitter if asked."""
+
+    retries: int = Field(1, ge=0, description="attempts after the first")
+    base_ms: int = Field(0, ge=0, description="delay before the first retry; 0 retries at once")
+    most_ms: int = Field(60_000, ge=0)
+    jitter: bool = True
+    never: tuple[str, ...] = Field((), description="names of exception classes that are not retried")
+
+
+class StepSpec(_Model):
+    """A leaf: one queued task."""
+
+    kind: Literal["step"] = "step"
+    name: Name
+    function: str = Field(description="module:qualname, or a registered name")
+    queue: Name = DEFAULT_QUEUE
+    retry: RetrySpec = RetrySpec()
+    timeout_ms: int | None = Field(None, gt=0, description="per attempt; None: the lease's longest")
+    estimate: dict[str, int] = Field(default_factory=dict, description="upper bound of an attempt's use, by meter")
+    is_async: bool = True
+    uses_context: bool = False
+    updates_context: bool = False
+    sink_to: str | None = None
+    on_worker_lost: Literal["retry", "fail"] = "retry"
+    lost_spend: Literal["charge", "refund"] = "charge"
+    input_type: str = "Any"
+    output_type: str = "Any"
+    fallback: StepSpec | None = Field(None, description="runs once on the same input when every attempt has failed")
+
+
+class SequenceSpec(_Model):
+    """Nodes one after the other; each gets the output of the one before."""
+
+    kind: Literal["sequence"] = "sequence"
+    nodes: tuple[NodeSpec, ...]
+
+
+class _Composite(_Model, ABC):
+    """A node that holds others, and functions of its own that workers run as control steps."""
+
+    name: Name
+
+    @abstractmethod
+    def child(self, index: int) -> NodeSpec:
+        """The child that an index of a path names. Raises `IndexError` if there is none."""
+
+    @abstractmethod
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """The nodes that it holds, once each, in declared order."""
+
+    def roles(self, control: str) -> dict[str, str]:
+        """The user's functions that a control step calls: references by role."""
+        return {}
+
+
+class ParallelSpec(_Composite):
+    """Branches at once, each with the same input and a share of the budget; the output is {branch: output}."""
+
+    kind: Literal["parallel"] = "parallel"
+    names: tuple[str, ...] = Field(min_length=1, description="of the branches, in declared order")
+    branches: tuple[SequenceSpec, ...]
+    on_branch_failure: Literal["propagate", "ignore"] = "propagate"
+    merge: Literal["no_merge", "overwrite", "context_update", "error_on_conflict", "keep_first"] = "context_update"
+    context_include_keys: tuple[str, ...] | None = None
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: a branch."""
+        return self.branches[index]
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return self.branches
+
+
+class LoopSpec(_Composite):
+    """A body, again and again until a condition holds; each iteration gets the output of the one before."""
+
+    kind: Literal["loop"] = "loop"
+    body: SequenceSpec
+    max_loops: int = Field(ge=1)
+    exit_condition: str = Field(description="(last output, context) -> whether to stop")
+    initial_mapper: str | None = Field(None, description="(input, context) -> input of the first iteration")
+    iteration_mapper: str | None = Field(None, description="(output, context, iterations done) -> input of the next")
+    output_mapper: str | None = Field(None, description="(last output, context) -> output of the loop")
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: an iteration."""
+        return self.body
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return (self.body,)
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`."""
+        if control == "enter":
+            return _given(initial_mapper=self.initial_mapper)
+        return _given(
+            exit_condition=self.exit_condition,
+            iteration_mapper=self.iteration_mapper,
+            output_mapper=self.output_mapper,
+        )
+
+
+class ConditionalSpec(_Composite):
+    """The one branch that a condition names."""
+
+    kind: Literal["conditional"] = "conditional"
+    keys: tuple[str | int | float | bool, ...] = Field(description="what the condition returns, by branch")
+    branches: tuple[SequenceSpec, ...] = Field(description="one a key, and the default branch last, if there is one")
+    condition: str = Field(description="(input, context) -> key")
+    input_mapper: str | None = Field(None, description="(input, context) -> input of the branch")
+    output_mapper: str | None = Field(None, description="(output, key, context) -> output of the node")
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: a branch."""
+        return self.branches[index]
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return self.branches
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`."""
+        if control == "choose":
+            return _given(condition=self.condition, input_mapper=self.input_mapper)
+        return _given(output_mapper=self.output_mapper)
+
+
+class TransitionSpec(_Model):
+    """Where a state machine goes from a state."""
+
+    source: str = Field(description="name of a state, or * for any")
+    on: Literal["success", "failure"] = "success"
+    target: str
+    when: str | None = Field(None, description="(output, context) -> whether it applies")
+
+
+class MachineSpec(_Composite):
+    """States that follow one another as transitions say. Hop h in state s has the index h · number of states + s."""
+
+    kind: Literal["machine"] = "machine"
+    names: tuple[str, ...] = Field(min_length=1, description="of the states, in declared order")
+    states: tuple[SequenceSpec, ...]
+    start: str
+    ends: tuple[str, ...]
+    transitions: tuple[TransitionSpec, ...] = ()
+    most_hops: int = Field(ge=1, description="states that may be entered; one more fails the node")
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: the state that a hop entered."""
+        return self.states[index % len(self.states)]
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return self.states
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`: the conditions of the transitions, by their place."""
+        return _given(**{f"when{place}": transition.when for place, transition in enumerate(self.transitions)})
+
+
+def _given(**references: str | None) -> dict[str, str]:
+    return {role: reference for role, reference in references.items() if reference is not None}
+
+
+CompositeSpec = ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec
+NodeSpec = Annotated[StepSpec | SequenceSpec | CompositeSpec, Field(discriminator="kind")]
+
+
+class PipelineSpec(_Model):
+    """A named pipeline. Two specs with equal content have equal hashes, wherever they were made."""
+
+    version: Literal[1] = SPEC_VERSION
+    name: Name
+    root: SequenceSpec
+    input_schema: dict[str, object] = Field(default_factory=dict, description="JSON schema of the first step's input")
+
+    @cached_property
+    def content_hash(self) -> str:
+        """The first 32 hex digits of the SHA-256 of the spec's canonical JSON."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
+
+    def node(self, path: str) -> NodeSpec:
+        """The node at a path; of a control step's path, the composite that it belongs to.
+
+        Raises:
+            KeyError: The pipeline has no such path.
+        """
+        node: NodeSpec = self.root
+        if path == "root":
+            return node
+        for index in path.partition("!")[0].split("."):
+            try:
+                node = _child(node, int(index))
+            except IndexError as error:
+                raise KeyError(path) from error
+        return node
+
+    def steps(self) -> list[StepSpec]:
+        """Every leaf, once, in declared order."""
+        return _leaves(self.root)
+
+
+def _child(node: NodeSpec, index: int) -> NodeSpec:
+    if isinstance(node, StepSpec):
+        raise IndexError(index)
+    return node.nodes[index] if isinstance(node, SequenceSpec) else node.child(index)
+
+
+def _leaves(node: NodeSpec) -> list[StepSpec]:
+    if isinstance(node, StepSpec):
+        return [node]
+    parts = node.nodes if isinstance(node, SequenceSpec) else node.parts()
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def load_spec(text: str | bytes) -> PipelineSpec:
+    """Read a spec.
+
+    Raises:
+        SchemaMismatchError: It is no spec, or one of a newer release.
+    """
+    try:
+        return PipelineSpec.model_validate_json(text)
+    except ValueError as error:
+        raise SchemaMismatchError(
+            f"A pipeline spec cannot be read: {str(error).splitlines()[0]}.",
+            suggestion=f"This release reads specs up to version {SPEC_VERSION}; upgrade it if a newer one published this spec.",
+        ) from error

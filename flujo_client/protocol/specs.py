@@ -1,0 +1,62 @@
+"""`SpecStore`: specs by hash, and by the name under which workers published them."""
+
+from __future__ import annotations
+
+from flujo_client.protocol.errors import UnknownPipelineError
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.spec import PipelineSpec, load_spec
+
+__all__ = ["SpecStore"]
+
+
+class SpecStore:
+    """Reads and keeps specs. Caches them by hash: a spec never changes.
+
+    Args:
+        scripts: On the Redis that holds the specs.
+    """
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._specs: dict[str, PipelineSpec] = {}
+
+    async def get(self, spec_hash: str) -> PipelineSpec:
+        """The spec of this hash.
+
+        Raises:
+            UnknownPipelineError: It is not stored.
+            SchemaMismatchError: A newer release wrote it.
+        """
+        if spec_hash not in self._specs:
+            text = await self._scripts.commands.execute("HGET", self._scripts.keyspace.shard("specs"), spec_hash)
+            if text is None:
+                raise UnknownPipelineError(
+                    f"No spec {spec_hash} is stored.", suggestion="Start a worker that serves the pipeline."
+                )
+            self._specs[spec_hash] = load_spec(text)
+        return self._specs[spec_hash]
+
+    async def by_name(self, pipeline: str) -> PipelineSpec:
+        """The newest spec that workers published under a name.
+
+        Raises:
+            UnknownPipelineError: None did; names those that are published.
+        """
+        key = self._scripts.keyspace.shard("pipelines")
+        spec_hash = await self._scripts.commands.execute("HGET", key, pipeline)
+        if spec_hash is None:
+            fields = await self._scripts.commands.execute("HKEYS", key)
+            known = sorted(name.decode() for name in fields if b"@" not in name)
+            raise UnknownPipelineError(
+                f"No worker has published a pipeline named '{pipeline}'; published: {', '.join(known) or 'none'}.",
+                suggestion="Start a worker with FLUJO_PIPELINES naming its module, or correct the name.",
+                pipeline=pipeline,
+            )
+        return await self.get(spec_hash.decode())
+
+    async def keep(self, spec: PipelineSpec) -> None:
+        """Store a spec for runs of it. What its name means to others is for workers to say. Again: nothing."""
+        if spec.content_hash not in self._specs:
+            key = self._scripts.keyspace.shard("specs")
+            await self._scripts.commands.execute("HSETNX", key, spec.content_hash, spec.model_dump_json())
+            self._specs[spec.content_hash] = spec

@@ -1,0 +1,112 @@
+"""Starting a run: the same for the client, for `Flujo`, and for the Celery task `flujo.submit`."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jsonschema
+import pydantic_core
+from opentelemetry.trace import SpanKind
+
+from flujo_client.protocol.errors import RunConflictError, TypeMismatchError
+from flujo_client.protocol.keys import RUN_ID_PATTERN
+from flujo_client.protocol.payloads import PayloadCodec, json_bytes
+from flujo_client.protocol.quota import Amounts, UsageLimits
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.spec import PipelineSpec
+from flujo_client.protocol.tracing import context_of, get_tracer, traceparent_of
+
+__all__ = ["submit_run"]
+
+
+async def submit_run(
+    scripts: Scripts,
+    codec: PayloadCodec,
+    spec: PipelineSpec,
+    value: Any,
+    *,
+    run_id: str,
+    owner: str,
+    limits: UsageLimits | None = None,
+    context: dict[str, Any] | None = None,
+    traceparent: str = "",
+) -> str | None:
+    """Store a run and wake its owner; durable when this returns.
+
+    Args:
+        value: The run's input; JSON, or a live object in process.
+        run_id: Of the new run. The same id with the same pipeline, input and limits starts nothing new.
+        owner: The manager that drives it, or `keys.POOL`.
+        context: Payload of the first context; None for none.
+        traceparent: Of the submitting service's span; the current span if ''.
+
+    Returns:
+        None if the run is new, else the status of the stored one.
+
+    Raises:
+        ValueError: The id cannot be an id.
+        TypeMismatchError: The input does not fit the pipeline's input schema.
+        PayloadError: The input cannot be sent.
+        RunConflictError: The id belongs to a run of another pipeline, input or limits.
+        StateUnavailableError: Redis does not answer; repeat with the same id.
+    """
+    if not RUN_ID_PATTERN.fullmatch(run_id):
+        raise ValueError(
+            f"{run_id!r} cannot be a run id: use up to 128 letters, digits and ._@:- with a letter or digit first."
+        )
+    payload = codec.encode(value)
+    text = codec.json(payload)
+    if text is not None and spec.input_schema:
+        _check_input(spec, value, run_id)
+    amounts = {} if limits is None else limits.amounts()
+    fields = {
+        "fingerprint": _fingerprint(spec, text, amounts, context),
+        "owner": owner,
+        "spec_hash": spec.content_hash,
+        "pipeline": spec.name,
+        "input_payload": payload,
+        "context_payload": b"" if context is None else codec.encode(context),
+        "limits": amounts,
+        "metadata": b"" if context is None else b"1",
+    }
+    status = await _create(scripts, run_id, spec.name, traceparent, fields)
+    if status == "conflict":
+        raise RunConflictError(
+            f"Run id {run_id} belongs to a run of another pipeline, input or limits.",
+            suggestion="Use another run_id, or submit exactly what was submitted before to get its result.",
+            run_id=run_id,
+        )
+    return status
+
+
+async def _create(scripts: Scripts, run_id: str, pipeline: str, traceparent: str, fields: dict[str, Any]) -> str | None:
+    """Create the run under the span that all of its other spans descend from."""
+    with get_tracer("flujo_client").start_as_current_span(
+        f"run {pipeline}",
+        context=context_of(traceparent),
+        kind=SpanKind.INTERNAL,
+        attributes={"flujo.run_id": run_id, "flujo.pipeline.name": pipeline},
+    ) as span:
+        return await scripts.create_run(run_id, traceparent=traceparent_of(span), **fields)
+
+
+def _fingerprint(spec: PipelineSpec, text: bytes | None, amounts: Amounts, context: dict[str, Any] | None) -> str:
+    """What makes two submissions the same; a live input cannot be compared and counts as the same."""
+    first = b"" if context is None else repr(context).encode() if text is None else json_bytes(context)
+    parts = (spec.content_hash.encode(), text or b"", repr(sorted(amounts.items())).encode(), first)
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def _check_input(spec: PipelineSpec, value: Any, run_id: str) -> None:
+    plain = pydantic_core.to_jsonable_python(value)
+    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(spec.input_schema).iter_errors(plain))
+    if fault is not None:
+        step = spec.steps()[0]
+        raise TypeMismatchError(
+            f"The input of run {run_id} does not fit pipeline '{spec.name}': its first step '{step.name}' expects "
+            f"{step.input_type}; {fault.json_path}: {fault.message}.",
+            suggestion="Nothing was queued; correct the input.",
+            run_id=run_id,
+            step=step.name,
+        )

@@ -1,0 +1,240 @@
+"""Publishes journalled dispatches as Celery messages: ids, attempt and trace context, never payloads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kombu import Connection, Queue
+from kombu.exceptions import KombuError, OperationalError
+from opentelemetry.trace import SpanKind
+
+from flujo_client.protocol.errors import BrokerUnavailableError, StateUnavailableError
+from flujo_client.protocol.messages import StepMessage, StepRef
+from flujo_client.protocol.queues import STEP_TASK, broker_queue, celery_message, task_id
+from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.tracing import context_of, get_tracer, traceparent_of
+from flujo_client.protocol.wire import Commands, RedisReplyError, Wire
+
+__all__ = [
+    "MOST_STEPS_PER_MESSAGE",
+    "KombuPublisher",
+    "Outgoing",
+    "Publisher",
+    "RedisPublisher",
+    "make_messages",
+    "make_publisher",
+]
+
+#: Steps that one message carries at the most, so that a fleet shares a burst.
+MOST_STEPS_PER_MESSAGE = 10
+
+_ORIGIN = f"flujo@{socket.gethostname()}.{os.getpid()}"
+
+
+class Publisher(Protocol):
+    """Hands messages to a broker."""
+
+    async def publish(self, messages: Sequence[StepMessage]) -> None:
+        """Publish. A message may arrive twice or, on Redis, never: the journal heals both.
+
+        Raises:
+            BrokerUnavailableError: The broker does not take messages; the sweep publishes them later.
+        """
+
+    async def depth(self, queue: str) -> int:
+        """How many messages wait in a queue."""
+
+    async def close(self) -> None:
+        """Close connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One attempt to publish. A step that is not async blocks a thread or a process."""
+
+    queue: str
+    is_async: bool
+    traceparent: str
+    ref: StepRef
+
+
+def make_messages(steps: Sequence[Outgoing]) -> list[StepMessage]:
+    """Pack attempts into messages of one queue each. Pure.
+
+    A step that blocks a process goes alone: it would hold up the others. The rest is packed so that a burst still
+    makes eight messages or more, and an idle system sends every step on its own.
+    """
+    messages: list[StepMessage] = []
+    queues: dict[str, list[Outgoing]] = {}
+    for step in steps:
+        if step.is_async:
+            queues.setdefault(step.queue, []).append(step)
+        else:
+            messages.append(StepMessage(queue=step.queue, traceparent=step.traceparent, steps=(step.ref,)))
+    for queue, waiting in queues.items():
+        size = max(1, min(MOST_STEPS_PER_MESSAGE, len(waiting) // 8))
+        for at in range(0, len(waiting), size):
+            pack = waiting[at : at + size]
+            refs = tuple(step.ref for step in pack)
+            messages.append(StepMessage(queue=queue, traceparent=pack[0].traceparent, steps=refs))
+    return messages
+
+
+def celery_headers(message: StepMessage) -> dict[str, Any]:
+    """Celery's headers of a message: what workers and Flower show of it."""
+    first = message.steps[0]
+    more = f" +{len(message.steps) - 1}" if len(message.steps) > 1 else ""
+    return {
+        "lang": "py",
+        "task": STEP_TASK,
+        "id": task_id(first.run_id, first.path, first.attempt),
+        "shadow": first.label,
+        "root_id": first.run_id,
+        "parent_id": None,
+        "group": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "argsrepr": f"run={first.run_id} step={first.path} attempt={first.attempt}{more}",
+        "kwargsrepr": "",
+        "origin": _ORIGIN,
+        "ignore_result": True,
+        "traceparent": message.traceparent,
+    }
+
+
+def _send_span(message: StepMessage, queue: str, system: str) -> StepMessage:
+    """Open and close the PRODUCER span of a message, and put its traceparent in."""
+    with get_tracer("flujo_client").start_as_current_span(
+        f"send {queue}",
+        context=context_of(message.traceparent),
+        kind=SpanKind.PRODUCER,
+        attributes={
+            "messaging.system": system,
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "send",
+            "messaging.destination.name": queue,
+            "messaging.batch.message_count": len(message.steps),
+            "messaging.message.conversation_id": message.steps[0].run_id,
+        },
+    ) as span:
+        traceparent = traceparent_of(span)
+    return message.model_copy(update={"traceparent": traceparent}) if traceparent else message
+
+
+class RedisPublisher:
+    """Writes messages into kombu's lists, without blocking the event loop.
+
+    Args:
+        commands: A connection to the broker's Redis; owned by this object.
+        namespace: Of the queues' names.
+    """
+
+    def __init__(self, commands: Commands, namespace: str) -> None:
+        self._commands = commands
+        self._namespace = namespace
+
+    async def publish(self, messages: Sequence[StepMessage]) -> None:
+        """See `Publisher.publish`."""
+        queues: dict[str, list[str]] = {}
+        for unsent in messages:
+            queue = broker_queue(self._namespace, unsent.queue)
+            message = _send_span(unsent, queue, "redis")
+            queues.setdefault(queue, []).append(
+                celery_message(queue, message.model_dump(mode="json"), celery_headers(message))
+            )
+        try:
+            for queue, texts in queues.items():
+                await self._commands.execute("LPUSH", queue, *texts)
+        except (StateUnavailableError, RedisReplyError) as error:
+            raise _unavailable(error) from error
+
+    async def depth(self, queue: str) -> int:
+        """See `Publisher.depth`."""
+        try:
+            return int(await self._commands.execute("LLEN", broker_queue(self._namespace, queue)))
+        except (StateUnavailableError, RedisReplyError) as error:
+            raise _unavailable(error) from error
+
+    async def close(self) -> None:
+        """See `Publisher.close`."""
+        await self._commands.close()
+
+
+class KombuPublisher:
+    """Publishes through kombu, for brokers other than Redis: RabbitMQ with quorum queues and publisher confirms.
+
+    Args:
+        url: Of the broker.
+        namespace: Of the queues' names.
+    """
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._connection = Connection(url, transport_options={"confirm_publish": True}, connect_timeout=5)
+        self._namespace = namespace
+        self._lock = asyncio.Lock()
+
+    async def publish(self, messages: Sequence[StepMessage]) -> None:
+        """See `Publisher.publish`."""
+        async with self._lock:
+            await asyncio.to_thread(self._publish, messages)
+
+    def _publish(self, messages: Sequence[StepMessage]) -> None:
+        try:
+            with self._connection.Producer(serializer="json") as producer:
+                for unsent in messages:
+                    queue = self._queue(unsent.queue)
+                    message = _send_span(unsent, queue.name, "rabbitmq")
+                    headers = celery_headers(message)
+                    embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+                    producer.publish(
+                        [[], message.model_dump(mode="json"), embed],
+                        exchange="",
+                        routing_key=queue.name,
+                        declare=[queue],
+                        headers=headers,
+                        correlation_id=headers["id"],
+                        delivery_mode=2,
+                        retry=True,
+                        retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2},
+                    )
+        except (KombuError, OperationalError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def depth(self, queue: str) -> int:
+        """See `Publisher.depth`."""
+        async with self._lock:
+            return await asyncio.to_thread(self._depth, queue)
+
+    def _depth(self, queue: str) -> int:
+        try:
+            with self._connection.channel() as channel:
+                return int(self._queue(queue)(channel).queue_declare().message_count)
+        except (KombuError, OperationalError, OSError) as error:
+            raise _unavailable(error) from error
+
+    def _queue(self, queue: str) -> Queue:
+        name = broker_queue(self._namespace, queue)
+        return Queue(name, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
+
+    async def close(self) -> None:
+        """See `Publisher.close`."""
+        await asyncio.to_thread(self._connection.release)
+
+
+def make_publisher(settings: Settings) -> Publisher:
+    """The publisher for the broker that the settings name."""
+    if settings.broker_kind == "redis":
+        return RedisPublisher(Wire(settings.broker), settings.namespace)
+    return KombuPublisher(settings.broker, settings.namespace)
+
+
+def _unavailable(error: Exception) -> BrokerUnavailableError:
+    return BrokerUnavailableError(
+        f"The broker does not answer: {error}.",
+        suggestion="Check FLUJO_BROKER_URL. What was to be published is journalled and goes out when the broker is back.",
+    )

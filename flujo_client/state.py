@@ -1,0 +1,139 @@
+"""`StateManager`: a run's records, read and written through the scripts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from flujo_client.execution.decision import Decision, NodeState, RunView
+from flujo_client.execution.result import assemble_result
+from flujo_client.protocol.errors import RunNotFoundError
+from flujo_client.protocol.keys import POOL
+from flujo_client.protocol.payloads import PayloadCodec, json_bytes
+from flujo_client.protocol.quota import parse_amounts
+from flujo_client.protocol.results import PipelineContext, RunStatus
+from flujo_client.protocol.scripts import Advanced, Forbidden, LoadedRun, Overtaken, Scripts, SplitStale
+from flujo_client.protocol.specs import SpecStore
+
+__all__ = ["SUSPECT_MS", "StateManager"]
+
+#: A dispatch that nobody leased for this long may be lost.
+SUSPECT_MS = 2_000
+
+_MOST_EVENTS = 500
+
+
+class StateManager:
+    """Loads and stores the runs of one namespace. Holds no run itself; caches specs, which never change.
+
+    Args:
+        scripts: On the Redis that holds the runs.
+        codec: Of the payloads.
+        max_deliveries: Workers that a step may kill before it is given up.
+    """
+
+    def __init__(self, scripts: Scripts, codec: PayloadCodec, *, max_deliveries: int = 3) -> None:
+        self._commands = scripts.commands
+        self._codec = codec
+        self._max_deliveries = max_deliveries
+        self.scripts = scripts
+        self.keyspace = scripts.keyspace
+        self.specs = SpecStore(scripts)
+
+    async def load_workflow_state(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
+        """Read a run with its new events; None if it is unknown. Called before each decision, and when a run is taken over."""
+        loaded = await self.scripts.load_run(run_id, _MOST_EVENTS)
+        if loaded is None:
+            return None
+        record = loaded.record
+        view = RunView(
+            run_id=run_id,
+            spec=await self.specs.get(record["spec"]),
+            status=RunStatus(record["status"]),
+            nodes={path: NodeState.model_validate_json(node) for path, node in loaded.nodes.items()},
+            limits=parse_amounts(record["limits"]),
+            owner=record["owner"],
+            free=loaded.free,
+            has_context=record["metadata"] == "1",
+            traceparent=record["traceparent"],
+            max_deliveries=self._max_deliveries,
+        )
+        return loaded, view
+
+    async def load_nodes(self, run_id: str, paths: Sequence[str]) -> dict[str, NodeState]:
+        """Read more nodes of a run; one that is not stored is the default state."""
+        rows = await self._commands.execute("HMGET", self.keyspace.run(run_id).nodes, *paths)
+        return {
+            path: NodeState() if row is None else NodeState.model_validate_json(row)
+            for path, row in zip(paths, rows, strict=True)
+        }
+
+    async def persist_workflow_state(
+        self, loaded: LoadedRun, decision: Decision
+    ) -> Advanced | Overtaken | SplitStale | Forbidden:
+        """Store a decision if the run is as it was loaded; all of it or nothing."""
+        status = decision.status if decision.status.value != loaded.record["status"] else None
+        return await self.scripts.advance(
+            loaded,
+            uuid4().hex,
+            applied=decision.applied or loaded.record["applied"],
+            status=status,
+            error=b"" if decision.error is None else json_bytes(decision.error),
+            suspect_ms=SUSPECT_MS,
+            nodes={path: node.model_dump_json(exclude_defaults=True).encode() for path, node in decision.nodes.items()},
+            splits=decision.splits,
+            branch_ends=decision.branch_ends,
+            dispatches=decision.dispatches,
+        )
+
+    def get_run_id_from_context(self, context: PipelineContext) -> str:
+        """The id of the run that a context belongs to.
+
+        Raises:
+            RunNotFoundError: The context belongs to none.
+        """
+        if not context.run_id:
+            raise RunNotFoundError("A context without run_id belongs to no run.", suggestion="Submit the run first.")
+        return context.run_id
+
+    async def final_result(self, run_id: str) -> dict[str, Any]:
+        """A run's result with references in the place of outputs; see `result.assemble_result`.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        keys = self.keyspace.run(run_id)
+        record, raw_nodes, accounts = await asyncio.gather(
+            *(self._commands.execute("HGETALL", key) for key in (keys.run, keys.nodes, keys.accounts))
+        )
+        if not record:
+            raise RunNotFoundError(
+                f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
+            )
+        nodes = {path.decode(): NodeState.model_validate_json(node) for path, node in _pairs(raw_nodes)}
+        paths = [path for path, node in nodes.items() if node.attempt and "!" not in path]
+        rows = await self._commands.execute("HMGET", keys.payloads, *(f"res:{path}" for path in paths)) if paths else []
+        results = {path: self._codec.decode(row) for path, row in zip(paths, rows, strict=True) if row is not None}
+        usage = {
+            field.decode().removeprefix("total|"): int(amount)
+            for field, amount in _pairs(accounts)
+            if field.startswith(b"total|")
+        }
+        fields = {field.decode(): value.decode() for field, value in _pairs(record)}
+        return assemble_result(await self.specs.get(fields["spec"]), fields, nodes, results, usage)
+
+    async def finish(self, run_id: str, result: bytes, retention_ms: int) -> bool:
+        """Store a terminal run's result, show it and start the retention. False if that was done before."""
+        owner = await self.owner_of(run_id)
+        return await self.scripts.finish(run_id, owner, result, retention_ms)
+
+    async def owner_of(self, run_id: str) -> str:
+        """The manager that a run belongs to, or `pool`; also for a run that is unknown."""
+        owner: bytes | None = await self._commands.execute("HGET", self.keyspace.run(run_id).run, "owner")
+        return POOL if owner is None else owner.decode()
+
+
+def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)

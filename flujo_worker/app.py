@@ -1,0 +1,128 @@
+"""The Celery app of a worker: `celery -A flujo_worker.app worker`, or `flujo worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_init, worker_process_init, worker_process_shutdown
+from kombu import Queue
+
+from flujo_client.protocol.errors import FlujoError
+from flujo_client.protocol.queues import DEFAULT_QUEUE, SUBMIT_QUEUE, broker_queue
+from flujo_client.protocol.settings import Settings
+from flujo_worker.consumer import PATIENT_CONSUMER, StepEvents
+from flujo_worker.pool import AsyncioPool
+from flujo_worker.process import WorkerProcess, publish_specs
+from flujo_worker.registry import Registry
+from flujo_worker.tasks import ProcessLoop, register_tasks
+from flujo_worker.telemetry import set_up_telemetry
+from flujo_worker.transport import GUARDED_REDIS
+
+__all__ = ["create_app"]
+
+_POOLS = {"asyncio": "flujo_worker.pool:AsyncioPool", "prefork": "prefork", "threads": "threads"}
+
+#: Attempts at once by default: async steps wait far more than they compute; a process per core where they compute.
+_ASYNC_SLOTS = 100
+
+
+def create_app(
+    settings: Settings, registry: Registry | None = None, queues: tuple[str, ...] = (DEFAULT_QUEUE,)
+) -> Celery:
+    """Make the app of a worker.
+
+    Args:
+        settings: Of the installation.
+        registry: What the worker can run; by default what `settings.pipelines` names, imported when the worker starts.
+        queues: Served by default; `-Q` of Celery's command line takes broker names such as `flujo.default`.
+
+    Returns:
+        An app with the tasks `flujo.step` and `flujo.submit`. Delivery only: it acknowledges early, keeps no results
+        and never retries, since the journal in Redis does that (docs/architecture.md).
+    """
+    app = Celery("flujo", broker=settings.broker)
+    app.conf.update(_configuration(settings, queues))
+    app.steps["consumer"].add(StepEvents)
+    lazy = functools.cache(lambda: registry or Registry.from_modules(settings.pipelines))
+    loop = ProcessLoop(lambda: WorkerProcess(settings, lazy(), app.conf.worker_concurrency or 1))
+    register_tasks(app, settings, loop)
+    AsyncioPool.make_process = staticmethod(lambda slots: WorkerProcess(settings, lazy(), slots))
+    AsyncioPool.shutdown_grace_s = settings.shutdown_grace_s
+
+    @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def start(**_: Any) -> None:
+        if settings.pool != "prefork":
+            set_up_telemetry()
+        try:
+            asyncio.run(publish_specs(settings, lazy()))
+        except FlujoError as error:  # Celery logs what else a receiver raises, and serves without its pipelines
+            raise SystemExit(f"flujo: {error}") from error
+
+    @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def start_child(**_: Any) -> None:
+        set_up_telemetry()
+
+    @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+    def stop_child(**_: Any) -> None:
+        loop.stop(settings.shutdown_grace_s)
+
+    return app
+
+
+def _configuration(settings: Settings, queues: tuple[str, ...]) -> dict[str, Any]:
+    redis_broker = settings.broker_kind == "redis"
+    arguments = None if redis_broker else {"x-queue-type": "quorum"}
+    names = [broker_queue(settings.namespace, queue) for queue in queues]
+    submit = broker_queue(settings.namespace, SUBMIT_QUEUE)
+    step_queues = [Queue(name, routing_key=name, queue_arguments=arguments, no_ack=redis_broker) for name in names]
+    configuration: dict[str, Any] = {
+        "task_queues": [*step_queues, Queue(submit, routing_key=submit, queue_arguments=arguments)],
+        "task_default_queue": names[0],
+        "task_create_missing_queue_type": "classic" if redis_broker else "quorum",
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_acks_late": not redis_broker,  # on RabbitMQ the unacknowledged messages are what bounds the intake
+        "worker_consumer": PATIENT_CONSUMER,
+        "worker_pool": _POOLS[settings.pool],
+        "worker_concurrency": _ASYNC_SLOTS if settings.pool == "asyncio" else os.cpu_count(),
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": redis_broker,
+        "worker_hijack_root_logger": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_channel_error_retry": True,  # an error is what a Redis that fails over replies to BRPOP
+        "broker_transport": GUARDED_REDIS if redis_broker else None,
+        "broker_transport_options": _transport_options(redis_broker),
+    }
+    return configuration
+
+
+def _transport_options(redis_broker: bool) -> dict[str, Any]:
+    if not redis_broker:
+        return {"confirm_publish": True}
+    return {
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "visibility_timeout": 3600,
+    }
+
+
+def _app_for_command_line() -> Celery:
+    """The app that `celery -A flujo_worker.app` finds; settings from FLUJO_*."""
+    return create_app(Settings.from_env())
+
+
+def __getattr__(name: str) -> Any:
+    """Make `app` when Celery's command line asks for it, so that importing create_app needs no settings."""
+    if name in ("app", "celery"):
+        return _command_line_app()
+    raise AttributeError(name)
+
+
+_command_line_app = functools.cache(_app_for_command_line)

@@ -1,0 +1,76 @@
+"""One attempt on its way through a worker, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError as PydanticValidationError
+
+from flujo_client.protocol.errors import SchemaMismatchError
+from flujo_client.protocol.messages import StepRef, TaskRecord
+from flujo_client.protocol.quota import Amounts
+from flujo_client.protocol.results import StepResult
+from flujo_client.protocol.scripts import Claim, Reserved
+from flujo_client.protocol.spec import StepSpec
+from flujo_client.protocol.step_run import UsageMeter
+
+__all__ = ["Attempt", "AttemptEnd", "read_task"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt under way.
+
+    Attributes:
+        fault: Why its task cannot be run at all.
+        stop_reason: Why it was told to stop, once it was: `run ended`, `terminated` or `handed_over`.
+    """
+
+    ref: StepRef
+    claim: Claim
+    reserved: Reserved
+    task: TaskRecord
+    fault: SchemaMismatchError | None
+    meter: UsageMeter
+    started: float = field(default_factory=time.monotonic)
+    stop_reason: str | None = None
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """What log lines say of it."""
+        return {"run_id": self.ref.run_id, "path": self.ref.path, "attempt": self.ref.attempt}
+
+
+@dataclass(slots=True)
+class AttemptEnd:
+    """How an attempt ended, as it will be committed.
+
+    Attributes:
+        verdict: What a control step tells `advance()`.
+        stores: Whether there is an output.
+        outcome: `succeeded`, `failed`, or why nothing was committed: `duplicate`, `inactive`, `refused`, `not_here`, `lost`, `handed_over`.
+    """
+
+    outcome: str
+    output: Any = None
+    error: BaseException | None = None
+    context: tuple[str, dict[str, Any]] | None = None
+    usage: Amounts = field(default_factory=dict)
+    result: StepResult | None = None
+    verdict: dict[str, Any] = field(default_factory=dict)
+    stores: bool = True
+
+
+def read_task(ref: StepRef, text: bytes) -> tuple[TaskRecord, SchemaMismatchError | None]:
+    """Read what was journalled with a dispatch; a stand-in and what is wrong with it where that cannot be read."""
+    try:
+        return TaskRecord.model_validate_json(text), None
+    except PydanticValidationError as error:
+        fault = SchemaMismatchError(
+            f"Run {ref.run_id}, step {ref.path}: its task cannot be read: {error.errors(include_url=False)[0]['msg']}.",
+            suggestion="A newer manager wrote it: upgrade this worker.",
+        )
+        unread = TaskRecord(pipeline="", step=StepSpec(name=ref.path, function=ref.function), expression="")
+        return unread, fault

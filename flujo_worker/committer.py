@@ -1,0 +1,96 @@
+"""`Committer`: brings the end of an attempt into Redis, however long Redis stays away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from flujo_client.protocol.errors import (
+    ConfigurationError,
+    ControlFlowError,
+    FlujoError,
+    PayloadError,
+    StateUnavailableError,
+    TypeMismatchError,
+    UsageLimitExceededError,
+    describe_error,
+)
+from flujo_client.protocol.payloads import PayloadCodec, json_bytes
+from flujo_client.protocol.scripts import Committed, Scripts
+from flujo_worker.attempt import Attempt, AttemptEnd
+
+__all__ = ["Committer"]
+
+logger = logging.getLogger(__name__)
+
+#: Attempt errors that another attempt cannot mend, and that end the run by being raised from it.
+_FATAL = (TypeMismatchError, ConfigurationError, UsageLimitExceededError, ControlFlowError)
+
+_COMMIT_RETRY_S = 0.5
+
+
+class Committer:
+    """Stores ends of attempts.
+
+    Args:
+        scripts: On a connection of the coordinator's loop.
+        codec: Of the payloads.
+    """
+
+    def __init__(self, scripts: Scripts, codec: PayloadCodec) -> None:
+        self._scripts = scripts
+        self._codec = codec
+
+    async def commit(self, attempt: Attempt, end: AttemptEnd) -> None:
+        """Commit until Redis answers: what was paid for must not be lost while Redis restarts.
+
+        An end that cannot be stored becomes a failure that says so; `lost` if Redis did not take it. An attempt that was
+        handed over commits nothing: its lease goes to another worker, with what is known to be used.
+        """
+        if end.outcome == "handed_over":
+            await self._scripts.lose(attempt.claim, attempt.reserved.owner, "handed_over", end.usage)
+            return
+        try:
+            terms = self._encode(attempt, end)
+        except PayloadError as error:
+            self._refuse_output(attempt, end, error)
+            terms = self._encode(attempt, end)
+        while True:
+            try:
+                answer = await self._scripts.commit(
+                    attempt.claim, attempt.reserved.owner, kind=end.outcome, usage=end.usage, **terms
+                )
+                break
+            except StateUnavailableError as failure:
+                logger.warning("outcome not committed yet, trying again", extra={**attempt.ids, "error": str(failure)})
+                await asyncio.sleep(_COMMIT_RETRY_S)
+        if not isinstance(answer, Committed):
+            end.outcome = "lost"
+            logger.warning("outcome not taken: the lease was lost or the run has ended", extra=attempt.ids)
+
+    def _encode(self, attempt: Attempt, end: AttemptEnd) -> dict[str, Any]:
+        result, error = end.result, end.error
+        assert result is not None
+        data: dict[str, Any] = {"latency_ms": round(result.latency_s * 1000)}
+        if error is not None:
+            data["error"] = describe_error(error, result.feedback or "")
+            data["retryable"] = not isinstance(error, FlujoError)
+            data["fatal"] = isinstance(error, _FATAL) and not attempt.task.control
+        if end.verdict:
+            data["verdict"] = end.verdict
+        stores = end.outcome == "succeeded" and end.stores
+        return {
+            "output": self._codec.encode(end.output) if stores else b"",
+            "result": self._codec.encode(result.model_dump(include={"name", "latency_s", "feedback", "metadata_"})),
+            "context": self._codec.encode(end.context[1]) if end.context else b"",
+            "context_form": end.context[0] if end.context else "",
+            "data": json_bytes(data),
+        }
+
+    def _refuse_output(self, attempt: Attempt, end: AttemptEnd, error: PayloadError) -> None:
+        ref = attempt.ref
+        end.error = PayloadError(f"Run {ref.run_id}, step '{attempt.task.step.name}' ({ref.path}): {error}")
+        end.outcome, end.output, end.context, end.verdict = "failed", None, None, {}
+        assert end.result is not None
+        end.result = end.result.model_copy(update={"success": False, "output": None, "feedback": str(end.error)})

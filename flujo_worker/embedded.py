@@ -1,0 +1,109 @@
+"""The in-process mode: manager, coordinator and a Redis of its own on the caller's event loop. For tests and notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flujo_client.execution.manager import ExecutionManager, RunObserver
+from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.messages import StepMessage
+from flujo_client.protocol.payloads import LiveCodec
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.state import StateManager
+from flujo_worker.coordinator import StepCoordinator
+from flujo_worker.hooks import worker_hooks
+from flujo_worker.lease import Incarnation
+from flujo_worker.memory_redis import MemoryRedis
+from flujo_worker.memory_store import MemoryStore
+from flujo_worker.registry import Registry
+
+__all__ = ["EmbeddedEngine"]
+
+_FOR_EVER_MS = 10 * 365 * 86_400_000
+
+
+class _LocalPublisher:
+    """Runs what it is given, on this loop."""
+
+    def __init__(self, execute: Callable[[StepMessage], None]) -> None:
+        self._execute = execute
+
+    async def publish(self, messages: Sequence[StepMessage]) -> None:
+        """See `Publisher.publish`."""
+        for message in messages:
+            self._execute(message)
+
+    async def depth(self, queue: str) -> int:
+        """Nothing ever waits."""
+        return 0
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class EmbeddedEngine:
+    """Everything that a run needs, in this process and on this event loop.
+
+    The same manager, scripts and coordinator as on a fleet; payloads stay live objects.
+
+    Args:
+        registry: What may be run; shared by all runs of the engine.
+        observer: Hooks of the caller.
+        retention_ms: How long finished runs stay readable.
+    """
+
+    def __init__(
+        self, registry: Registry, *, observer: RunObserver | None = None, retention_ms: int = 3_600_000
+    ) -> None:
+        self.redis = MemoryRedis(MemoryStore())
+        self.keyspace = Keyspace("flujo")
+        self.codec = LiveCodec()
+        self.scripts = Scripts(ScriptCaller(self.redis), self.keyspace)
+        self.state = StateManager(self.scripts, self.codec)
+        self._incarnation = Incarnation()
+        self.coordinator = StepCoordinator(
+            self.scripts,
+            registry,
+            self.codec,
+            self._incarnation,
+            namespace="flujo",
+            hooks=worker_hooks(registry),
+            live=True,
+        )
+        self.manager = ExecutionManager(
+            self.state, _LocalPublisher(self._execute), retention_ms=retention_ms, observer=observer
+        )
+        self._steps: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Register the one incarnation."""
+        await self.scripts.register("incarnations", self._incarnation.id, _FOR_EVER_MS, 0)
+
+    def _execute(self, message: StepMessage) -> None:
+        for ref in message.steps:
+            task = asyncio.create_task(self._step(ref, message))
+            self._steps.add(task)
+            task.add_done_callback(self._steps.discard)
+
+    async def _step(self, ref: Any, message: StepMessage) -> None:
+        await self.coordinator.execute_step(ref, message.queue, message.traceparent)
+        self.manager.wake(ref.run_id)
+
+    async def forget(self, run_id: str) -> None:
+        """Let go of a run that has ended and that nobody can name: its records and its live values."""
+        keys = self.keyspace.run(run_id)
+        self.codec.forget((await self.redis.hgetall(keys.payloads)).values())
+        await self.redis.execute("DEL", keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events)
+        for name in ("cancelled", "finished"):
+            await self.redis.execute("ZREM", self.keyspace.shard(name), run_id)
+        await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
+
+    async def close(self) -> None:
+        """Cancel what runs and let go of everything."""
+        for task in list(self._steps):
+            task.cancel()
+        await asyncio.gather(*self._steps, return_exceptions=True)
+        await self.manager.settle()

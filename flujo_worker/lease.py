@@ -1,0 +1,141 @@
+"""`LeaseKeeper`: keeps a worker process alive in Redis' eyes from a thread of its own, and brings back whom to cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from flujo_client.protocol.errors import StateUnavailableError
+from flujo_client.protocol.scripts import Claim, Scripts, WorkerDead
+
+__all__ = ["LEASE_TTL_MS", "Incarnation", "LeaseKeeper"]
+
+logger = logging.getLogger(__name__)
+
+#: A process that has not renewed for this long is dead; the same figure as the sweep's.
+LEASE_TTL_MS = 2_500
+
+_RENEW_EVERY_S = 0.5
+
+
+class Incarnation:
+    """The identity under which a process holds leases, and the claims it holds. Thread-safe by being replaced whole."""
+
+    def __init__(self) -> None:
+        self.id = f"w{uuid4().hex[:12]}"
+        self._claims: dict[str, Callable[[str], None]] = {}
+        self._renaming = threading.Lock()
+
+    def hold(self, claim: Claim, cancel: Callable[[str], None]) -> None:
+        """Note a claim before it is reserved. `cancel(reason)` is called from another thread."""
+        self._claims[claim.member] = cancel
+
+    def release(self, claim: Claim) -> None:
+        """Forget a claim that is committed, lost or was never reserved."""
+        self._claims.pop(claim.member, None)
+
+    def claims(self) -> dict[str, Callable[[str], None]]:
+        """The claims held now, by member."""
+        return dict(self._claims)
+
+    def renamed(self, dead: str) -> None:
+        """Take a new identity after the sweep buried `dead`; running attempts find out when they commit.
+
+        Nothing happens if somebody else, on any thread, did it before: what is leased under a name must be renewed.
+        """
+        with self._renaming:
+            if self.id == dead:
+                self.id = f"w{uuid4().hex[:12]}"
+
+
+class LeaseKeeper:
+    """Renews an incarnation every 0.5 s, whatever the process' event loop is doing.
+
+    Args:
+        connect: Makes scripts on a connection of the thread's own, and the coroutine function that closes it.
+        incarnation: Whom to keep alive.
+        shards: Of the namespace.
+    """
+
+    def __init__(
+        self, connect: Callable[[], tuple[Scripts, Callable[[], Any]]], incarnation: Incarnation, shards: int
+    ) -> None:
+        self._connect = connect
+        self._incarnation = incarnation
+        self._shards = shards
+        self._stop = threading.Event()
+        self._registered = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flujo-lease", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Call after a fork, never before."""
+        self._thread.start()
+
+    def wait_registered(self, timeout_s: float) -> bool:
+        """Wait until the incarnation is registered; False if it is not in time."""
+        return self._registered.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Retire the incarnation and end the thread."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is running."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.run(self._renew_until_stopped())
+
+    async def _renew_until_stopped(self) -> None:
+        scripts, close = self._connect()
+        known = ""
+        try:
+            while not self._stop.is_set():
+                try:
+                    if known != self._incarnation.id:
+                        known = await self._register(scripts)
+                    else:
+                        await self._renew(scripts, known)
+                except StateUnavailableError as error:
+                    logger.warning("lease not renewed, trying again", extra={"incarnation": known, "error": str(error)})
+                await asyncio.to_thread(self._stop.wait, _RENEW_EVERY_S)
+        finally:
+            await close()
+
+    async def _register(self, scripts: Scripts) -> str:
+        incarnation = self._incarnation.id
+        for shard in range(self._shards):
+            await scripts.register("incarnations", incarnation, LEASE_TTL_MS, shard)
+        self._registered.set()
+        return incarnation
+
+    async def _renew(self, scripts: Scripts, incarnation: str) -> None:
+        """Renew the name that was registered on all shards; another that was taken meanwhile is not yet."""
+        for shard in range(self._shards):
+            renewal = await scripts.renew(incarnation, LEASE_TTL_MS, shard)
+            if isinstance(renewal, WorkerDead):
+                logger.warning(
+                    "this process was declared dead, going on under a new name", extra={"incarnation": incarnation}
+                )
+                self._incarnation.renamed(incarnation)
+                return
+            claims = self._incarnation.claims()
+            for member in renewal.cancelled & claims.keys():
+                claims[member]("run ended")
+            for member in renewal.held - claims.keys():
+                await self._give_back(scripts, member, incarnation)
+
+    async def _give_back(self, scripts: Scripts, member: str, incarnation: str) -> None:
+        """Return a lease that Redis booked but whose reply never came: it was not started."""
+        run_id, path, attempt, nonce = member.split(" ")
+        claim = Claim(run_id, path, int(attempt), nonce, incarnation, queue="")
+        if await scripts.lose(claim, "pool", "stranger", {}):
+            logger.warning(
+                "gave back a lease that was never started", extra={"run_id": run_id, "path": path, "attempt": attempt}
+            )

@@ -1,0 +1,1 @@
+"""What happens around the user's function, one concern a file."""

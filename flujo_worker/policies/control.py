@@ -1,0 +1,61 @@
+"""Control steps: a composite's own functions, run on a worker since managers never import user code."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flujo_client.protocol.context import ContextData
+from flujo_client.protocol.messages import TaskRecord
+from flujo_client.protocol.types import ControlDefinition
+
+__all__ = ["ControlCall", "ControlEnd"]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlCall:
+    """What a control step works on.
+
+    Attributes:
+        value: Its input.
+        context: The model of the enclosing scope's context; what a function changes in it is committed.
+        base: The context as data, as the branches got it.
+        branches: What branches made of it, by name.
+        functions: The user's, by role.
+        live: The in-process mode: sync functions run on the loop.
+    """
+
+    task: TaskRecord
+    value: Any
+    context: Any
+    base: ContextData
+    branches: Mapping[str, ContextData]
+    functions: Mapping[str, ControlDefinition]
+    live: bool
+
+    async def call(self, role: str, *arguments: Any) -> Any:
+        """Call the function of a role; a sync one in a thread, so that it blocks no step."""
+        function = self.functions[role].call
+        if self.live or inspect.iscoroutinefunction(function):
+            answer = function(*arguments)
+        else:
+            answer = await asyncio.to_thread(function, *arguments)
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+@dataclass(frozen=True, slots=True)
+class ControlEnd:
+    """What a control step commits.
+
+    Attributes:
+        outputs: Its output, if it has one.
+        verdict: What `advance()` reads: JSON values.
+        context: A whole new context of the enclosing scope, instead of what changed in the model.
+    """
+
+    outputs: tuple[Any, ...] = ()
+    verdict: dict[str, Any] = field(default_factory=dict)
+    context: ContextData | None = None

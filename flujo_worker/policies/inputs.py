@@ -1,0 +1,94 @@
+"""What an attempt reads: its input, its context, and the contexts of branches, from the payloads that reserve.lua returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo_client.protocol.context import ContextData, fold_context
+from flujo_client.protocol.messages import TaskRecord
+from flujo_client.protocol.payloads import Expression, PayloadCodec, expression_fields, json_bytes
+from flujo_client.protocol.types import Producer, StepDefinition, TypeValidator
+from flujo_worker.policies.context import StepContext
+
+__all__ = ["AttemptInputs"]
+
+
+class AttemptInputs:
+    """The payloads of one attempt.
+
+    Args:
+        task: Of the attempt.
+        payloads: In the order of the task's terms: input, context, contexts of branches.
+        codec: Of the payloads.
+        validator: Checks values.
+        find: The step of a function reference; None if this worker does not have it.
+    """
+
+    def __init__(
+        self,
+        task: TaskRecord,
+        payloads: Sequence[bytes],
+        codec: PayloadCodec,
+        validator: TypeValidator,
+        find: Callable[[str], StepDefinition | None],
+    ) -> None:
+        self._task = task
+        self._codec = codec
+        self._validator = validator
+        self._find = find
+        branches = dict.fromkeys(name for names in task.branches.values() for name in names)
+        names = [*expression_fields(task.expression), *task.context, *branches]
+        self._payloads = dict(zip(names, payloads, strict=True))
+
+    def for_step(self, definition: StepDefinition) -> Any:
+        """The input as the step declares it. Raises `TypeMismatchError` if it does not fit."""
+        text = self._json(self._task.expression)
+        if text is None:
+            producer = Producer(self._task.producer, self._task.producer_type)
+            return self._validator.validate_step_output(producer, self._live(self._task.expression), definition)
+        if self._validator.takes_anything(definition):
+            return self._restored(text)
+        producer = Producer(self._task.producer, self._task.producer_type)
+        return self._validator.validate_step_output(producer, None, definition, text=text)
+
+    def for_control(self, declared: Any) -> Any:
+        """The input of a composite's function: as the function declares it, or else as the step that made it does."""
+        text = self._json(self._task.expression)
+        if text is not None and self._validator.is_anything(declared):
+            return self._restored(text)
+        value = self._live(self._task.expression) if text is None else None
+        return self._validator.restore(declared, value, text)
+
+    def _restored(self, text: bytes) -> Any:
+        """A value as its producer declares it, so that it is the same object on a fleet as in process."""
+        producer = self._find(self._task.producer_function) if self._task.producer_function else None
+        return self._validator.restore(Any if producer is None else producer.output_type, None, text)
+
+    def context(self, model: type[BaseModel], run_id: str) -> StepContext:
+        """The context of the attempt's scope. Raises `ContextError` if it does not fit the model."""
+        stored = [self._codec.decode(self._payloads[name]) for name in self._task.context]
+        return StepContext.build(stored, model, run_id)
+
+    def context_data(self, names: Sequence[str]) -> ContextData:
+        """A context as plain data."""
+        return fold_context(self._codec.decode(self._payloads[name]) for name in names)
+
+    def _json(self, expression: Expression) -> bytes | None:
+        """The JSON of an expression, joined from its payloads without reading them; None if they are live objects."""
+        if isinstance(expression, str):
+            return self._codec.json(self._payloads[expression])
+        parts = []
+        for name, part in expression.items():
+            text = self._json(part)
+            if text is None:
+                return None
+            parts.append(json_bytes(name) + b":" + text)
+        return b"{" + b",".join(parts) + b"}"
+
+    def _live(self, expression: Expression) -> Any:
+        if isinstance(expression, str):
+            return self._codec.decode(self._payloads[expression])
+        return {name: self._live(part) for name, part in expression.items()}

@@ -1,0 +1,23 @@
+"""The control steps, by kind of node and name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from flujo_worker.policies.conditional import choose_branch, map_output
+from flujo_worker.policies.control import ControlCall, ControlEnd
+from flujo_worker.policies.loop import judge_iteration, map_first_input
+from flujo_worker.policies.machine import choose_state
+from flujo_worker.policies.parallel import merge_branches
+
+__all__ = ["CONTROLS"]
+
+CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[ControlEnd]]]] = {
+    ("parallel", "merge"): merge_branches,
+    ("loop", "enter"): map_first_input,
+    ("loop", "next"): judge_iteration,
+    ("conditional", "choose"): choose_branch,
+    ("conditional", "output"): map_output,
+    ("machine", "next"): choose_state,
+}

@@ -1,0 +1,154 @@
+"""`WorkerProcess`: what one process of a pool consists of. Made after a fork, on the loop that runs its steps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.connection import check_server, connect
+from flujo_client.protocol.errors import FlujoError, StateUnavailableError
+from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.messages import StepMessage, StepRef
+from flujo_client.protocol.payloads import JsonCodec
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.wire import Wire
+from flujo_worker.attempt import AttemptEnd
+from flujo_worker.coordinator import StepCoordinator
+from flujo_worker.hooks import worker_hooks
+from flujo_worker.lease import Incarnation, LeaseKeeper
+from flujo_worker.registry import Registry
+
+__all__ = ["WorkerProcess", "publish_specs"]
+
+logger = logging.getLogger(__name__)
+
+_REGISTER_TIMEOUT_S = 10.0
+
+
+class WorkerProcess:
+    """A coordinator, its connection, and the lease that keeps both alive in Redis' eyes.
+
+    Args:
+        settings: Of the installation.
+        registry: What this worker can run.
+        slots: Attempts at once; a packed message waits for them step by step.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, slots: int) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._slots = asyncio.Semaphore(slots)
+        self._incarnation = Incarnation()
+        self._keyspace = Keyspace(settings.namespace)
+        self._wire: Wire | None = None
+        self._coordinator: StepCoordinator | None = None
+        self._stopping = False
+        self._lease = LeaseKeeper(self._connect_lease, self._incarnation, self._keyspace.shards)
+
+    def _connect_lease(self) -> tuple[Scripts, Callable[[], Any]]:
+        wire = Wire(self._settings.state_url)
+        return Scripts(ScriptCaller(wire), self._keyspace), wire.close
+
+    async def open(self) -> None:
+        """Connect and take a lease.
+
+        Raises:
+            StateUnavailableError: Redis does not answer.
+        """
+        self._wire = Wire(self._settings.state_url)
+        self._coordinator = StepCoordinator(
+            Scripts(ScriptCaller(self._wire), self._keyspace),
+            self._registry,
+            JsonCodec(self._settings.max_payload_bytes),
+            self._incarnation,
+            namespace=self._settings.namespace,
+            hooks=worker_hooks(self._registry),
+        )
+        self._lease.start()
+        if not await asyncio.to_thread(self._lease.wait_registered, _REGISTER_TIMEOUT_S):
+            raise StateUnavailableError("This worker could not register itself.", suggestion="Check that Redis is up.")
+
+    async def handle(
+        self,
+        message: StepMessage,
+        started: Callable[[StepRef], None],
+        ended: Callable[[StepRef, AttemptEnd], None],
+    ) -> None:
+        """Run the attempts of a message, all at once as far as there are slots.
+
+        What Redis cannot answer for now is left to the journal; nothing is raised.
+
+        Args:
+            started: Called when an attempt gets its slot.
+            ended: Called when it has ended.
+        """
+        alone = len(message.steps) == 1
+        await asyncio.gather(*(self._handle_one(ref, message, alone, started, ended) for ref in message.steps))
+
+    async def _handle_one(
+        self,
+        ref: StepRef,
+        message: StepMessage,
+        alone: bool,
+        started: Callable[[StepRef], None],
+        ended: Callable[[StepRef, AttemptEnd], None],
+    ) -> None:
+        assert self._coordinator is not None
+        async with self._slots:
+            if self._stopping:
+                ended(ref, AttemptEnd("inactive"))
+                return
+            started(ref)
+            try:
+                end = await self._coordinator.execute_step(ref, message.queue, message.traceparent, alone=alone)
+            except FlujoError as error:
+                logger.warning(
+                    "attempt not made, the journal brings it back",
+                    extra={"run_id": ref.run_id, "path": ref.path, "error": str(error)},
+                )
+                end = AttemptEnd("inactive", error=error)
+            ended(ref, end)
+
+    def terminate(self, ref: StepRef) -> None:
+        """End an attempt that somebody revoked."""
+        if self._coordinator is not None:
+            self._coordinator.terminate(ref)
+
+    def stop_intake(self) -> None:
+        """Start no further attempt."""
+        self._stopping = True
+
+    async def hand_over(self) -> None:
+        """Cancel what still runs and give it to other workers."""
+        if self._coordinator is not None:
+            await self._coordinator.hand_over()
+
+    async def close(self) -> None:
+        """Retire the incarnation and disconnect."""
+        await asyncio.to_thread(self._lease.stop)
+        if self._wire is not None:
+            for shard in range(self._keyspace.shards):
+                await self._wire.execute("ZREM", self._keyspace.shard("incarnations", shard), self._incarnation.id)
+            await self._wire.close()
+
+
+async def publish_specs(settings: Settings, registry: Registry) -> None:
+    """Check Redis and publish the specs that a worker can run; what submitting by name resolves against.
+
+    Raises:
+        StateUnavailableError: Redis does not answer.
+        UnsafeRedisError: Redis may evict keys.
+    """
+    client, wire = connect(settings.state_url), Wire(settings.state_url)
+    try:
+        await check_server(client, settings.state_url)
+        scripts = Scripts(ScriptCaller(wire), Keyspace(settings.namespace))
+        for spec in registry.specs():
+            await scripts.publish_spec(spec.name, spec.content_hash, spec.model_dump_json().encode())
+    finally:
+        await client.aclose()
+        await wire.close()

@@ -1,0 +1,141 @@
+"""What a worker can run: the steps of the pipelines in its modules. Nothing else is ever called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo_client.protocol.errors import ConfigurationError
+from flujo_client.protocol.hooks import Hook
+from flujo_client.protocol.messages import CONTROL_PREFIX
+from flujo_client.protocol.results import PipelineContext
+from flujo_client.protocol.spec import PipelineSpec
+from flujo_client.protocol.types import ControlDefinition, PipelineDefinition, StepDefinition
+
+__all__ = ["Registry"]
+
+logger = logging.getLogger(__name__)
+
+_Callable = StepDefinition | ControlDefinition
+
+
+class Registry:
+    """Steps by function reference, and the specs of the pipelines they came from.
+
+    Attributes:
+        hooks: Called beside the step, on the worker.
+        resources: Handed to steps that ask for `resources`.
+        context_model: Of the context of steps that change it without asking for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        hooks: Iterable[Hook] = (),
+        resources: Any = None,
+        context_model: type[BaseModel] = PipelineContext,
+    ) -> None:
+        self._steps: dict[str, StepDefinition] = {}
+        self._controls: dict[str, ControlDefinition] = {}
+        self._specs: dict[str, PipelineSpec] = {}
+        self.hooks: list[Hook] = list(hooks)
+        self.resources = resources
+        self.context_model = context_model
+
+    @classmethod
+    def from_modules(cls, names: str) -> Registry:
+        """Import modules and take every pipeline at their top level; and what else it offers.
+
+        A module may set `flujo_hooks` (a list), `flujo_resources` and `flujo_context_model` (a pydantic model).
+
+        Args:
+            names: Module names, comma separated.
+
+        Raises:
+            ConfigurationError: A module cannot be imported, or has no pipeline.
+        """
+        registry = cls()
+        for name in filter(None, (part.strip() for part in names.split(","))):
+            try:
+                module = importlib.import_module(name)
+            except ImportError as error:
+                raise ConfigurationError(
+                    f"Module '{name}' cannot be imported: {error}.",
+                    suggestion="Correct FLUJO_PIPELINES, or put the module on PYTHONPATH.",
+                ) from error
+            pipelines = [
+                value
+                for value in vars(module).values()
+                if isinstance(value, PipelineDefinition) and not isinstance(value, type)
+            ]
+            if not pipelines:
+                raise ConfigurationError(
+                    f"Module '{name}' has no pipeline at its top level.",
+                    suggestion='Assign one there: digest = Pipeline(name="digest", steps=[...]).',
+                )
+            for pipeline in pipelines:
+                registry.add(pipeline)
+            _refuse_unnamed(name, registry)
+            registry.hooks += getattr(module, "flujo_hooks", [])
+            registry.resources = getattr(module, "flujo_resources", registry.resources)
+            registry.context_model = getattr(module, "flujo_context_model", registry.context_model)
+        return registry
+
+    def add(self, pipeline: PipelineDefinition) -> PipelineSpec:
+        """Take a pipeline's steps in. A pipeline without a name adds its steps but is not published.
+
+        Raises:
+            ConfigurationError: Two different objects would have the same name.
+        """
+        for function, step in pipeline.step_definitions().items():
+            self._refuse_other(function, self._steps.get(function), step)
+            self._steps[function] = step
+        for function, control in pipeline.control_definitions().items():
+            self._refuse_other(function, self._controls.get(function), control)
+            self._controls[function] = control
+        spec = pipeline.to_spec()
+        self._specs[spec.content_hash] = spec
+        return spec
+
+    def _refuse_other(self, function: str, known: _Callable | None, new: _Callable) -> None:
+        if known is not None and known.call != new.call:
+            raise ConfigurationError(
+                f"Two different objects are known as '{function}'.",
+                suggestion="An object is named by its class and its step: give the steps different names.",
+            )
+
+    def find(self, function: str) -> StepDefinition | None:
+        """The step that a function reference names; None if this worker does not have it."""
+        return self._steps.get(function)
+
+    def control(self, reference: str) -> ControlDefinition:
+        """The function of a composite. Raises `KeyError` if this worker does not have it; see `has`."""
+        return self._controls[reference]
+
+    def has(self, function: str) -> bool:
+        """Whether this worker can run what a message names: a step, or every function of a control step."""
+        if function.startswith(CONTROL_PREFIX):
+            return all(reference in self._controls for reference in function.split(" ")[1:])
+        return function in self._steps
+
+    def specs(self) -> Iterator[PipelineSpec]:
+        """The specs to publish when the worker starts."""
+        yield from self._specs.values()
+
+    def functions(self) -> list[str]:
+        """Every function reference that this worker can run."""
+        return sorted([*self._steps, *self._controls])
+
+
+def _refuse_unnamed(module: str, registry: Registry) -> None:
+    """Refuse what has a name in this process only, a lambda say: no other worker would find it."""
+    unnamed = [function.partition("@")[0] for function in registry.functions() if "@" in function]
+    if unnamed:
+        raise ConfigurationError(
+            f"Module '{module}' has steps that cannot be queued: {', '.join(unnamed)}.",
+            suggestion="Make each a function at the top level of a module; `flujo check` says more.",
+        )

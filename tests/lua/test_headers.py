@@ -1,0 +1,331 @@
+"""Each script's header says what its body does and what its wrapper sends and understands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from types import NoneType
+from typing import Any, cast
+
+import pytest
+from lupa.lua51 import LuaRuntime
+
+from flujo_client.protocol.caller import Script, ScriptCaller, load_script
+from flujo_client.protocol.errors import SchemaMismatchError
+from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.quota import Share
+from flujo_client.protocol.scripts import (
+    Advanced,
+    BranchEnd,
+    Claim,
+    Committed,
+    Dispatch,
+    Duplicate,
+    Forbidden,
+    LeaseLost,
+    LoadedRun,
+    Overtaken,
+    Refusal,
+    Renewal,
+    Reserved,
+    RunInactive,
+    Scripts,
+    Split,
+    SplitStale,
+    SweepPage,
+    WorkerDead,
+)
+
+FOLDER = files("flujo_client.protocol") / "lua"
+NAMES = sorted(
+    path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua") and path.name[0] != "_"
+)
+
+#: Arguments of advance.lua that follow the numbered ones: 1 node, 1 branch end, 1 split, 1 dispatch.
+ADVANCE_ROWS = 2 + 1 + 6 + 6
+
+CLAIM = Claim("r", "0", 1, "n", "w", "q")
+LOADED = LoadedRun({"run_id": "r", "revision": "0", "operation": "", "applied": "0-0"}, [], {}, {})
+
+
+class Recorder:
+    """Stands where the caller of scripts stands; notes what is sent and gives the reply that the test wants."""
+
+    def __init__(self, reply: list[Any]) -> None:
+        self.reply = reply
+        self.sent: list[tuple[str, Sequence[str], Sequence[Any]]] = []
+        self.commands = None
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        self.sent.append((script.name, keys, args))
+        return self.reply
+
+
+def _create(scripts: Scripts) -> Awaitable[Any]:
+    return scripts.create_run(
+        "r",
+        fingerprint="f",
+        owner="pool",
+        spec_hash="h",
+        pipeline="p",
+        input_payload=b"",
+        context_payload=b"",
+        limits={},
+        traceparent="",
+        metadata=b"",
+    )
+
+
+def _commit(scripts: Scripts) -> Awaitable[Any]:
+    return scripts.commit(
+        CLAIM,
+        "pool",
+        kind="succeeded",
+        usage={},
+        output=b"",
+        result=b"",
+        context=b"",
+        context_form="",
+        data=b"",
+    )
+
+
+def _advance(scripts: Scripts) -> Awaitable[Any]:
+    return scripts.advance(
+        LOADED,
+        "op",
+        applied="0-0",
+        status=None,
+        error=b"",
+        suspect_ms=1,
+        nodes={"0": b""},
+        splits=(Split("1", ("root",), "tokens", Share(2, 1, 0)),),
+        branch_ends=(BranchEnd(("1.0", "root")),),
+        dispatches=(Dispatch("0", 1, "q", "f", "l"),),
+    )
+
+
+def _sweep(scripts: Scripts) -> Awaitable[Any]:
+    return scripts.sweep(0, period_ms=1, gap_ms=1, ttl_ms=1, stale_ms=1, most=1)
+
+
+#: How each wrapper is called.
+CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
+    "adopt": lambda s: s.adopt("r", "m1", "m2"),
+    "advance": _advance,
+    "bury": lambda s: s.bury("w", 0),
+    "cancel": lambda s: s.cancel("r", "pool", "why"),
+    "commit": _commit,
+    "create_run": _create,
+    "decline": lambda s: s.decline("r 0 1 q", "0", 1, "s"),
+    "emit": lambda s: s.emit(CLAIM, 1, b""),
+    "extend": lambda s: s.extend(CLAIM, 1, {}),
+    "finish": lambda s: s.finish("r", "pool", b"", 1),
+    "load_run": lambda s: s.load_run("r", 1),
+    "lose": lambda s: s.lose(CLAIM, "pool", "died", {}),
+    "publish_spec": lambda s: s.publish_spec("p", "h", b""),
+    "redispatch": lambda s: s.redispatch("r 0 1 q", 1, 1),
+    "register": lambda s: s.register("managers", "m", 1, 0),
+    "renew": lambda s: s.renew("w", 1, 0),
+    "reserve": lambda s: s.reserve(CLAIM, "pool"),
+    "sweep": _sweep,
+}
+
+#: Every reply that a header lists, and the kind of answer that the wrapper makes of it.
+REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
+    "adopt": [([1], True), ([0], False)],
+    "advance": [
+        ([1, b"1", 0, b"5"], Advanced),
+        ([0, b"1", b"op"], Overtaken),
+        ([-1, b"closed"], Forbidden),
+        ([-2, b"1"], SplitStale),
+        ([-5, b"2"], SchemaMismatchError),
+    ],
+    "bury": [([1], True), ([0], False)],
+    "cancel": [([1], NoneType), ([0], NoneType), ([-1, b"failed"], "failed")],
+    "commit": [([1, b"tokens=1"], Committed), ([0], LeaseLost), ([-1, b"failed"], RunInactive)],
+    "create_run": [([1], NoneType), ([0, b"running"], "running"), ([-1], "conflict")],
+    "decline": [([1, b"200"], 200), ([0], NoneType)],
+    "emit": [([1], True), ([0], False), ([2], True)],
+    "extend": [([1], NoneType), ([0], LeaseLost), ([-4, b"root", b"tokens", b"2", b"1"], Refusal)],
+    "finish": [([1], True), ([0], False), ([-1, b"running"], False)],
+    "load_run": [],
+    "lose": [([1], True), ([0], False), ([-1], False)],
+    "publish_spec": [([1], True), ([0], False)],
+    "redispatch": [([1], True), ([0], False)],
+    "register": [([1, b"5"], 5)],
+    "renew": [([1, b"5", [b"r 0 1 n"], []], Renewal), ([0], WorkerDead)],
+    "reserve": [
+        ([1, b"{}", b"pool", b"5", b"tokens=1", b"j1"], Reserved),
+        ([0], Duplicate),
+        ([-1, b"failed"], RunInactive),
+        ([-3], WorkerDead),
+        ([-4, b"root", b"tokens", b"2", b"1"], Refusal),
+        ([-5, b"2"], SchemaMismatchError),
+    ],
+    "sweep": [([0], NoneType), ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"]], SweepPage)],
+}
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Header and body; the body without comments."""
+    header, _, body = (FOLDER / f"{name}.lua").read_text().partition("]]\n")
+    return header, re.sub(r"--.*", "", body)
+
+
+def _section(header: str, word: str) -> str:
+    found = re.search(rf"\n{word} +(.*?)(?=\n(?:KEYS|ARGV|REPLY) |\Z)", header, re.S)
+    return "" if found is None else found.group(1)
+
+
+def _numbers(header: str, word: str) -> list[int]:
+    """The numbers of a section's entries: at its start, after three blanks, or at the start of a line."""
+    return [int(number) for number in re.findall(r"(?:^|\s{3,})(\d+)(?:\.\.)? ", _section(header, word))]
+
+
+def _codes(header: str) -> list[int]:
+    return [int(code) for code in re.findall(r"(?:^|\| )\{(-?\d+)", _section(header, "REPLY"), re.M)]
+
+
+async def _sent(name: str) -> tuple[Sequence[str], Sequence[Any]]:
+    reply = REPLIES[name][0][0] if REPLIES[name] else []
+    recorder = Recorder(reply)
+    await CALLS[name](Scripts(cast("ScriptCaller", recorder), Keyspace("ns")))
+    ((called, keys, args),) = recorder.sent
+    assert called == name
+    return keys, args
+
+
+def test_every_script_has_a_wrapper_and_a_case_here() -> None:
+    assert sorted(CALLS) == sorted(REPLIES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_begins_with_the_name_and_says_what_the_script_does(name: str) -> None:
+    assert _parts(name)[0].startswith(f"--[[ {name} — ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_numbers_what_the_body_uses(name: str) -> None:
+    header, body = _parts(name)
+    keys, args = _numbers(header, "KEYS"), _numbers(header, "ARGV")
+    used_keys = {int(number) for number in re.findall(r"KEYS\[(\d+)\]", body)}
+    used_args = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", body)}
+    for last in re.findall(r"for i = 1, (\d+) do redis\.call\('PEXPIRE', KEYS\[i\]", body):
+        used_keys |= set(range(1, int(last) + 1))
+    if name == "advance":  # the rows behind the numbered arguments are taken from `at`
+        assert re.search(rf"local at, .* = {args[-1]},", body)
+        used_args.add(args[-1])
+
+    assert keys == list(range(1, len(keys) + 1))
+    assert args == list(range(1, len(args) + 1))
+    assert used_keys == set(keys)
+    assert used_args == set(args)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_wrapper_sends_what_the_header_numbers(name: str) -> None:
+    header = _parts(name)[0]
+
+    keys, args = await _sent(name)
+
+    expected = len(_numbers(header, "ARGV")) + (ADVANCE_ROWS - 1 if name == "advance" else 0)
+    assert (len(keys), len(args)) == (len(_numbers(header, "KEYS")), expected)
+    assert len(set(keys)) == len(keys)
+    assert all(key.startswith("{ns:0}:") for key in keys)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_wrapper_names_its_keys_as_the_header_does(name: str) -> None:
+    """`7 held zset of the incarnation`: the first word stands in the key, where the key's name says the same."""
+    entries = re.split(r"\s{3,}", " ".join(_section(_parts(name)[0], "KEYS").replace("\n", "   ").split(" ")))
+    words = [entry.split(" ")[1] for entry in entries if re.match(r"\d+ ", entry)]
+
+    keys, _ = await _sent(name)
+
+    known = {"run": "record", "event": "events", "attempt": "attempts", "zset": "managers"}
+    for word, key in zip(words, keys, strict=True):
+        assert known.get(word, word) in key.removeprefix("{ns:0}:").split(":"), (word, key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_lists_every_code_that_the_body_returns(name: str) -> None:
+    header, body = _parts(name)
+    returned = {int(code) for code in re.findall(r"(?:return|answer =) \{(-?\d+)", body)}
+    returned |= {int(code) for pair in re.findall(r"and (\d) or (\d)\}", body) for code in pair}
+    if name == "sweep":
+        returned |= {int(code) for code in re.findall(r"return \{(\d), int", body)}
+
+    assert returned == set(_codes(header))
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_wrapper_understands_every_code_of_the_header(name: str) -> None:
+    assert [reply[0] for reply, _ in REPLIES[name]] == sorted(
+        _codes(_parts(name)[0]), key=lambda code: [reply[0] for reply, _ in REPLIES[name]].index(code)
+    )
+    for reply, expected in REPLIES[name]:
+        scripts = Scripts(cast("ScriptCaller", Recorder(reply)), Keyspace("ns"))
+        if expected is SchemaMismatchError:
+            with pytest.raises(SchemaMismatchError):
+                await CALLS[name](scripts)
+            continue
+        answer = await CALLS[name](scripts)
+        assert isinstance(answer, expected) if isinstance(expected, type) else answer == expected
+
+
+@pytest.mark.parametrize("name", [*NAMES, "_prelude"])
+def test_script_compiles_and_uses_only_what_every_server_has(name: str) -> None:
+    body = _parts(name)[1]
+    code = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", body)
+
+    assert LuaRuntime().eval("function(text) return loadstring(text) ~= nil end")(
+        load_script(name.removeprefix("_prelude") or NAMES[0]).text
+    )
+    assert (
+        re.findall(r"\b(cmsgpack|bit|struct|cjson|os|io|debug|math\.random|tostring|loadstring|dofile)\b", code) == []
+    )
+    assert "sha1hex" not in code
+    assert set(re.findall(r"string\.format\(('[^']*'|\")", body)) <= {"'%.0f'"}  # %d and .. lose digits above 1e14
+
+
+@pytest.mark.parametrize("name", [*NAMES, "_prelude"])
+def test_no_script_builds_a_key(name: str) -> None:
+    """The key of each command is KEYS[n], or a name that only ever holds one."""
+    body = _parts(name)[1]
+    holders = {
+        "book.key": r"book_open\(KEYS\[\d\]\)",  # every book is opened on a key
+        "zset": r"in ipairs\(\{KEYS\[\d\], KEYS\[\d\]\}\)|due\(KEYS\[\d\]",
+        **dict.fromkeys(("run", "events", "dirty", "inbox"), r"local function append\(run, events, dirty, inbox"),
+    }
+
+    calls = re.findall(r"redis\.call\(([^,)]+)(?:, *([\w.\[\]]+))?", body)
+
+    assert len(calls) == body.count("redis.call(")
+    for command, key in calls:
+        if command == "'TIME'" or command == "unpack(write":
+            continue
+        assert re.fullmatch(r"'[A-Z]+'", command), command
+        if not re.fullmatch(r"KEYS\[(\d+|i)\]", key):
+            assert key in holders, key
+            assert name == "_prelude" or re.search(holders[key], body), key
+    assert re.findall(r"KEYS\[\w+\] *\.\.|\.\. *KEYS", body) == []
+    for key in re.findall(r"append\(([^{]*), ARGV\[1\], \{", body):
+        assert re.fullmatch(r"KEYS\[\d\](, KEYS\[\d+\]){3}", key), key
+    for key in re.findall(r"book_open\(([^)]*)\)", body.replace("function book_open(key)", "")):
+        assert re.fullmatch(r"KEYS\[\d\]", key), key
+
+
+def test_what_advance_writes_later_goes_to_keys_as_well() -> None:
+    body = _parts("advance")[1]
+
+    rows = re.findall(r"\{'(?:HSET|ZADD)', ([^,]+),", body)
+
+    assert len(rows) == body.count("writes[#writes + 1] = ")
+    assert all(re.fullmatch(r"KEYS\[\d\]", key) for key in rows)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "_prelude"])
+def test_script_is_short(name: str) -> None:
+    assert (FOLDER / f"{name}.lua").read_text().count("\n") <= (140 if name == "_prelude" else 100)

@@ -1,0 +1,261 @@
+"""The command line in process: what it reads, what it prints, how it fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flujo_client.cli.main import app
+from flujo_client.cli.output import parse_input
+
+MODULE = """
+from typing import Any
+from flujo_client import Pipeline, PipelineContext, Step, step
+
+class Tally(PipelineContext):
+    total: int = 5
+
+flujo_context_model = Tally
+flujo_resources = {"suffix": "!"}
+
+@step
+async def echo(value: Any) -> Any:
+    return value
+
+@step(max_retries=0)
+async def fail(value: Any) -> Any:
+    raise ValueError("no [/such] page")
+
+@step
+async def count(value: Any, *, context: Tally, resources: Any) -> str:
+    return f"{context.total}{resources['suffix']}"
+
+@step
+async def thing(value: Any) -> Any:
+    return object()
+
+@step
+async def number(value: Any) -> int:
+    return 1
+
+@step
+async def text(value: str) -> str:
+    return value
+
+echoing = Pipeline([echo], name="echo")
+again = echoing
+failing = Pipeline([fail], name="failing")
+counting = Pipeline([count], name="counting")
+things = Pipeline([thing], name="things")
+"""
+
+FAULTY = """
+from functools import partial
+from flujo_client import Pipeline, Step
+from cli_module import number
+
+def pad(width: int, value: str) -> str:
+    return value
+
+shy = Step.from_callable(lambda value: value, name="shy")
+mixed = Pipeline([number, shy, Step.parallel("both", {"one": Step.from_callable(partial(pad, 1), name="part")})], name="mixed")
+unnamed = Pipeline([number])
+fine = Pipeline([number], name="fine")
+"""
+
+MISFITS = """
+from flujo_client import Pipeline
+from cli_module import number, text
+
+misfits = Pipeline([number, text, number, text], name="misfits")
+"""
+
+
+@pytest.fixture(autouse=True)
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pipelines to run, and no settings of the machine's own."""
+    (tmp_path / "cli_module.py").write_text(MODULE)
+    (tmp_path / "cli_faulty.py").write_text(FAULTY)
+    (tmp_path / "cli_misfits.py").write_text(MISFITS)
+    (tmp_path / "cli_empty.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("FLUJO_URL", raising=False)
+    yield
+    for name in ("cli_module", "cli_faulty", "cli_misfits", "cli_empty"):
+        sys.modules.pop(name, None)
+
+
+def flujo(*words: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, words, input=stdin)
+
+
+def last_document(result: Result) -> Any:
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"url": "x"}', {"url": "x"}),
+        ("[1, 2]", [1, 2]),
+        ("12", 12),
+        ("null", None),
+        ('"12"', "12"),
+        ("plain words", "plain words"),
+        ("", ""),
+        ("{not json", "{not json"),
+        ("NaN", "NaN"),
+        ("-Infinity", "-Infinity"),
+        ("[" * 100_000, "[" * 100_000),
+        ("9" * 5_000, "9" * 5_000),
+    ],
+)
+def test_an_input_is_json_or_else_the_string_itself(text: str, value: Any) -> None:
+    assert parse_input(text) == value
+
+
+@pytest.mark.parametrize(("stdin", "value"), [('{"a": 1}\n', {"a": 1}), ("two\nlines\n", "two\nlines\n")])
+def test_a_dash_reads_the_input_from_stdin(stdin: str, value: Any) -> None:
+    result = flujo("run", "cli_module:echo", "-", "--json", stdin=stdin)
+
+    assert last_document(result)["step_history"][-1]["output"] == value
+
+
+@pytest.mark.parametrize(
+    ("given", "printed"),
+    [
+        ("[/b] and [red]", "[/b] and [red]"),
+        ("word " * 60, "word " * 60),
+        ('{"a": "[/x]"}', '{"a":"[/x]"}'),
+        ("null", "null"),
+    ],
+)
+def test_an_output_is_printed_as_it_is(given: str, printed: str) -> None:
+    result = flujo("run", "cli_module:echo", given)
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].rstrip() == printed.rstrip()
+
+
+def test_an_output_that_is_no_json_is_printed_as_its_repr() -> None:
+    plain, document = flujo("run", "cli_module:things", "1"), flujo("run", "cli_module:things", "1", "--json")
+
+    assert plain.stdout.startswith('"<object object at')
+    assert last_document(document)["step_history"][-1]["output"].startswith("<object object at")
+
+
+def test_a_run_gets_what_its_module_offers_to_workers() -> None:
+    assert flujo("run", "cli_module:counting", "1").stdout.startswith("5!\n")
+
+
+def test_a_run_that_fails_gives_its_reason_and_exit_code_1() -> None:
+    plain, document = flujo("run", "cli_module:failing", "1"), flujo("run", "cli_module:failing", "1", "--json")
+
+    assert (plain.exit_code, document.exit_code) == (1, 1)
+    assert "no [/such] page" in plain.stdout
+    assert last_document(document)["success"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "text"),
+    [
+        (("run", "no_such_module", "1"), "ConfigurationError", "no_such_module"),
+        (("run", "cli_empty", "1"), "ConfigurationError", "no pipeline"),
+        (("run", "cli_module", "1"), "ConfigurationError", "MODULE:PIPELINE"),
+        (("run", "cli_module:nobody", "1"), "ConfigurationError", "names 0 pipelines"),
+        (("check", "no_such_module"), "ConfigurationError", "no_such_module"),
+        (("runs",), "SettingsError", "FLUJO_URL"),
+        (("show", "one"), "SettingsError", "FLUJO_URL"),
+        (("watch", "one"), "SettingsError", "FLUJO_URL"),
+        (("cancel", "one"), "SettingsError", "FLUJO_URL"),
+        (("submit", "one", "1"), "SettingsError", "FLUJO_URL"),
+        (("doctor",), "SettingsError", "FLUJO_URL"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_and_a_document_on_stdout(words: tuple[str, ...], error: str, text: str) -> None:
+    result = flujo(*words, "--json")
+
+    assert result.exit_code == 1
+    assert last_document(result)["error"]["type"] == error
+    assert text in last_document(result)["error"]["message"]
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("flujo: ")
+
+
+def test_redis_being_away_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUJO_URL", "redis://127.0.0.1:1/0")
+
+    result = flujo("runs")
+
+    assert result.exit_code == 1
+    assert "redis://127.0.0.1:1/0 does not answer" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_unknown_setting_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUJO_COLOUR", "red")
+
+    assert "FLUJO_COLOUR is not a setting" in flujo("runs").stderr
+
+
+def test_check_lists_all_faults_of_all_pipelines_at_once() -> None:
+    result = flujo("check", "cli_faulty", "--json")
+
+    pipelines = last_document(result)["pipelines"]
+    assert result.exit_code == 1
+    assert pipelines["fine"] == []
+    assert "without a name" in pipelines["unnamed"][0]
+    assert len(pipelines["mixed"]) == 2
+    assert "'shy': a lambda" in pipelines["mixed"][0]
+    assert "'part': a partial" in pipelines["mixed"][1]
+
+
+def test_check_names_both_steps_and_types_of_a_misfit() -> None:
+    result = flujo("check", "cli_misfits", "--json")
+
+    error = last_document(result)["error"]
+    assert result.exit_code == 1
+    assert "'number' (returns int) and 'text' (expects str)" in error["message"]
+
+
+def test_check_passes_a_module_whose_pipelines_can_be_queued() -> None:
+    result = flujo("check", "cli_module")
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["echoing: ok", "failing: ok", "counting: ok", "things: ok"]
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("no_such_module", "There is no module 'no_such_module'"),
+        ("no_such.module", "There is no module 'no_such.module'"),
+        ("..", "There is no module '..'"),
+        ("cli_broken", "cli_broken.py, line 2"),
+    ],
+)
+@pytest.mark.parametrize("command", [("up", "--data-dir", "data"), ("worker", "--pipelines")])
+def test_a_module_that_cannot_be_imported_is_refused_before_anything_starts(
+    module: str, text: str, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cli_broken.py").write_text("x = 1\ndef (\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLUJO_URL", "redis://127.0.0.1:1/0")
+
+    result = flujo(*command, module)
+
+    assert result.exit_code == 1
+    assert text in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("option", [("--budget-usd", "-1"), ("--budget-tokens", "-1")])
+def test_a_budget_below_zero_is_refused(option: tuple[str, str]) -> None:
+    assert flujo("run", "cli_module:echo", "1", *option).exit_code == 2

@@ -1,0 +1,49 @@
+"""What the demo makes of its documents and its figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flujo_client.cli.demo.figures import broken_promises, describe_figures
+
+KEPT: dict[str, Any] = {
+    "runs": 7,
+    "completed": 7,
+    "steps_committed": 42,
+    "attempts": 44,
+    "workers_killed": 1,
+    "steps_rerun": 2,
+    "committed_twice": 0,
+    "billed_after_commit": 0,
+    "tokens_granted": 210_000,
+    "tokens_spent": 18_052,
+    "tokens_unknown": 5_000,
+    "recovery_ms_max": 2_900,
+}
+
+
+def test_what_lost_attempts_hold_is_not_left() -> None:
+    budget, calm = (dict(describe_figures(figures))["budget"] for figures in (KEPT, KEPT | {"tokens_unknown": 0}))
+
+    assert budget.startswith("210000 tokens granted, 18052 spent, 5000 unknown")
+    assert budget.endswith(", 186948 left")
+    assert calm == "210000 tokens granted, 18052 spent, 191948 left"
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ({}, []),
+        ({"completed": 6}, ["a run did not complete"]),
+        ({"workers_killed": 0}, ["no worker was killed"]),
+        ({"attempts": 42}, ["no step ran again"]),
+        ({"committed_twice": 1}, ["a step was committed twice"]),
+        ({"billed_after_commit": 1}, ["a committed step was billed again"]),
+        ({"tokens_unknown": 200_000}, ["a budget was exceeded"]),
+        ({"recovery_ms_max": -1}, ["a killed worker's step did not run again"]),
+    ],
+)
+def test_each_promise_is_checked(change: dict[str, Any], broken: list[str]) -> None:
+    assert broken_promises(KEPT | change) == broken

@@ -1,0 +1,172 @@
+"""What `flujo show`, `watch` and `runs` draw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, format_amount, format_ms, node_line, state_of
+from flujo_client.execution.decision import NodeStatus
+from flujo_client.inspection import AccountRow, NodeRow, RunSnapshot, RunSummary
+from flujo_client.protocol.quota import COST, TOKENS
+from flujo_client.protocol.results import RunStatus
+
+SUMMARY = RunSummary("order-42", "digest", RunStatus.RUNNING, "pool", 1_000, unmanaged=False, age_ms=2_500)
+NODE = NodeRow("0", "fetch", "step", NodeStatus.WAITING, 0, 0, 0, 0, None, None)
+ACCOUNT = AccountRow("root", TOKENS, granted=90, reserved=0, spent=4, unknown=0, children=0, overrun=0)
+
+
+def snapshot(*nodes: NodeRow, accounts: tuple[AccountRow, ...] = (), **summary: Any) -> RunSnapshot:
+    return RunSnapshot(replace(SUMMARY, **summary), nodes, accounts, now_ms=10_000)
+
+
+def drawn(picture: RenderableType, width: int = 120) -> list[str]:
+    out = StringIO()
+    Console(file=out, width=width).print(picture, crop=False)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+DISPATCHED = replace(NODE, status=NodeStatus.DISPATCHED, attempts=1)
+
+
+@pytest.mark.parametrize(
+    ("node", "line"),
+    [
+        (NODE, "· fetch"),
+        (DISPATCHED, "◦ fetch  queued"),
+        (replace(DISPATCHED, started_ms=8_800), "▸ fetch  running, 1.2 s"),
+        (replace(DISPATCHED, started_ms=10_007), "▸ fetch  running, 0 ms"),
+        (replace(DISPATCHED, started_ms=9_000, attempts=3), "▸ fetch  running, 3 attempts, 1.0 s"),
+        (replace(DISPATCHED, declined="digest.fetch"), "◦ fetch  queued  waiting: no worker has digest.fetch"),
+        (replace(NODE, status=NodeStatus.RUNNING), "▸ fetch  running"),
+        (
+            replace(NODE, status=NodeStatus.SUCCEEDED, attempts=1, latency_ms=12, tokens=7, cost_nanousd=2_500_000),
+            "✓ fetch  12 ms, 7 tokens, $0.0025",
+        ),
+        (
+            replace(NODE, status=NodeStatus.FAILED, attempts=2, error="no [/such] page"),
+            "✗ fetch  2 attempts  no [/such] page",
+        ),
+    ],
+)
+def test_a_node_is_one_line_with_state_attempts_time_tokens_and_money(node: NodeRow, line: str) -> None:
+    assert node_line(node, snapshot()).plain == line
+
+
+@pytest.mark.parametrize(
+    "node", [DISPATCHED, replace(DISPATCHED, started_ms=5), replace(NODE, status=NodeStatus.RUNNING)]
+)
+def test_what_had_not_ended_when_the_run_did_is_stopped(node: NodeRow) -> None:
+    run = snapshot(node, status=RunStatus.CANCELLED)
+
+    assert state_of(node, run) == "stopped"
+    assert node_line(node, run).plain.startswith("– fetch  stopped")
+
+
+def test_the_tree_nests_branches_under_their_parallel_node() -> None:
+    branch = replace(NODE, name="left", kind="sequence", children=(replace(NODE, name="shout"),))
+    parallel = replace(NODE, name="read", kind="parallel", children=(branch,))
+
+    lines = drawn(draw_run(snapshot(parallel, steps=1, tokens=9, cost_nanousd=10**9)))
+
+    assert lines == [
+        "order-42  digest  running  0 of 1 steps, 2.5 s, 9 tokens, $1",
+        "└── · read",
+        "    └── · left",
+        "        └── · shout",
+    ]
+
+
+def test_an_unmanaged_run_says_so() -> None:
+    assert "unmanaged: no manager serves the pool" in drawn(draw_run(snapshot(unmanaged=True)))[0]
+    assert "unmanaged" in drawn(draw_runs([replace(SUMMARY, unmanaged=True)]))[1]
+
+
+def test_a_failed_run_says_why_on_a_line_below_it() -> None:
+    failed = replace(SUMMARY, status=RunStatus.FAILED, error="The budget\ncannot pay [/for] it." + " Why?" * 40)
+    reason = "The budget cannot pay [/for] it." + " Why?" * 40
+
+    listed = drawn(draw_runs([failed, replace(SUMMARY, run_id="next"), failed]), width=60)
+
+    assert [line.split()[0] for line in listed] == ["run", "order-42", "The", "next", "order-42", "The"]
+    assert listed[2] == f"  {reason}"
+    assert listed[1].index("digest") == listed[3].index("digest") == listed[0].index("pipeline")
+    assert drawn(draw_run(snapshot(status=RunStatus.FAILED, error=failed.error)), width=400)[1] == reason
+
+
+def test_the_budget_has_a_line_and_a_bar_per_account() -> None:
+    branch = replace(ACCOUNT, account="1.0", granted=40, spent=40)
+
+    lines = drawn(draw_budget((ACCOUNT, branch)))
+
+    assert lines[0].split() == ["account", "meter", "granted", "spent", "free"]
+    assert lines[1].split()[:5] == ["root", "tokens", "90", "4", "86"]
+    assert lines[2].split()[:5] == ["1.0", "tokens", "40", "40", "0"]
+    assert len(lines[2].split()[5]) == 20
+
+
+@pytest.mark.parametrize("part", ["reserved", "unknown", "children", "overrun"])
+def test_a_part_of_the_budget_is_shown_where_it_is_not_zero(part: str) -> None:
+    change: dict[str, Any] = {part: 7}
+    row = replace(ACCOUNT, **change)
+
+    lines = drawn(draw_budget((row, ACCOUNT)))
+
+    titles = lines[0].split()
+    assert lines[1].split()[titles.index(part)] == "7"
+    assert row.free == (86 if part == "overrun" else 79)
+
+
+def test_a_budget_of_nothing_is_drawn_as_well() -> None:
+    assert len(drawn(draw_budget((replace(ACCOUNT, granted=0, spent=0),)))) == 2
+
+
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_neither_an_id_nor_a_number_is_cut_where_the_terminal_is_narrow(width: int) -> None:
+    run_id = "run_" + "f" * 60
+    run = replace(SUMMARY, run_id=run_id, steps=None, cost_nanousd=1_234_567_000)
+
+    listed = drawn(draw_runs([run]), width=width)
+    budget = drawn(draw_budget((replace(ACCOUNT, account="1.2.3.4", granted=123_456_789, spent=0),)), width=width)
+
+    assert listed[1].split() == [run_id, "digest", "running", "2.5", "s", "?", "0", "$1.234567"]
+    assert budget[1].split()[:5] == ["1.2.3.4", "tokens", "123456789", "0", "123456789"]
+
+
+def test_the_list_of_runs_has_steps_and_what_was_spent() -> None:
+    run = replace(SUMMARY, steps=4, steps_committed=3, tokens=9, cost_nanousd=1_000_000)
+
+    assert drawn(draw_runs([run]))[1].split() == ["order-42", "digest", "running", "2.5", "s", "3/4", "9", "$0.001"]
+
+
+@pytest.mark.parametrize(
+    ("meter", "amount", "text"),
+    [
+        (COST, 1_500_000_000, "$1.5"),
+        (COST, 2_000_000_000, "$2"),
+        (COST, 10_000_000_000, "$10"),
+        (COST, 1_000, "$0.000001"),
+        (TOKENS, 10, "10"),
+    ],
+)
+def test_amounts_are_dollars_or_digits(meter: str, amount: int, text: str) -> None:
+    assert format_amount(meter, amount) == text
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_500, "1.5 s"),
+        (180_000, "3 min"),
+        (3 * 3_600_000, "3 h"),
+        (3 * 86_400_000, "3 d"),
+    ],
+)
+def test_times_are_in_the_unit_that_fits(ms: int, text: str) -> None:
+    assert format_ms(ms) == text

@@ -1,0 +1,56 @@
+"""Specs: pure data with a stable hash."""
+
+from __future__ import annotations
+
+import pytest
+
+from flujo_client.protocol.errors import (
+    SchemaMismatchError,
+)
+from flujo_client.protocol.spec import ParallelSpec, PipelineSpec, SequenceSpec, StepSpec, load_spec
+
+
+def _step(name: str) -> StepSpec:
+    return StepSpec(name=name, function="m:f")
+
+
+LEFT, RIGHT = SequenceSpec(nodes=(_step("b"),)), SequenceSpec(nodes=(_step("c"), _step("d")))
+PARALLEL = ParallelSpec(name="both", names=("left", "right"), branches=(LEFT, RIGHT))
+SPEC = PipelineSpec(name="p", root=SequenceSpec(nodes=(_step("a"), PARALLEL)))
+
+
+@pytest.mark.parametrize(
+    ("path", "node"),
+    [
+        ("root", SPEC.root),
+        ("0", _step("a")),
+        ("1", PARALLEL),
+        ("1!merge", PARALLEL),
+        ("1.0", LEFT),
+        ("1.1", RIGHT),
+        ("1.1.1", _step("d")),
+    ],
+)
+def test_a_path_leads_to_its_node(path: str, node: StepSpec | SequenceSpec | ParallelSpec) -> None:
+    assert SPEC.node(path) == node
+
+
+@pytest.mark.parametrize("path", ["2", "0.0", "1.2", "1.1.2"])
+def test_a_path_that_the_pipeline_lacks_is_refused(path: str) -> None:
+    with pytest.raises(KeyError, match=path):
+        SPEC.node(path)
+
+
+def test_steps_come_in_declared_order() -> None:
+    assert [step.name for step in SPEC.steps()] == ["a", "b", "c", "d"]
+
+
+def test_a_stored_spec_is_the_same_spec() -> None:
+    again = load_spec(SPEC.model_dump_json())
+
+    assert (again, again.content_hash) == (SPEC, SPEC.content_hash)
+
+
+def test_a_spec_of_a_newer_release_is_refused() -> None:
+    with pytest.raises(SchemaMismatchError, match="upgrade"):
+        load_spec('{"version": 99, "name": "x", "root": {"kind": "sequence", "nodes": []}}')
