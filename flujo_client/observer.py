@@ -12,6 +12,7 @@ from flujo_client.protocol.errors import ControlFlowError
 from flujo_client.protocol.hooks import HookDispatcher
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
+from flujo_client.protocol.replies import Dispatch
 from flujo_client.protocol.results import (
     OnStepFailurePayload,
     PipelineResult,
@@ -21,7 +22,6 @@ from flujo_client.protocol.results import (
     PreStepPayload,
     StepResult,
 )
-from flujo_client.protocol.scripts import Dispatch
 
 __all__ = ["HookObserver"]
 

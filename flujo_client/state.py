@@ -13,8 +13,9 @@ from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.quota import parse_amounts
+from flujo_client.protocol.replies import Advanced, Forbidden, LoadedRun, Overtaken, SplitStale
 from flujo_client.protocol.results import PipelineContext, RunStatus
-from flujo_client.protocol.scripts import Advanced, Forbidden, LoadedRun, Overtaken, Scripts, SplitStale
+from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.specs import SpecStore
 
 __all__ = ["SUSPECT_MS", "StateManager"]

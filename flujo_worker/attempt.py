@@ -11,8 +11,8 @@ from pydantic import ValidationError as PydanticValidationError
 from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.messages import StepRef, TaskRecord
 from flujo_client.protocol.quota import Amounts
+from flujo_client.protocol.replies import Claim, Reserved
 from flujo_client.protocol.results import StepResult
-from flujo_client.protocol.scripts import Claim, Reserved
 from flujo_client.protocol.spec import StepSpec
 from flujo_client.protocol.step_run import UsageMeter
 

@@ -17,7 +17,8 @@ from flujo_client.protocol.errors import (
     describe_error,
 )
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
-from flujo_client.protocol.scripts import Committed, Scripts
+from flujo_client.protocol.replies import Committed
+from flujo_client.protocol.scripts import Scripts
 from flujo_worker.attempt import Attempt, AttemptEnd
 
 __all__ = ["Committer"]

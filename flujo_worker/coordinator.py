@@ -18,6 +18,7 @@ from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.queues import broker_queue
 from flujo_client.protocol.quota import COST, TOKENS, Amounts, Quota, to_usd
+from flujo_client.protocol.replies import Claim, Refusal, Reserved, WorkerDead
 from flujo_client.protocol.results import (
     HookPayload,
     OnStepFailurePayload,
@@ -25,7 +26,7 @@ from flujo_client.protocol.results import (
     PreStepPayload,
     StepResult,
 )
-from flujo_client.protocol.scripts import Claim, Refusal, Reserved, Scripts, WorkerDead
+from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.step_run import StepRun, UsageMeter
 from flujo_client.protocol.types import StepDefinition, TypeValidator
 from flujo_worker.attempt import Attempt, AttemptEnd, read_task

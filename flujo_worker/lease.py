@@ -10,7 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 from flujo_client.protocol.errors import StateUnavailableError
-from flujo_client.protocol.scripts import Claim, Scripts, WorkerDead
+from flujo_client.protocol.replies import Claim, WorkerDead
+from flujo_client.protocol.scripts import Scripts
 
 __all__ = ["LEASE_TTL_MS", "Incarnation", "LeaseKeeper"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flujo_client.protocol.quota import Amounts
+from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.scripts import BranchEnd, Dispatch, Split
 from flujo_client.protocol.spec import PipelineSpec
 
 __all__ = ["Decision", "NodeState", "NodeStatus", "RunView"]

@@ -12,8 +12,8 @@ from flujo_client.protocol.messages import TaskRecord
 from flujo_client.protocol.payloads import Expression, expression_fields
 from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.quota import amounts_text
+from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.scripts import BranchEnd, Dispatch, Split
 from flujo_client.protocol.spec import SequenceSpec, StepSpec
 
 __all__ = ["LEASE_GRACE_MS", "LONGEST_STEP_MS", "MOST_DISPATCHES", "Draft"]

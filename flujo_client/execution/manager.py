@@ -15,8 +15,8 @@ from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowErro
 from flujo_client.protocol.messages import Event, EventKind, StepRef
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.queues import task_label
+from flujo_client.protocol.replies import Advanced, Dispatch, Forbidden, LoadedRun, SplitStale
 from flujo_client.protocol.results import PipelineContext, RunStatus
-from flujo_client.protocol.scripts import Advanced, Dispatch, Forbidden, LoadedRun, SplitStale
 from flujo_client.protocol.wire import RedisReplyError
 from flujo_client.publisher import Outgoing, Publisher, make_messages
 from flujo_client.state import SUSPECT_MS, StateManager

@@ -15,7 +15,7 @@ from flujo_client.execution.redispatch import judge_dispatch
 from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.errors import BrokerUnavailableError, FlujoError, StateUnavailableError
 from flujo_client.protocol.keys import POOL
-from flujo_client.protocol.scripts import Claim, SweepPage
+from flujo_client.protocol.replies import Claim, SweepPage
 from flujo_client.protocol.wire import Commands, RedisReplyError
 from flujo_client.publisher import Publisher
 from flujo_client.state import StateManager

@@ -7,193 +7,35 @@ reply was lost may be made again. Refusals are return values.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flujo_client.protocol.caller import Script, ScriptCaller, load_script
 from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import SCHEMA_VERSION, Event
-from flujo_client.protocol.quota import Amounts, Share, amounts_text, parse_amounts
+from flujo_client.protocol.quota import Amounts, amounts_text, parse_amounts
+from flujo_client.protocol.replies import (
+    Advanced,
+    BranchEnd,
+    Claim,
+    Committed,
+    Dispatch,
+    Duplicate,
+    Forbidden,
+    LeaseLost,
+    LoadedRun,
+    Overtaken,
+    Refusal,
+    Renewal,
+    Reserved,
+    RunInactive,
+    Split,
+    SplitStale,
+    SweepPage,
+    WorkerDead,
+)
 
-__all__ = [
-    "Advanced",
-    "BranchEnd",
-    "Claim",
-    "Committed",
-    "Dispatch",
-    "Forbidden",
-    "LeaseLost",
-    "LoadedRun",
-    "Overtaken",
-    "Refusal",
-    "Renewal",
-    "Reserved",
-    "RunInactive",
-    "Scripts",
-    "Split",
-    "SplitStale",
-    "SweepPage",
-    "WorkerDead",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One intake of one attempt. The nonce is its attempt token, its lease and its operation id."""
-
-    run_id: str
-    path: str
-    attempt: int
-    nonce: str
-    incarnation: str
-    queue: str
-
-    @property
-    def member(self) -> str:
-        """How the held set names the lease."""
-        return f"{self.run_id} {self.path} {self.attempt} {self.nonce}"
-
-
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """The attempt is ours. `remaining` is what its account could still pay, by limited meter, after the reservation."""
-
-    task: bytes
-    owner: str
-    deadline_ms: int
-    remaining: Amounts
-    payloads: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """Somebody else has the attempt, or it is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunInactive:
-    """The run has ended, was cancelled, or is unknown."""
-
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDead:
-    """The sweep has buried this incarnation; take a new one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The budget cannot pay."""
-
-    account: str
-    meter: str
-    asked: int
-    free: int
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """The outcome is stored. `overrun` is what no account covered, by meter."""
-
-    overrun: Amounts
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseLost:
-    """The attempt was given to somebody else; what this one spent is settled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """What Redis thinks the incarnation holds, and which of it to cancel; members as in `Claim.member`."""
-
-    now_ms: int
-    held: frozenset[str]
-    cancelled: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """One attempt to journal. `terms` and `task` None: those of the attempt before."""
-
-    path: str
-    attempt: int
-    queue: str
-    function: str
-    label: str
-    delay_ms: int = 0
-    terms: str | None = None
-    task: bytes | None = None
-    is_async: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Open a parallel node's split: `share` of what `chain[0]` has free, which must still be `share.total`."""
-
-    path: str
-    chain: tuple[str, ...]
-    meter: str
-    share: Share
-
-
-@dataclass(frozen=True, slots=True)
-class BranchEnd:
-    """Close a branch's account and give back what it did not use. `chain[0]` is the account."""
-
-    chain: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRun:
-    """A run as a manager needs it: its record, new events, and the nodes and free budget on their paths."""
-
-    record: dict[str, str]
-    events: list[Event]
-    nodes: dict[str, bytes]
-    free: dict[str, Amounts]
-
-
-@dataclass(frozen=True, slots=True)
-class Advanced:
-    """The decision is stored."""
-
-    revision: int
-    dirty: bool
-    now_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overtaken:
-    """Another manager advanced the run; load it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class SplitStale:
-    """The account moved between load and advance; load the run again."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Forbidden:
-    """The run's gate does not allow it: `cancelled`, or `closed` when it has ended."""
-
-    gate: str
-
-
-@dataclass(frozen=True, slots=True)
-class SweepPage:
-    """Candidates for mending; each is checked again by the script that mends it. Dispatches: member, published_ms, copies."""
-
-    now_ms: int
-    dead_incarnations: list[str]
-    dead_managers: list[str]
-    dispatches: list[tuple[str, int, int]]
-    stale_runs: list[str]
-    intake: dict[str, int]
+__all__ = ["Scripts"]
 
 
 _NAMES = "adopt advance bury cancel commit create_run decline emit extend finish load_run lose publish_spec redispatch register renew reserve sweep"

@@ -7,7 +7,7 @@ from uuid import uuid4
 import redis
 
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.scripts import (
+from flujo_client.protocol.replies import (
     Advanced,
     BranchEnd,
     Claim,
@@ -18,10 +18,10 @@ from flujo_client.protocol.scripts import (
     LoadedRun,
     Overtaken,
     RunInactive,
-    Scripts,
     Split,
     SplitStale,
 )
+from flujo_client.protocol.scripts import Scripts
 
 
 async def create_run(

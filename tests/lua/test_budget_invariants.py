@@ -15,7 +15,8 @@ import redis
 from flujo_client.protocol.caller import Script, ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.quota import share_evenly
-from flujo_client.protocol.scripts import Advanced, BranchEnd, Claim, Dispatch, Reserved, Scripts, Split
+from flujo_client.protocol.replies import Advanced, BranchEnd, Claim, Dispatch, Reserved, Split
+from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Commands, Wire
 from tests.lua.runs import commit_claim, create_run
 

@@ -15,7 +15,7 @@ from flujo_client.protocol.caller import Script, ScriptCaller, load_script
 from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.quota import Share
-from flujo_client.protocol.scripts import (
+from flujo_client.protocol.replies import (
     Advanced,
     BranchEnd,
     Claim,
@@ -30,12 +30,12 @@ from flujo_client.protocol.scripts import (
     Renewal,
     Reserved,
     RunInactive,
-    Scripts,
     Split,
     SplitStale,
     SweepPage,
     WorkerDead,
 )
+from flujo_client.protocol.scripts import Scripts
 
 FOLDER = files("flujo_client.protocol") / "lua"
 NAMES = sorted(

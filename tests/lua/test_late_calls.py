@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.scripts import Claim, Duplicate, Forbidden, LeaseLost, RunInactive, Scripts, WorkerDead
+from flujo_client.protocol.replies import Claim, Duplicate, Forbidden, LeaseLost, RunInactive, WorkerDead
+from flujo_client.protocol.scripts import Scripts
 from tests.conftest import dump
 from tests.lua.runs import (
     a_dispatch,

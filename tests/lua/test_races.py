@@ -10,7 +10,7 @@ import redis
 
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.scripts import (
+from flujo_client.protocol.replies import (
     Advanced,
     Committed,
     Forbidden,
@@ -19,8 +19,8 @@ from flujo_client.protocol.scripts import (
     Refusal,
     Reserved,
     RunInactive,
-    Scripts,
 )
+from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from tests.lua.runs import (
     a_dispatch,

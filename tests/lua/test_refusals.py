@@ -13,7 +13,7 @@ import redis
 from flujo_client.protocol.errors import SchemaMismatchError, StateUnavailableError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.quota import Share
-from flujo_client.protocol.scripts import (
+from flujo_client.protocol.replies import (
     Advanced,
     Claim,
     Duplicate,
@@ -24,11 +24,11 @@ from flujo_client.protocol.scripts import (
     Renewal,
     Reserved,
     RunInactive,
-    Scripts,
     Split,
     SplitStale,
     WorkerDead,
 )
+from flujo_client.protocol.scripts import Scripts
 from tests.conftest import ON_REAL_SERVERS, dump
 from tests.lua.runs import (
     a_dispatch,

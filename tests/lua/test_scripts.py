@@ -9,7 +9,7 @@ import redis
 
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.quota import Share
-from flujo_client.protocol.scripts import (
+from flujo_client.protocol.replies import (
     Advanced,
     BranchEnd,
     Committed,
@@ -20,11 +20,11 @@ from flujo_client.protocol.scripts import (
     Refusal,
     Reserved,
     RunInactive,
-    Scripts,
     Split,
     SplitStale,
     WorkerDead,
 )
+from flujo_client.protocol.scripts import Scripts
 from tests.conftest import dump, leaked_keys
 from tests.lua.runs import (
     a_dispatch,

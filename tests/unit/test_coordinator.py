@@ -20,6 +20,7 @@ from flujo_client.protocol.hooks import Hook
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import StepMessage, StepRef
 from flujo_client.protocol.payloads import JsonCodec, LiveCodec
+from flujo_client.protocol.replies import Claim
 from flujo_client.protocol.results import (
     HookPayload,
     OnStepFailurePayload,
@@ -28,7 +29,7 @@ from flujo_client.protocol.results import (
     PreStepPayload,
     RunStatus,
 )
-from flujo_client.protocol.scripts import Claim, Scripts
+from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.wire import Wire
 from flujo_client.state import StateManager
@@ -296,7 +297,7 @@ async def test_a_step_whose_lease_is_lost_cannot_reserve_more(bench: Bench) -> N
 
 
 def _claims(bench: Bench, run: StepRun) -> list[Any]:
-    from flujo_client.protocol.scripts import Claim
+    from flujo_client.protocol.replies import Claim
 
     return [Claim("r", run.path, run.attempt, run.nonce, bench.incarnation.id, "default")]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import Keyspace
-from flujo_client.protocol.scripts import Renewal, Scripts, WorkerDead
+from flujo_client.protocol.replies import Renewal, WorkerDead
+from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from flujo_worker.lease import Incarnation, LeaseKeeper
 

@@ -12,7 +12,7 @@ from flujo_client.execution.paths import child_of
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression
 from flujo_client.protocol.quota import Quota, Share
-from flujo_client.protocol.scripts import BranchEnd, Split
+from flujo_client.protocol.replies import BranchEnd, Split
 from flujo_client.protocol.spec import ParallelSpec
 
 __all__ = ["ParallelKind"]
