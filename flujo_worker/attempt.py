@@ -15,6 +15,7 @@ from flujo_client.protocol.replies import Claim, Reserved
 from flujo_client.protocol.results import StepResult
 from flujo_client.protocol.spec import StepSpec
 from flujo_client.protocol.step_run import UsageMeter
+from flujo_client.protocol.types import StepDefinition
 
 __all__ = ["Attempt", "AttemptEnd", "read_task"]
 
@@ -25,6 +26,8 @@ class Attempt:
 
     Attributes:
         fault: Why its task cannot be run at all.
+        definition: The step; None for a control step.
+        quota_before: What its account could pay before, as (USD, tokens).
         stop_reason: Why it was told to stop, once it was: `run ended`, `terminated` or `handed_over`.
     """
 
@@ -34,8 +37,15 @@ class Attempt:
     task: TaskRecord
     fault: SchemaMismatchError | None
     meter: UsageMeter
+    definition: StepDefinition | None
     started: float = field(default_factory=time.monotonic)
     stop_reason: str | None = None
+    quota_before: tuple[float, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the estimate from what this process holds of the budget, as reserve.lua took it from the accounts."""
+        self.quota_before = self.meter.quota.get_remaining()
+        self.meter.quota.reserve(self.task.step.estimate)
 
     @property
     def ids(self) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class Registry:
         """The function of a composite. Raises `KeyError` if this worker does not have it; see `has`."""
         return self._controls[reference]
 
+    def context_model_for(self, declared: Any) -> type[BaseModel]:
+        """The model of a context: what a function's `context` parameter declares, if that is a model."""
+        fits = isinstance(declared, type) and issubclass(declared, BaseModel)
+        return declared if fits else self.context_model
+
     def has(self, function: str) -> bool:
         """Whether this worker can run what a message names: a step, or every function of a control step."""
         if function.startswith(CONTROL_PREFIX):

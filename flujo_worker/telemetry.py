@@ -6,7 +6,7 @@ what they do not know. Prompts and outputs are never recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import metrics, trace
@@ -32,6 +32,14 @@ class StepMetrics:
         self.usage = meter.create_counter(
             "flujo.step.usage", unit="1", description="What attempts used, by meter; nano-USD for cost"
         )
+
+    def record(self, label: str, outcome: str, seconds: float, usage: Mapping[str, int]) -> None:
+        """Count an attempt that was claimed."""
+        labels = {"flujo.step.label": label, "flujo.step.outcome": outcome}
+        self.duration.record(seconds, labels)
+        self.outcomes.add(1, labels)
+        for meter, amount in usage.items():
+            self.usage.add(amount, {"flujo.step.label": label, "flujo.meter": meter})
 
 
 @contextmanager

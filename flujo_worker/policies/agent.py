@@ -1,38 +1,32 @@
-"""Calls the user's function: with what it asks for, awaited or in a thread, and within its timeout."""
+"""Calls the user's function: with what it asks for, awaited or in a thread."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from flujo_client.protocol.types import StepDefinition
+from flujo_worker.policies.stack import StepCall
 
-__all__ = ["call_agent"]
+__all__ = ["AgentCall"]
 
 
-async def call_agent(
-    step: StepDefinition, value: Any, injectable: dict[str, Any], timeout_s: float | None, *, live: bool = False
-) -> Any:
-    """Call a step's function.
+class AgentCall:
+    """The innermost of an attempt.
 
     Args:
-        step: Whose function.
-        value: Its input.
-        injectable: What it may ask for by keyword; only what it does ask for is passed.
-        timeout_s: Seconds; None for no limit but the lease's.
-        live: A sync function runs on the loop itself, as in-process code expects, unless a timeout must interrupt it.
-
-    Returns:
-        What the function returned, or the chunks of an async generator joined (str, bytes) or as a list.
-
-    Raises:
-        TimeoutError: The time is over. An async function was cancelled; a sync one is left to itself.
-        Exception: Whatever the function raises.
+        live: The in-process mode: a sync function runs on the loop itself, as such code expects, unless a timeout must
+            interrupt it.
     """
-    wanted = {name: injectable[name] for name in step.injects if injectable.get(name) is not None}
-    async with asyncio.timeout(timeout_s):
-        if step.is_async:
-            return await step.call(value, **wanted)
-        if live and timeout_s is None:
-            return step.call(value, **wanted)
-        return await asyncio.to_thread(step.call, value, **wanted)
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+
+    async def __call__(self, call: StepCall) -> Any:
+        """Call the step's function. Raises whatever it raises."""
+        definition = call.definition
+        wanted = {name: call.injected[name] for name in definition.injects if call.injected.get(name) is not None}
+        if definition.is_async:
+            return await definition.call(call.value, **wanted)
+        if self._live and call.step.timeout_ms is None:
+            return definition.call(call.value, **wanted)
+        return await asyncio.to_thread(definition.call, call.value, **wanted)

@@ -1,95 +1,36 @@
-"""A step's context: built from stored payloads, and what the step changed in it."""
+"""The run's context: a copy of its own for each attempt, and what a success changed in it."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic import ValidationError as PydanticValidationError
+from flujo_worker.policies.inputs import InputReader
+from flujo_worker.policies.stack import Proceed, StepCall
+from flujo_worker.registry import Registry
 
-from flujo_client.protocol.context import SNAPSHOT_AFTER, ContextData, delta_between, fold_context, snapshot_of
-from flujo_client.protocol.errors import ContextError
-from flujo_client.protocol.spec import StepSpec
-
-__all__ = ["StepContext"]
+__all__ = ["ContextPolicy"]
 
 
-@dataclass(slots=True)
-class StepContext:
-    """The context of one attempt: its own copy, so that a failed attempt changes nothing.
+class ContextPolicy:
+    """Builds the context for steps that have to do with it, and puts their output into it as they declare.
 
-    Attributes:
-        model: What the step gets.
+    Args:
+        reader: Of payloads.
+        registry: Which knows the model for steps that do not name one.
     """
 
-    model: BaseModel
-    _before: ContextData
-    _deltas: int
+    def __init__(self, reader: InputReader, registry: Registry) -> None:
+        self._reader = reader
+        self._registry = registry
 
-    @classmethod
-    def build(cls, payloads: Sequence[Mapping[str, Any]], model: type[BaseModel], run_id: str) -> StepContext:
-        """Build the context.
-
-        Args:
-            payloads: A snapshot and its deltas.
-            model: What the step's `context` parameter declares; keys that it does not know are left as they are.
-
-        Raises:
-            ContextError: The stored context does not fit the model.
-        """
-        data = fold_context(payloads)
-        if "run_id" in model.model_fields or model.model_config.get("extra") == "allow":
-            data.setdefault("run_id", run_id)
-        try:
-            built = model.model_validate(data)
-        except PydanticValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            raise ContextError(
-                f"The context of run {run_id} does not fit {model.__name__}: {fault['loc']}: {fault['msg']}."
-            ) from error
-        return cls(built, built.model_dump(), len(payloads))
-
-    def apply(self, step: StepSpec, output: Any) -> None:
-        """Put a step's output into the context, as the step declares.
-
-        Raises:
-            ContextError: The output does not fit the field it is for.
-        """
-        if step.sink_to is not None:
-            self._set(step.sink_to, output)
-        if step.updates_context:
-            values = output.model_dump() if isinstance(output, BaseModel) else output
-            if isinstance(values, Mapping):
-                for key, value in values.items():
-                    self._set(str(key), value)
-
-    def _set(self, place: str, value: Any) -> None:
-        target: Any = self.model
-        *parents, last = place.split(".")
-        for name in parents:
-            target = target[name] if isinstance(target, dict) else getattr(target, name)
-        try:
-            if isinstance(target, dict):
-                target[last] = value
-            else:
-                setattr(target, last, value)
-        except (PydanticValidationError, ValueError) as error:
-            fields = type(target).model_fields
-            expected = fields[last].annotation if last in fields else "nothing"
-            name = expected.__name__ if inspect.isclass(expected) else str(expected)
-            raise ContextError(
-                f"Context validation failed: Field '{last}' expects {name} but got {type(value).__name__}: {value}"
-            ) from error
-
-    def change(self) -> tuple[str, dict[str, Any]] | None:
-        """What to commit: ("delta" or "snapshot", payload); None if nothing changed."""
-        after = self.model.model_dump()
-        delta = delta_between(self._before, after)
-        if delta is None:
-            return None
-        if self._deltas == 0 or self._deltas > SNAPSHOT_AFTER:
-            return "snapshot", snapshot_of(after)
-        return "delta", delta
+    async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
+        """See `Policy`. Raises `ContextError` if the context does not fit its model, or the output its field."""
+        step = call.step
+        if step.uses_context or step.updates_context or step.sink_to is not None:
+            model = self._registry.context_model_for(call.definition.context_type)
+            call.context = self._reader.of(call.attempt).context(model, call.attempt.ref.run_id)
+            call.injected["context"] = call.context.model
+        output = await proceed(call)
+        if call.context is not None:
+            call.context.apply(step, output)
+        return output

@@ -11,9 +11,31 @@ from flujo_client.protocol.context import ContextData, fold_context
 from flujo_client.protocol.messages import TaskRecord
 from flujo_client.protocol.payloads import Expression, PayloadCodec, expression_fields, json_bytes
 from flujo_client.protocol.types import Producer, StepDefinition, TypeValidator
-from flujo_worker.policies.context import StepContext
+from flujo_worker.attempt import Attempt
+from flujo_worker.policies.step_context import StepContext
 
-__all__ = ["AttemptInputs"]
+__all__ = ["AttemptInputs", "InputReader"]
+
+
+class InputReader:
+    """Reads what attempts got.
+
+    Args:
+        codec: Of the payloads.
+        validator: Checks values.
+        find: The step of a function reference; None if this worker does not have it.
+    """
+
+    def __init__(
+        self, codec: PayloadCodec, validator: TypeValidator, find: Callable[[str], StepDefinition | None]
+    ) -> None:
+        self._codec = codec
+        self._validator = validator
+        self._find = find
+
+    def of(self, attempt: Attempt) -> AttemptInputs:
+        """The payloads of one attempt."""
+        return AttemptInputs(attempt.task, attempt.reserved.payloads, self._codec, self._validator, self._find)
 
 
 class AttemptInputs:

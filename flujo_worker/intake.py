@@ -1,0 +1,116 @@
+"""`Intake`: from a message to a claimed attempt, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from uuid import uuid4
+
+from flujo_client.protocol.errors import NonRetryableError
+from flujo_client.protocol.messages import StepRef
+from flujo_client.protocol.quota import Amounts, Quota
+from flujo_client.protocol.replies import Claim, Duplicate, Refusal, Reserved, WorkerDead
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.step_run import UsageMeter
+from flujo_worker.attempt import Attempt, AttemptEnd, read_task
+from flujo_worker.lease import LEASE_TTL_MS, Incarnation
+from flujo_worker.registry import Registry
+
+__all__ = ["Intake"]
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """Claims attempts.
+
+    Args:
+        scripts: On a connection of the coordinator's loop.
+        registry: What may be run; looked at before anything is reserved.
+        incarnation: Under which leases are held.
+        stop_attempt: Tells an attempt to stop, by its claim; called on the loop.
+    """
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        registry: Registry,
+        incarnation: Incarnation,
+        stop_attempt: Callable[[Claim, str], None],
+    ) -> None:
+        self._scripts = scripts
+        self._registry = registry
+        self._incarnation = incarnation
+        self._stop_attempt = stop_attempt
+
+    async def claim(self, ref: StepRef, queue: str) -> Attempt | AttemptEnd:
+        """Claim an attempt and reserve what it may use; or say how it ended before it began.
+
+        Raises:
+            StateUnavailableError: Redis did not answer before anything was claimed; the journal brings the step back.
+        """
+        if not self._registry.has(ref.function):
+            return await self._decline(ref, queue)
+        while True:
+            claim = Claim(ref.run_id, ref.path, ref.attempt, uuid4().hex, self._incarnation.id, queue)
+            answer = await self._reserve(claim, ref.owner)
+            if not isinstance(answer, WorkerDead):
+                break
+            await self._rename(claim)
+        if isinstance(answer, Reserved):
+            task, fault = read_task(ref, answer.task)
+            meter = self._meter(claim, answer, task.step.estimate)
+            return Attempt(ref, claim, answer, task, fault, meter, self._registry.find(ref.function))
+        outcome = (
+            "refused" if isinstance(answer, Refusal) else "duplicate" if isinstance(answer, Duplicate) else "inactive"
+        )
+        ids = {"run_id": ref.run_id, "path": ref.path, "attempt": ref.attempt}
+        logger.info("attempt not reserved", extra={**ids, "outcome": outcome})
+        return AttemptEnd(outcome)
+
+    async def _reserve(self, claim: Claim, owner: str) -> object:
+        """Claim an attempt. The incarnation holds what it may have claimed, and what it has until that is settled."""
+        loop = asyncio.get_running_loop()
+
+        def stop(reason: str) -> None:
+            loop.call_soon_threadsafe(self._stop_attempt, claim, reason)
+
+        self._incarnation.hold(claim, stop)
+        reserved = None
+        try:
+            reserved = await self._scripts.reserve(claim, owner)
+        finally:
+            if not isinstance(reserved, Reserved):
+                self._incarnation.release(claim)  # if Redis booked it all the same, the keeper gives it back
+        return reserved
+
+    async def _rename(self, claim: Claim) -> None:
+        """Go on under a new name after this one was buried; one for all who find out."""
+        self._incarnation.renamed(claim.incarnation)
+        shard = self._scripts.keyspace.shard_of(claim.run_id)
+        await self._scripts.register("incarnations", self._incarnation.id, LEASE_TTL_MS, shard)
+
+    async def _decline(self, ref: StepRef, queue: str) -> AttemptEnd:
+        member = f"{ref.run_id} {ref.path} {ref.attempt} {queue}"
+        delay_ms = await self._scripts.decline(member, ref.path, ref.attempt, ref.label)
+        logger.warning(
+            "this worker has no such step, the run waits for one that has it",
+            extra={"run_id": ref.run_id, "path": ref.path, "function": ref.function, "delay_ms": delay_ms},
+        )
+        return AttemptEnd("not_here")
+
+    def _meter(self, claim: Claim, reserved: Reserved, estimate: Amounts) -> UsageMeter:
+        """What the attempt may use: its estimate, which is reserved, and what its account has left."""
+        counter = iter(range(1, 2**31))
+
+        async def extend(amounts: Amounts) -> str | None:
+            answer = await self._scripts.extend(claim, next(counter), amounts)
+            if isinstance(answer, Refusal):
+                return answer.meter
+            if answer is not None:
+                raise NonRetryableError(f"The lease of run {claim.run_id} step {claim.path} is lost.")
+            return None
+
+        left = {meter: amount + estimate.get(meter, 0) for meter, amount in reserved.remaining.items()}
+        return UsageMeter(Quota.of(left), dict(estimate), extend)

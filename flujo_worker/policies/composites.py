@@ -1,0 +1,50 @@
+"""Runs control steps: the functions of composites."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flujo_client.protocol.context import snapshot_of
+from flujo_worker.attempt import Attempt, AttemptEnd
+from flujo_worker.policies.control import ControlCall
+from flujo_worker.policies.inputs import InputReader
+from flujo_worker.policies.table import CONTROLS
+from flujo_worker.registry import Registry
+
+__all__ = ["ControlSteps"]
+
+
+class ControlSteps:
+    """Runs what `CONTROLS` has for an attempt.
+
+    Args:
+        reader: Of payloads.
+        registry: Which has the functions.
+        live: The in-process mode: sync functions run on the loop.
+    """
+
+    def __init__(self, reader: InputReader, registry: Registry, *, live: bool) -> None:
+        self._reader = reader
+        self._registry = registry
+        self._live = live
+
+    async def run(self, attempt: Attempt) -> AttemptEnd:
+        """Run the control step of an attempt. Raises whatever the user's functions raise."""
+        task, inputs = attempt.task, self._reader.of(attempt)
+        functions = {role: self._registry.control(reference) for role, reference in task.roles.items()}
+        first = next(iter(functions.values()), None)
+        model = self._registry.context_model_for(first.context_type if first else Any)
+        context = inputs.context(model, attempt.ref.run_id)
+        call = ControlCall(
+            task=task,
+            value=inputs.for_control(first.input_type if first else Any),
+            context=context.model,
+            base=inputs.context_data(task.context),
+            branches={branch: inputs.context_data(names) for branch, names in task.branches.items()},
+            functions=functions,
+            live=self._live,
+        )
+        end = await CONTROLS[task.kind, task.control](call)
+        change = context.change() if end.context is None else ("snapshot", snapshot_of(end.context))
+        output = end.outputs[0] if end.outputs else None
+        return AttemptEnd("succeeded", output, context=change, verdict=end.verdict, stores=bool(end.outputs))

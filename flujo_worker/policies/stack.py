@@ -1,0 +1,65 @@
+"""What the policies of a step share, and how they are put around one another."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flujo_client.protocol.spec import StepSpec
+from flujo_client.protocol.types import StepDefinition
+from flujo_worker.attempt import Attempt
+from flujo_worker.policies.step_context import StepContext
+
+__all__ = ["Policy", "Proceed", "StepCall", "stacked"]
+
+
+@dataclass(slots=True)
+class StepCall:
+    """One attempt of a step on its way through the policies.
+
+    Attributes:
+        value: The step's input, as far as it is prepared.
+        context: The attempt's own copy; None if the step has nothing to do with the context.
+        injected: What the step's function may ask for by keyword.
+    """
+
+    attempt: Attempt
+    definition: StepDefinition
+    value: Any = None
+    context: StepContext | None = None
+    injected: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> StepSpec:
+        """The step's terms, as the run is pinned to them."""
+        return self.attempt.task.step
+
+
+#: What a policy goes on with: the rest of the way, to the step's output.
+Proceed = Callable[[StepCall], Awaitable[Any]]
+
+
+class Policy(Protocol):
+    """One concern of an attempt. It works on what goes in, on what comes out, or on both, and calls `proceed` between.
+
+    Stateless between attempts. What it raises is how the attempt ends.
+    """
+
+    async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
+        """Return the step's output, as the policies outside this one get it."""
+
+
+def stacked(policies: Iterable[Policy], innermost: Proceed) -> Proceed:
+    """The policies as one function, the first outermost."""
+    way = innermost
+    for policy in reversed(list(policies)):
+        way = _around(policy, way)
+    return way
+
+
+def _around(policy: Policy, proceed: Proceed) -> Proceed:
+    def run(call: StepCall) -> Awaitable[Any]:
+        return policy(call, proceed)
+
+    return run

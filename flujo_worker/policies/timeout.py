@@ -1,0 +1,25 @@
+"""How long an attempt may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from flujo_worker.policies.stack import Proceed, StepCall
+
+__all__ = ["TimeoutPolicy"]
+
+
+class TimeoutPolicy:
+    """Ends an attempt after the step's timeout; without one, its lease does."""
+
+    async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
+        """See `Policy`.
+
+        Raises:
+            TimeoutError: The time is over. An async function was cancelled; a sync one is left to itself.
+        """
+        if call.step.timeout_ms is None:
+            return await proceed(call)
+        async with asyncio.timeout(call.step.timeout_ms / 1000):
+            return await proceed(call)
