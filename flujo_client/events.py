@@ -13,12 +13,13 @@ from redis.exceptions import RedisError
 
 from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.context import fold_context
+from flujo_client.protocol.envelopes import rebuild_error
 from flujo_client.protocol.errors import (
     ResultTimeoutError,
     RunNotFoundError,
     StateUnavailableError,
     TypeMismatchError,
-    rebuild_error,
+    UsageLimitExceededError,
 )
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import Event, EventKind
@@ -240,7 +241,7 @@ def raise_for(result: PipelineResult) -> PipelineResult:
     """
     if result.error is not None:
         error = rebuild_error(result.error)
-        if hasattr(error, "result"):
+        if isinstance(error, UsageLimitExceededError):
             error.result = result
         raise error
     return result

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+from flujo_client.protocol.envelopes import describe_error
 from flujo_client.protocol.errors import (
     ConfigurationError,
     ControlFlowError,
@@ -14,7 +15,6 @@ from flujo_client.protocol.errors import (
     StateUnavailableError,
     TypeMismatchError,
     UsageLimitExceededError,
-    describe_error,
 )
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.replies import Committed

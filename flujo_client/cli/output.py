@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flujo_client.protocol.errors import FlujoError, describe_error
+from flujo_client.protocol.envelopes import describe_error
+from flujo_client.protocol.errors import FlujoError
 
 __all__ = ["JsonOption", "console", "execute", "parse_input", "print_json", "print_text"]
 

@@ -235,9 +235,7 @@ class Step(Factories, BaseModel, Generic[In, Out]):
 
         def __getattr__(self, name: str) -> Any:
             if name in ("run", "stream"):
-                raise StepInvocationError(
-                    f"Step '{self.name}' has no {name}(): compose it into a pipeline, or call arun()."
-                )
+                raise StepInvocationError(self.name)
             return super().__getattr__(name)
 
 

@@ -174,7 +174,8 @@ def _breach(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> None
     error: dict[str, Any] = {
         "type": "UsageLimitExceededError",
         "message": message,
-        "data": {"run_id": draft.run.run_id, "path": path, **details, "suggestion": _story(draft, path, meter, fields)},
+        "data": {"run_id": draft.run.run_id, "path": path, **details},
+        "suggestion": _story(draft, path, meter, fields),
     }
     state = draft.state(path)
     if state.status is not NodeStatus.SUCCEEDED:

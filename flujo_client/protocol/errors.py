@@ -1,4 +1,4 @@
-"""Every error of Flujo, its place in the tree, and its envelope on the wire.
+"""Every error of Flujo and its place in the tree; `envelopes.py` carries them between processes.
 
 FlujoError
 ├─ ConfigurationError
@@ -7,29 +7,42 @@ FlujoError
 │  ├─ UnqueueableError               a callable has no name that a worker could import
 │  ├─ UnknownPipelineError           no worker has published a pipeline of this name
 │  ├─ UnsafeRedisError               Redis may evict keys, so it cannot hold the truth
-│  └─ PricingNotConfiguredError
+│  ├─ PricingNotConfiguredError      a model's usage cannot be priced
+│  ├─ HitlPolicyError                pausing for people is forbidden here
+│  ├─ FeatureDisabled                something that this installation has switched off
+│  └─ RewardModelUnavailable
 ├─ ExecutionError
 │  ├─ UsageLimitExceededError        the budget cannot pay; carries `.result`
 │  ├─ ImproperStepInvocationError    a step was called like a function
-│  ├─ StepInvocationError
+│  ├─ StepInvocationError            a step was asked for a method of its agent
 │  ├─ NonRetryableError              user code says: do not try again
+│  ├─ AgentIOValidationError         an agent's input or output does not validate
+│  ├─ PluginError                    a validation plugin is faulty
+│  ├─ ParallelStepError              a parallel step cannot be put together
+│  ├─ OrchestratorRetryError         user code asks for another attempt
+│  ├─ ReplayError                    a run cannot be replayed from what was recorded
 │  ├─ RunConflictError               the run id belongs to another run
 │  ├─ RunNotFoundError
 │  ├─ RunCancelledError
 │  ├─ RunFailedError                 a run ended with an error that has no class of its own here
 │  ├─ ResultTimeoutError             the run did not end in the time given; it goes on
 │  ├─ PayloadError                   a value cannot be sent, or is too large
-│  └─ ResumeError
+│  ├─ GranularResumeError            a granular step's turns do not fit its definition any more
+│  └─ ResumeError                    a run cannot be resumed
 ├─ ControlFlowError                  never swallowed by the engine
-│  ├─ InfiniteFallbackError
-│  ├─ PipelineAbortSignal
-│  └─ PausedException
+│  ├─ InfiniteRedirectError          plugins redirect in a circle
+│  ├─ InfiniteFallbackError          a step would fall back on itself
+│  ├─ PipelineAbortSignal            ends the run as aborted
+│  └─ PausedException                pauses the run until somebody answers
 ├─ ContextError
 │  ├─ PipelineContextInitializationError
-│  └─ ContextMergeError
+│  ├─ ContextInheritanceError        a nested run's context needs what its parent's lacks
+│  ├─ ContextMergeError              branches set the same key to different values
+│  └─ ContextFieldError, ContextIsolationError, ContextMutationError
 ├─ ValidationError
 │  ├─ UsageAmountError               a step says that it used what is no amount
 │  ├─ TypeMismatchError              an output does not fit the next step's input
+│  ├─ TemplateResolutionError        a template names what is not there
 │  └─ PipelineValidationError        a pipeline has faults; lists all of them
 ├─ StateUnavailableError             Redis does not answer
 ├─ BrokerUnavailableError            the broker does not answer
@@ -40,31 +53,45 @@ QuotaExceededError stands apart, as users of `Quota` know it.
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 __all__ = [
+    "AgentIOValidationError",
     "BrokerUnavailableError",
     "ConfigurationError",
     "ContextError",
+    "ContextFieldError",
+    "ContextInheritanceError",
+    "ContextIsolationError",
     "ContextMergeError",
+    "ContextMutationError",
     "ControlFlowError",
     "ExecutionError",
+    "FeatureDisabled",
     "FlujoError",
+    "GranularResumeError",
+    "HitlPolicyError",
     "ImproperStepInvocationError",
     "InfiniteFallbackError",
+    "InfiniteRedirectError",
     "MessageError",
     "MissingAgentError",
     "NonRetryableError",
+    "OrchestratorRetryError",
+    "ParallelStepError",
     "PausedException",
     "PayloadError",
     "PipelineAbortSignal",
     "PipelineContextInitializationError",
     "PipelineValidationError",
+    "PluginError",
     "PricingNotConfiguredError",
     "QuotaExceededError",
+    "ReplayError",
     "ResultTimeoutError",
     "ResumeError",
+    "RewardModelUnavailable",
     "RunCancelledError",
     "RunConflictError",
     "RunFailedError",
@@ -73,6 +100,7 @@ __all__ = [
     "SettingsError",
     "StateUnavailableError",
     "StepInvocationError",
+    "TemplateResolutionError",
     "TypeMismatchError",
     "UnknownPipelineError",
     "UnqueueableError",
@@ -80,8 +108,6 @@ __all__ = [
     "UsageAmountError",
     "UsageLimitExceededError",
     "ValidationError",
-    "describe_error",
-    "rebuild_error",
 ]
 
 
@@ -91,14 +117,60 @@ class FlujoError(Exception):
     Args:
         message: What is wrong, with which run and step.
         suggestion: What to do about it; appended to the text.
+        code: A short name of the fault, for programs.
+        cause: What led to it; the same as `raise ... from cause`.
         data: Facts of the error by name, JSON values; attributes `error.data["..."]`, and sent with it.
     """
 
-    def __init__(self, message: str = "", *, suggestion: str | None = None, **data: Any) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        suggestion: str | None = None,
+        code: str | None = None,
+        cause: BaseException | None = None,
+        **data: Any,
+    ) -> None:
         self.message = message
         self.suggestion = suggestion
+        self.code = code
         self.data = data
+        if cause is not None:
+            self.__cause__ = cause
         super().__init__(message if suggestion is None else f"{message} {suggestion}")
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What led to it."""
+        return self.__cause__
+
+    @classmethod
+    def rebuilt(
+        cls,
+        message: str,
+        suggestion: str | None,
+        code: str | None,
+        data: dict[str, Any],
+        cause: BaseException | None = None,
+    ) -> Self:
+        """The error again, from what it says of itself, whatever its own constructor takes."""
+        error = cls.__new__(cls)
+        FlujoError.__init__(error, message, suggestion=suggestion, code=code, cause=cause, **data)
+        return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process pools whole, but for their cause, which may be anything."""
+        state = {name: value for name, value in vars(self).items() if name not in _REBUILT}
+        return type(self).rebuilt, (self.message, self.suggestion, self.code, self.data), state
+
+
+#: Attributes that `FlujoError.rebuilt` sets.
+_REBUILT = frozenset({"message", "suggestion", "code", "data"})
+
+
+def _fact(name: str, meaning: str) -> Any:
+    """An attribute that reads one of an error's data, so that it is there on the other side of the wire as well."""
+    return property(lambda error: error.data.get(name), doc=meaning)
 
 
 class ConfigurationError(FlujoError):
@@ -126,7 +198,35 @@ class UnsafeRedisError(ConfigurationError):
 
 
 class PricingNotConfiguredError(ConfigurationError):
-    """A model's usage cannot be priced."""
+    """A model's usage cannot be priced.
+
+    Args:
+        provider: Of the model; None if it is not known.
+        model: Its name.
+    """
+
+    def __init__(self, provider: str | None, model: str) -> None:
+        super().__init__(
+            f"Model '{model}' of provider '{provider or 'unknown'}' has no price.",
+            suggestion="Report its cost with run.usage.add(cost_usd=...), or name a model that genai-prices knows.",
+            provider=provider,
+            model=model,
+        )
+
+    provider = _fact("provider", "Of the model.")
+    model = _fact("model", "Its name.")
+
+
+class HitlPolicyError(ConfigurationError):
+    """A pipeline pauses for people where FLUJO_ALLOW_HITL=0 forbids it."""
+
+
+class FeatureDisabled(ConfigurationError):
+    """Something that this installation has switched off."""
+
+
+class RewardModelUnavailable(ConfigurationError):
+    """A reward model that was asked for cannot be used."""
 
 
 class ExecutionError(FlujoError):
@@ -140,8 +240,10 @@ class UsageLimitExceededError(ExecutionError):
         result: The run's `PipelineResult` up to and including the breaching step; None on the worker.
     """
 
-    def __init__(self, message: str = "", result: Any = None, *, suggestion: str | None = None, **data: Any) -> None:
-        super().__init__(message, suggestion=suggestion, **data)
+    result: Any = None
+
+    def __init__(self, message: str = "", result: Any = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
         self.result = result
 
 
@@ -150,7 +252,38 @@ class ImproperStepInvocationError(ExecutionError):
 
 
 class StepInvocationError(ExecutionError):
-    """A step was asked for a method that belongs to its agent."""
+    """A step was asked for a method that belongs to its agent.
+
+    Args:
+        step_name: Of the step.
+    """
+
+    def __init__(self, step_name: str) -> None:
+        super().__init__(
+            f"Step '{step_name}' has no run() or stream() of its own.",
+            suggestion="Compose it into a pipeline and run that, or call arun() to test its function alone.",
+            step=step_name,
+        )
+
+
+class AgentIOValidationError(ExecutionError):
+    """What an agent was given, or gave, does not validate."""
+
+
+class PluginError(ExecutionError):
+    """A validation plugin is faulty."""
+
+
+class ParallelStepError(ExecutionError):
+    """A parallel step cannot be put together."""
+
+
+class OrchestratorRetryError(ExecutionError):
+    """Raised by user code that asks for another attempt."""
+
+
+class ReplayError(ExecutionError):
+    """A run cannot be replayed from what was recorded of it."""
 
 
 class NonRetryableError(ExecutionError):
@@ -181,12 +314,20 @@ class PayloadError(ExecutionError):
     """A value cannot be stored: it is no JSON value, or larger than the limit."""
 
 
+class GranularResumeError(ExecutionError):
+    """A granular step's stored turns do not fit its definition any more; `.data["irrecoverable"]` says whether they ever will."""
+
+
 class ResumeError(ExecutionError):
     """A run cannot be resumed."""
 
 
 class ControlFlowError(FlujoError):
     """Raised to steer a run; the engine never treats it as a failure."""
+
+
+class InfiniteRedirectError(ControlFlowError):
+    """Plugins redirect a step in a circle."""
 
 
 class InfiniteFallbackError(ControlFlowError):
@@ -209,8 +350,47 @@ class PipelineContextInitializationError(ContextError):
     """The initial context data does not fit the context model."""
 
 
+class ContextInheritanceError(ContextError):
+    """A nested run's context model needs fields that its parent's context lacks.
+
+    Args:
+        missing_fields: Their names.
+        parent_context_keys: What the parent's context has.
+        child_model_name: Of the nested run's context.
+    """
+
+    def __init__(
+        self, missing_fields: Iterable[str], parent_context_keys: Iterable[str], child_model_name: str
+    ) -> None:
+        missing, keys = list(missing_fields), sorted(parent_context_keys)
+        super().__init__(
+            f"Context model '{child_model_name}' needs {', '.join(missing)}, and the parent's context has only "
+            f"{', '.join(keys) or 'nothing'}.",
+            suggestion="Give the fields defaults, or set them before the nested run.",
+            missing_fields=missing,
+            parent_context_keys=keys,
+            child_model_name=child_model_name,
+        )
+
+    missing_fields = _fact("missing_fields", "What the parent's context lacks.")
+    parent_context_keys = _fact("parent_context_keys", "What it has.")
+    child_model_name = _fact("child_model_name", "The model that needs more.")
+
+
+class ContextFieldError(ContextError):
+    """A field of a context does not exist, or cannot be what it was set to."""
+
+
+class ContextIsolationError(ContextError):
+    """A context could not be copied for a branch."""
+
+
 class ContextMergeError(ContextError):
     """Branches set the same key of the context to different values."""
+
+
+class ContextMutationError(ContextError):
+    """A context was changed where it may not be."""
 
 
 class ValidationError(FlujoError):
@@ -219,6 +399,10 @@ class ValidationError(FlujoError):
 
 class TypeMismatchError(ValidationError):
     """An output does not fit the input that the next step declares."""
+
+
+class TemplateResolutionError(ValidationError):
+    """A template names what the context does not have."""
 
 
 class UsageAmountError(ValidationError):
@@ -264,31 +448,3 @@ class QuotaExceededError(Exception):
             f"Insufficient quota: {extra_cost_usd} USD and {extra_tokens} tokens over the estimate, "
             f"{remaining_cost_usd} USD and {remaining_tokens} tokens left"
         )
-
-
-def describe_error(error: BaseException, message: str | None = None) -> dict[str, Any]:
-    """The JSON envelope of an error: `type`, `message`, and `data` when it is a Flujo error.
-
-    Args:
-        message: Instead of the error's own text.
-    """
-    data = _plain(error.data) if isinstance(error, FlujoError) else {}
-    return {"type": type(error).__name__, "message": str(error) if message is None else message, "data": data}
-
-
-def _plain(data: dict[str, Any]) -> dict[str, Any]:
-    """Data as JSON values: user code may raise our errors with anything in them, and they must reach Redis all the same."""
-    try:
-        text = json.dumps(data, ensure_ascii=False, default=repr, skipkeys=True)
-    except ValueError:  # it contains itself
-        return {}
-    return dict(json.loads(text.encode("utf-8", "replace")))
-
-
-def rebuild_error(envelope: dict[str, Any]) -> FlujoError:
-    """The Flujo error that an envelope describes; `RunFailedError` where its class is not one of ours."""
-    cls = globals().get(envelope["type"])
-    data = envelope.get("data", {})
-    if isinstance(cls, type) and issubclass(cls, FlujoError):
-        return cls(envelope["message"], **data)
-    return RunFailedError(envelope["message"], **{**data, "type": envelope["type"]})

@@ -352,6 +352,4 @@ def test_a_refusal_names_step_account_and_amounts() -> None:
 
     assert run.error is not None
     assert run.error["message"] == "Token limit of 10 exceeded"
-    assert run.error["data"]["suggestion"] == (
-        "(run r, step 'a' at 0: it asked for 50 tokens, and account root could get 10)"
-    )
+    assert run.error["suggestion"] == ("(run r, step 'a' at 0: it asked for 50 tokens, and account root could get 10)")
