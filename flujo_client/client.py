@@ -42,14 +42,14 @@ class AsyncFlujoClient:
         base = settings or Settings.from_env()
         self.settings = base if url is None else base.model_copy(update={"url": url})
         self.client = connect(self.settings.state_url)
-        self._blocking = connect_blocking(self.settings.state_url)
+        self.blocking = connect_blocking(self.settings.state_url)
         self._wire = Wire(self.settings.state_url)
         self.keyspace = Keyspace(self.settings.namespace)
         self.scripts = Scripts(ScriptCaller(self._wire), self.keyspace)
         self.codec = JsonCodec(self.settings.max_payload_bytes)
         self.specs = SpecStore(self.scripts)
         self.state = StateManager(self.scripts, self.codec, max_deliveries=self.settings.max_deliveries)
-        self.reader = RunReader(self.client, self._blocking, self.keyspace, self.codec)
+        self.reader = RunReader(self.client, self.blocking, self.keyspace, self.codec)
 
     async def check(self) -> None:
         """Make sure that Redis answers and keeps what it is given.
@@ -100,7 +100,7 @@ class AsyncFlujoClient:
     async def close(self) -> None:
         """Disconnect. Runs go on."""
         await self.client.aclose()
-        await self._blocking.aclose()
+        await self.blocking.aclose()
         await self._wire.close()
 
     async def __aenter__(self) -> Self:

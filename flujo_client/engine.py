@@ -25,7 +25,9 @@ class QueuedEngine:
     """
 
     def __init__(self, settings: Settings, *, serves_pool: bool, observer: RunObserver | None = None) -> None:
-        self.client = AsyncFlujoClient(settings=settings)
+        self.client = client = AsyncFlujoClient(settings=settings)
+        self.redis, self.blocking, self.keyspace = client.client, client.blocking, client.keyspace
+        self.codec, self.scripts, self.specs = client.codec, client.scripts, client.specs
         self._publisher = make_publisher(settings)
         self._inbox_wire = Wire(settings.state_url)
         self.manager = ExecutionManager(
@@ -41,6 +43,11 @@ class QueuedEngine:
         )
         self._serving: asyncio.Task[Any] | None = None
 
+    @property
+    def owner(self) -> str:
+        """The manager in the caller."""
+        return self.service.manager_id
+
     async def open(self) -> None:
         """Check Redis, announce the manager and start serving.
 
@@ -55,6 +62,9 @@ class QueuedEngine:
         """Serve until cancelled."""
         if self._serving is not None:
             await self._serving
+
+    async def forget(self, run_id: str) -> None:
+        """Nothing: the run's retention ends it."""
 
     async def close(self) -> None:
         """Stop serving, hand the own runs to the pool, and disconnect."""

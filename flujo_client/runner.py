@@ -7,43 +7,24 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, Self
 from uuid import uuid4
 
-from opentelemetry import trace
 from pydantic import BaseModel
-from pydantic import ValidationError as PydanticValidationError
 
+from flujo_client.driver import Engine, RunDriver, RunTerms
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
-from flujo_client.events import RunReader, raise_for
-from flujo_client.execution.graph import step_at
 from flujo_client.observer import HookObserver
-from flujo_client.protocol.context import snapshot_of
-from flujo_client.protocol.errors import ConfigurationError, PipelineContextInitializationError
+from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.hooks import HookDispatcher
-from flujo_client.protocol.messages import Event, EventKind
-from flujo_client.protocol.payloads import PayloadCodec
+from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
 from flujo_client.protocol.quota import UsageLimits
-from flujo_client.protocol.results import (
-    Chunk,
-    Failure,
-    PipelineContext,
-    PipelineResult,
-    PreRunPayload,
-    StepOutcome,
-    Success,
-)
+from flujo_client.protocol.results import PipelineContext, PipelineResult
 from flujo_client.protocol.settings import Settings
-from flujo_client.protocol.spec import PipelineSpec
-from flujo_client.protocol.submission import submit_run
-from flujo_client.protocol.tracing import traceparent_of
 from flujo_client.protocol.types import TypeValidator
 from flujo_client.validation import check_pipeline
-from flujo_worker.embedded import EmbeddedEngine
+from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
 from flujo_worker.registry import Registry
 
 __all__ = ["Flujo", "RunAwaitable"]
-
-#: How long a caller waits for its own manager's word before it looks at the stored run, in case the pool took it over.
-_LOOK_EVERY_S = 5.0
 
 
 class RunAwaitable:
@@ -103,17 +84,16 @@ class Flujo:
         self._settings = settings or Settings.from_env()
         if url is not None:
             self._settings = self._settings.model_copy(update={"url": url})
-        self._context_model = context_model or PipelineContext
-        self._wants_context = context_model is not None or initial_context_data is not None
-        self._context_data = initial_context_data or {}
         self._resources = resources
-        self._limits = usage_limits
+        self._terms = RunTerms(context_model, initial_context_data or {}, usage_limits)
         self._observer = HookObserver(
             HookDispatcher([*self.pipeline.hooks, *hooks]),
             HookDispatcher(self.pipeline.on_finish),
             resources,
         )
-        self._opening: asyncio.Task[QueuedEngine | EmbeddedEngine] | None = None
+        self._driver = RunDriver(self.pipeline, self._terms, self._observer)
+        self._memory = EmbeddedMemory()
+        self._opening: asyncio.Task[Engine] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -150,13 +130,13 @@ class Flujo:
         self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
     ) -> RunAwaitable:
         """Run the pipeline: `await` it for the result, or iterate for outcomes and then the result. Raises as `run`."""
-        return RunAwaitable(lambda: self._outcomes(value, run_id, initial_context_data, chunks=True))
+        return RunAwaitable(lambda: self._outcomes(value, run_id, initial_context_data))
 
     async def stream_async(
         self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
     ) -> AsyncIterator[Any]:
         """The data of every chunk while steps run, then the result."""
-        async for item in self._outcomes(value, run_id, initial_context_data, chunks=True):
+        async for item in self._outcomes(value, run_id, initial_context_data):
             if isinstance(item, Chunk):
                 yield item.data
             elif isinstance(item, PipelineResult):
@@ -165,117 +145,50 @@ class Flujo:
     async def run_outcomes_async(
         self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
     ) -> AsyncIterator[StepOutcome]:
-        """Outcomes only: chunks, then one `Success` or `Failure`."""
-        async for item in self._outcomes(value, run_id, initial_context_data, chunks=True):
-            if not isinstance(item, PipelineResult):
-                yield item
-            elif item.success:
-                yield Success(step_result=item.step_history[-1])
-            else:
-                last = item.step_history[-1] if item.step_history else None
-                yield Failure(feedback=last.feedback if last else None, step_result=last)
+        """Outcomes only: chunks while steps run, then the one that ends the run: `Success`, `Failure`, `Paused` or `Aborted`.
+
+        Limits, mismatched types and cancellation raise, as in `run`. Disconnects after the last outcome.
+        """
+        try:
+            async for item in self._outcomes(value, run_id, initial_context_data):
+                yield to_outcome(item) if isinstance(item, PipelineResult) else item
+        finally:
+            await self.aclose()
+
+    def run_outcomes(
+        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
+    ) -> AsyncIterator[StepOutcome]:
+        """The same as `run_outcomes_async`."""
+        return self.run_outcomes_async(value, run_id=run_id, initial_context_data=initial_context_data)
+
+    def run_stream(
+        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
+    ) -> AsyncIterator[StepOutcome]:
+        """The same as `run_outcomes_async`."""
+        return self.run_outcomes_async(value, run_id=run_id, initial_context_data=initial_context_data)
+
+    async def run_result_async(
+        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
+    ) -> PipelineResult:
+        """Run the pipeline and return its result. Raises as `run`."""
+        return await self.run_async(value, run_id=run_id, initial_context_data=initial_context_data)
 
     def run_with_events(
         self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
     ) -> AsyncIterator[StepOutcome | PipelineResult]:
         """The same items as iterating over `run_async`."""
-        return self._outcomes(value, run_id, initial_context_data, chunks=True)
+        return self._outcomes(value, run_id, initial_context_data)
 
     async def _outcomes(
-        self, value: Any, run_id: str | None, data: dict[str, Any] | None, *, chunks: bool
+        self, value: Any, run_id: str | None, data: dict[str, Any] | None
     ) -> AsyncIterator[StepOutcome | PipelineResult]:
         check_pipeline(self.pipeline, TypeValidator(), queued=self.queued)  # no I/O before this line
-        name = run_id or f"run_{uuid4().hex}"
-        context = self._first_context(value, data, name)
         engine = await self._opened()
-        ended = self._observer.expect(name)
-        spec = self.pipeline.to_spec()
-        await self._observer.before_run(PreRunPayload(initial_input=value, run_id=name, pipeline_name=spec.name))
-        codec: PayloadCodec
-        if isinstance(engine, QueuedEngine):
-            await engine.client.specs.keep(spec)
-            scripts, codec, owner = engine.client.scripts, engine.client.codec, engine.service.manager_id
-        else:
-            await engine.state.specs.keep(spec)
-            scripts, codec, owner = engine.scripts, engine.codec, "pool"
-        await submit_run(
-            scripts,
-            codec,
-            spec,
-            value,
-            run_id=name,
-            owner=owner,
-            limits=self._limits,
-            context=context,
-            traceparent=traceparent_of(trace.get_current_span()),
-        )
-        engine.manager.wake(name)
-        async for chunk in self._chunks(engine, name, ended):
-            yield chunk
-        result = await self._result(engine, name)
-        if run_id is None and isinstance(engine, EmbeddedEngine):
-            await engine.forget(name)
-        yield raise_for(result)
+        name = run_id or f"run_{uuid4().hex}"
+        async for item in self._driver.outcomes(engine, value, name, data or {}, forget=run_id is None):
+            yield item
 
-    async def _chunks(
-        self, engine: QueuedEngine | EmbeddedEngine, run_id: str, ended: asyncio.Future[None]
-    ) -> AsyncIterator[Chunk]:
-        """Wait for the end; on the way, pass on the chunks that steps emit, if any step can."""
-        reader = self._reader(engine)
-        if any("run" in leaf.injects for leaf in self.pipeline.leaves()):
-            spec = self.pipeline.to_spec()
-            async for event in reader.events(run_id):
-                if event.kind is EventKind.CHUNK:
-                    yield self._chunk(engine, event, spec)
-            return
-        while True:
-            done, _ = await asyncio.wait([ended], timeout=_LOOK_EVERY_S)
-            if done or "final" in await reader.record(run_id):
-                return
-
-    def _chunk(self, engine: QueuedEngine | EmbeddedEngine, event: Event, spec: PipelineSpec) -> Chunk:
-        codec = engine.client.codec if isinstance(engine, QueuedEngine) else engine.codec
-        data = codec.decode(event.fields["data"].encode())
-        return Chunk(
-            data=data,
-            step_name=step_at(spec, event.path).name,
-            attempt=event.attempt,
-            sequence=int(event.fields["sequence"]),
-        )
-
-    async def _result(self, engine: QueuedEngine | EmbeddedEngine, run_id: str) -> PipelineResult:
-        skeleton = self._observer.take(run_id)
-        reader, output_type = self._reader(engine), self.pipeline.output_type
-        if skeleton is None:  # the pool finished it, or it had ended before
-            await reader.wait(run_id, None)
-            return await reader.result(run_id, output_type=output_type, context_model=self._context_model)
-        return await reader.complete(run_id, skeleton, output_type=output_type, context_model=self._context_model)
-
-    def _reader(self, engine: QueuedEngine | EmbeddedEngine) -> RunReader:
-        if isinstance(engine, QueuedEngine):
-            return engine.client.reader
-        return RunReader(engine.redis, engine.redis, engine.keyspace, engine.codec)
-
-    def _first_context(self, value: Any, data: dict[str, Any] | None, run_id: str) -> dict[str, Any] | None:
-        asks = any("context" in leaf.injects or leaf.updates_context or leaf.sink_to for leaf in self.pipeline.leaves())
-        if not (self._wants_context or data or asks):
-            return None
-        values = {**self._context_data, **(data or {})}
-        fields = self._context_model.model_fields
-        if "initial_prompt" in fields:
-            values.setdefault("initial_prompt", str(value))
-        if "run_id" in fields:
-            values.setdefault("run_id", run_id)
-        try:
-            model = self._context_model.model_validate(values)
-        except PydanticValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            raise PipelineContextInitializationError(
-                f"The initial context does not fit {self._context_model.__name__}: {fault['loc']}: {fault['msg']}."
-            ) from error
-        return snapshot_of(model.model_dump())
-
-    async def _opened(self) -> QueuedEngine | EmbeddedEngine:
+    async def _opened(self) -> Engine:
         if self.queued and self._resources is not None:
             raise ConfigurationError(
                 "resources= cannot be sent to workers.", suggestion="Set flujo_resources in the pipeline's module."
@@ -286,17 +199,17 @@ class Flujo:
             self._opening = loop.create_task(self._open())
         return await asyncio.shield(self._opening)
 
-    async def _open(self) -> QueuedEngine | EmbeddedEngine:
+    async def _open(self) -> Engine:
         engine = self._make_engine()
         await engine.open()
         return engine
 
-    def _make_engine(self) -> QueuedEngine | EmbeddedEngine:
+    def _make_engine(self) -> Engine:
         if self.queued:
             return QueuedEngine(self._settings, serves_pool=False, observer=self._observer)
-        registry = Registry(resources=self._resources, context_model=self._context_model)
+        registry = Registry(resources=self._resources, context_model=self._terms.context_model or PipelineContext)
         registry.add(self.pipeline)
-        return EmbeddedEngine(registry, observer=self._observer)
+        return EmbeddedEngine(registry, observer=self._observer, memory=self._memory)
 
     async def aclose(self) -> None:
         """Disconnect; runs that have not ended fall to the pool."""
@@ -305,7 +218,13 @@ class Flujo:
             await (await opening).close()
 
     def close(self) -> None:
-        """Nothing: `run` leaves nothing open."""
+        """Nothing to do after `run`, which leaves nothing open; after `run_async`, await `aclose`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import StepMessage
 from flujo_client.protocol.payloads import LiveCodec
+from flujo_client.protocol.replies import Claim
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.state import StateManager
 from flujo_worker.coordinator import StepCoordinator
@@ -20,7 +21,7 @@ from flujo_worker.memory_redis import MemoryRedis
 from flujo_worker.memory_store import MemoryStore
 from flujo_worker.registry import Registry
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["EmbeddedEngine", "EmbeddedMemory"]
 
 _FOR_EVER_MS = 10 * 365 * 86_400_000
 
@@ -44,6 +45,14 @@ class _LocalPublisher:
         """Nothing is open."""
 
 
+class EmbeddedMemory:
+    """What the runs of one caller leave behind, for as long as it lives: event loops come and go, results stay readable."""
+
+    def __init__(self) -> None:
+        self.redis = MemoryRedis(MemoryStore())
+        self.codec = LiveCodec()
+
+
 class EmbeddedEngine:
     """Everything that a run needs, in this process and on this event loop.
 
@@ -52,17 +61,26 @@ class EmbeddedEngine:
     Args:
         registry: What may be run; shared by all runs of the engine.
         observer: Hooks of the caller.
+        memory: Of the engine before it, whose runs are then known; default: a new one.
         retention_ms: How long finished runs stay readable.
     """
 
     def __init__(
-        self, registry: Registry, *, observer: RunObserver | None = None, retention_ms: int = 3_600_000
+        self,
+        registry: Registry,
+        *,
+        observer: RunObserver | None = None,
+        memory: EmbeddedMemory | None = None,
+        retention_ms: int = 3_600_000,
     ) -> None:
-        self.redis = MemoryRedis(MemoryStore())
+        memory = memory or EmbeddedMemory()
+        self.redis = self.blocking = memory.redis
         self.keyspace = Keyspace("flujo")
-        self.codec = LiveCodec()
+        self.codec = memory.codec
+        self.owner = POOL
         self.scripts = Scripts(ScriptCaller(self.redis), self.keyspace)
         self.state = StateManager(self.scripts, self.codec)
+        self.specs = self.state.specs
         self._incarnation = Incarnation()
         self.coordinator = StepCoordinator(
             self.scripts,
@@ -102,8 +120,14 @@ class EmbeddedEngine:
         await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
 
     async def close(self) -> None:
-        """Cancel what runs and let go of everything."""
+        """Cancel what runs, so that the next engine on this memory goes on with it."""
         for task in list(self._steps):
             task.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
+        held = self.keyspace.held(self._incarnation.id, 0)
+        for member in await self.redis.execute("ZRANGE", held, 0, -1):
+            run_id, path, attempt, nonce = member.decode().split(" ")
+            claim = Claim(run_id, path, int(attempt), nonce, self._incarnation.id, queue="")
+            await self.scripts.lose(claim, POOL, "handed_over", {})
         await self.manager.settle()
+        await self.redis.execute("ZREM", self.keyspace.shard("incarnations"), self._incarnation.id)

@@ -1,21 +1,16 @@
-"""What a run and its steps leave behind: results, outcomes, the context, and the payloads of hooks."""
+"""What a run and its steps leave behind: results, the context, and the payloads of hooks."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
-    "Aborted",
-    "BackgroundLaunched",
-    "Chunk",
-    "Failure",
     "HookPayload",
     "OnStepFailurePayload",
-    "Paused",
     "PipelineContext",
     "PipelineResult",
     "PostRunPayload",
@@ -23,9 +18,7 @@ __all__ = [
     "PreRunPayload",
     "PreStepPayload",
     "RunStatus",
-    "StepOutcome",
     "StepResult",
-    "Success",
 ]
 
 
@@ -100,61 +93,6 @@ class PipelineResult(BaseModel):
     def output(self) -> Any:
         """The last node's output; None when there is none."""
         return self.step_history[-1].output if self.step_history else None
-
-
-class _Outcome(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Success(_Outcome):
-    """A step, or the run, succeeded."""
-
-    kind: Literal["success"] = "success"
-    step_result: StepResult
-
-
-class Failure(_Outcome):
-    """A step, or the run, failed."""
-
-    kind: Literal["failure"] = "failure"
-    feedback: str | None = None
-    error: dict[str, Any] | None = None
-    step_result: StepResult | None = None
-
-
-class Paused(_Outcome):
-    """The run waits for an answer."""
-
-    kind: Literal["paused"] = "paused"
-    message: str = ""
-
-
-class Aborted(_Outcome):
-    """The run was ended on purpose."""
-
-    kind: Literal["aborted"] = "aborted"
-    reason: str = ""
-
-
-class Chunk(_Outcome):
-    """A piece of a running step's stream."""
-
-    kind: Literal["chunk"] = "chunk"
-    data: Any = None
-    step_name: str = ""
-    attempt: int = 1
-    sequence: int = 0
-
-
-class BackgroundLaunched(_Outcome):
-    """A step went on in the background."""
-
-    kind: Literal["background_launched"] = "background_launched"
-    task_id: str
-    step_name: str = ""
-
-
-StepOutcome = Success | Failure | Paused | Aborted | Chunk | BackgroundLaunched
 
 
 class HookPayload(BaseModel):

@@ -32,7 +32,8 @@ from flujo_client.protocol.errors import (
     UnqueueableError,
     UsageLimitExceededError,
 )
-from flujo_client.protocol.results import Chunk, PipelineResult, PostStepPayload, PreStepPayload
+from flujo_client.protocol.outcomes import Chunk
+from flujo_client.protocol.results import PipelineResult, PostStepPayload, PreStepPayload
 from flujo_client.protocol.types import TypeValidator
 from flujo_client.validation import check_pipeline
 from flujo_worker.embedded import EmbeddedEngine

@@ -1,0 +1,187 @@
+"""`RunDriver`: starts runs of one pipeline on an engine, and follows each to its result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from opentelemetry import trace
+from pydantic import BaseModel
+from pydantic import ValidationError as PydanticValidationError
+
+from flujo_client.dsl.pipeline import Pipeline
+from flujo_client.events import RunReader, raise_for
+from flujo_client.execution.graph import step_at
+from flujo_client.execution.manager import ExecutionManager
+from flujo_client.observer import HookObserver
+from flujo_client.protocol.context import snapshot_of
+from flujo_client.protocol.errors import PipelineContextInitializationError
+from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.messages import Event, EventKind
+from flujo_client.protocol.outcomes import Chunk, StepOutcome
+from flujo_client.protocol.payloads import PayloadCodec
+from flujo_client.protocol.quota import UsageLimits
+from flujo_client.protocol.results import PipelineContext, PipelineResult, PreRunPayload
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.spec import PipelineSpec
+from flujo_client.protocol.specs import SpecStore
+from flujo_client.protocol.submission import submit_run
+from flujo_client.protocol.tracing import traceparent_of
+
+__all__ = ["Engine", "RunDriver", "RunTerms"]
+
+#: How long a caller waits for its own manager's word before it looks at the stored run, in case the pool took it over.
+_LOOK_EVERY_S = 5.0
+
+
+class Engine(Protocol):
+    """What carries runs: a fleet behind Redis, or this process alone.
+
+    Attributes:
+        redis: For commands; `blocking` for reads that wait.
+    """
+
+    redis: Any
+    blocking: Any
+    keyspace: Keyspace
+    scripts: Scripts
+    specs: SpecStore
+    manager: ExecutionManager
+
+    @property
+    def codec(self) -> PayloadCodec:
+        """Of the payloads."""
+
+    @property
+    def owner(self) -> str:
+        """Whose runs the engine's manager drives."""
+
+    async def open(self) -> None:
+        """Make it ready on the running loop."""
+
+    async def forget(self, run_id: str) -> None:
+        """A run has ended that nobody can name."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunTerms:
+    """What all runs of a `Flujo` have in common.
+
+    Attributes:
+        context_model: Of their context; None if the user named none.
+        context_data: For it; a run may add to it.
+    """
+
+    context_model: type[BaseModel] | None = None
+    context_data: Mapping[str, Any] = field(default_factory=dict)
+    limits: UsageLimits | None = None
+
+
+class RunDriver:
+    """Starts runs and follows them.
+
+    Args:
+        pipeline: What they run.
+        terms: Of all of them.
+        observer: Hooks of the caller; hears of the end of a run that the engine's own manager drives.
+    """
+
+    def __init__(self, pipeline: Pipeline, terms: RunTerms, observer: HookObserver) -> None:
+        self._pipeline = pipeline
+        self._terms = terms
+        self._observer = observer
+        self._context_model = terms.context_model or PipelineContext
+
+    async def outcomes(
+        self, engine: Engine, value: Any, run_id: str, data: Mapping[str, Any], *, forget: bool
+    ) -> AsyncIterator[StepOutcome | PipelineResult]:
+        """Run once: what is to be told on the way, then the result.
+
+        Args:
+            data: For the context, over that of all runs.
+            forget: Nobody can name the run after its end.
+
+        Raises:
+            FlujoError: What ended the run, where that is raised; see `Flujo.run`.
+        """
+        context = self._first_context(value, data, run_id)
+        ended = self._observer.expect(run_id)
+        spec = self._pipeline.to_spec()
+        await self._observer.before_run(PreRunPayload(initial_input=value, run_id=run_id, pipeline_name=spec.name))
+        await engine.specs.keep(spec)
+        await submit_run(
+            engine.scripts,
+            engine.codec,
+            spec,
+            value,
+            run_id=run_id,
+            owner=engine.owner,
+            limits=self._terms.limits,
+            context=context,
+            traceparent=traceparent_of(trace.get_current_span()),
+        )
+        engine.manager.wake(run_id)
+        reader = RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
+        async for chunk in self._chunks(engine, reader, run_id, ended):
+            yield chunk
+        result = await self._result(reader, run_id)
+        if forget:
+            await engine.forget(run_id)
+        yield raise_for(result)
+
+    async def _chunks(
+        self, engine: Engine, reader: RunReader, run_id: str, ended: asyncio.Future[None]
+    ) -> AsyncIterator[Chunk]:
+        """Wait for the end; on the way, pass on the chunks that steps emit, if any step can."""
+        if any("run" in leaf.injects for leaf in self._pipeline.leaves()):
+            spec = self._pipeline.to_spec()
+            async for event in reader.events(run_id):
+                if event.kind is EventKind.CHUNK:
+                    yield _chunk(engine.codec, event, spec)
+            return
+        while True:
+            done, _ = await asyncio.wait([ended], timeout=_LOOK_EVERY_S)
+            if done or "final" in await reader.record(run_id):
+                return
+
+    async def _result(self, reader: RunReader, run_id: str) -> PipelineResult:
+        skeleton = self._observer.take(run_id)
+        types: dict[str, Any] = {"output_type": self._pipeline.output_type, "context_model": self._context_model}
+        if skeleton is None:  # the pool finished it, or it had ended before
+            await reader.wait(run_id, None)
+            return await reader.result(run_id, **types)
+        return await reader.complete(run_id, skeleton, **types)
+
+    def _first_context(self, value: Any, data: Mapping[str, Any], run_id: str) -> dict[str, Any] | None:
+        leaves = self._pipeline.leaves()
+        asks = any("context" in leaf.injects or leaf.updates_context or leaf.sink_to for leaf in leaves)
+        values = {**self._terms.context_data, **data}
+        if not (self._terms.context_model is not None or values or asks):
+            return None
+        fields = self._context_model.model_fields
+        if "initial_prompt" in fields:
+            values.setdefault("initial_prompt", str(value))
+        if "run_id" in fields:
+            values.setdefault("run_id", run_id)
+        try:
+            model = self._context_model.model_validate(values)
+        except PydanticValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            raise PipelineContextInitializationError(
+                f"The initial context does not fit {self._context_model.__name__}: {fault['loc']}: {fault['msg']}."
+            ) from error
+        return snapshot_of(model.model_dump())
+
+
+def _chunk(codec: PayloadCodec, event: Event, spec: PipelineSpec) -> Chunk:
+    return Chunk(
+        data=codec.decode(event.fields["data"].encode()),
+        step_name=step_at(spec, event.path).name,
+        attempt=event.attempt,
+        sequence=int(event.fields["sequence"]),
+    )
