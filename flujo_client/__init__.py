@@ -10,6 +10,7 @@ from flujo_client.dsl.machine import StateMachineStep, Transition
 from flujo_client.dsl.parallel import ParallelStep
 from flujo_client.dsl.pipeline import Pipeline, Step, step
 from flujo_client.dsl.refine import RefinementCheck
+from flujo_client.dsl.subpipeline import SubPipelineStep
 from flujo_client.execution.manager import ExecutionManager
 from flujo_client.protocol.errors import (
     AgentIOValidationError,
@@ -176,6 +177,7 @@ __all__ = [
     "StepOutcome",
     "StepResult",
     "StepRun",
+    "SubPipelineStep",
     "Success",
     "TemplateResolutionError",
     "Transition",

@@ -101,6 +101,32 @@ class Flujo:
         """Whether steps go to a fleet."""
         return self._settings.url is not None
 
+    def as_step(self, name: str, *, inherit_context: bool = True) -> Step[Any, Any]:
+        """The pipeline as one step of another; its output is the `PipelineResult` of what ran in it.
+
+        Every step in it is a queued task of the run around it. So the outer runner's budget, hooks and resources count; the
+        context is of this runner's model.
+
+        Args:
+            name: Of the step.
+            inherit_context: Whether it starts with the context around it, and gives back what it changes.
+
+        Raises:
+            ConfigurationError: This runner has limits or resources, which would be ignored.
+        """
+        if self._terms.limits is not None or self._resources is not None:
+            raise ConfigurationError(
+                f"Step '{name}': a nested runner's usage_limits and resources would be ignored.",
+                suggestion="Give them to the runner around it.",
+            )
+        return self.pipeline.as_step(
+            name,
+            inherit_context=inherit_context,
+            context_model=self._terms.context_model,
+            context_data=dict(self._terms.context_data),
+            gives_result=True,
+        )
+
     def run(
         self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
     ) -> PipelineResult:

@@ -9,6 +9,7 @@ from typing import Any
 from flujo_client.protocol.envelopes import describe_error
 from flujo_client.protocol.errors import (
     ConfigurationError,
+    ContextInheritanceError,
     ControlFlowError,
     FlujoError,
     PayloadError,
@@ -77,7 +78,7 @@ class Committer:
         if error is not None:
             data["error"] = describe_error(error, result.feedback or "")
             data["retryable"] = not isinstance(error, FlujoError)
-            data["fatal"] = isinstance(error, _FATAL) and not attempt.task.control
+            data["fatal"] = isinstance(error, ContextInheritanceError if attempt.task.control else _FATAL)
         if end.verdict:
             data["verdict"] = end.verdict
         stores = end.outcome == "succeeded" and end.stores

@@ -116,10 +116,17 @@ class Registry:
         """The function of a composite. Raises `KeyError` if this worker does not have it; see `has`."""
         return self._controls[reference]
 
-    def context_model_for(self, declared: Any) -> type[BaseModel]:
-        """The model of a context: what a function's `context` parameter declares, if that is a model."""
-        fits = isinstance(declared, type) and issubclass(declared, BaseModel)
-        return declared if fits else self.context_model
+    def context_model_for(self, declared: Any, reference: str = "") -> type[BaseModel]:
+        """The model of a context.
+
+        Args:
+            declared: What a function's `context` parameter says; counts if that is a model.
+            reference: Of the model of the sub-pipeline around the function; "" for none.
+        """
+        named = self._controls.get(reference)
+        known = None if named is None else named.call
+        models = (model for model in (declared, known) if isinstance(model, type) and issubclass(model, BaseModel))
+        return next(models, self.context_model)
 
     def has(self, function: str) -> bool:
         """Whether this worker can run what a message names: a step, or every function of a control step."""

@@ -125,9 +125,9 @@ def reference_of(agent: Any, step: str) -> str:
     `module:qualname` for functions, `module:Class#step` for objects; both are the same in every process that imports the
     module. What has no such name gets one that is valid in this process only, with an `@`.
     """
-    target = agent if inspect.isroutine(agent) else type(agent)
+    target = _named(agent)
     module, qualname = _module_name(target.__module__), target.__qualname__
-    plain = inspect.isroutine(agent) and getattr(agent, "__self__", None) is None
+    plain = target is agent and getattr(agent, "__self__", None) is None
     name = f"{module}:{qualname}" if plain else f"{module}:{qualname}#{step}"
     return f"{name}@{id(agent):x}" if unqueueable_reason(agent) else name
 
@@ -136,7 +136,7 @@ def unqueueable_reason(agent: Any) -> str | None:
     """Why a worker could not find an agent; None if it can."""
     if isinstance(agent, functools.partial):
         return "a partial has no name: write a function"
-    target = agent if inspect.isroutine(agent) else type(agent)
+    target = _named(agent)
     if "<lambda>" in target.__qualname__:
         return "a lambda has no name: write a function at the top level of a module"
     if "<locals>" in target.__qualname__:
@@ -144,6 +144,11 @@ def unqueueable_reason(agent: Any) -> str | None:
     if target.__module__ == "__main__" and _main_file() is None:
         return "it lives in an interactive session: put it into a module"
     return None
+
+
+def _named(agent: Any) -> Any:
+    """What has a name of its own: a function or a class itself, an object's class."""
+    return agent if inspect.isroutine(agent) or inspect.isclass(agent) else type(agent)
 
 
 def _main_file() -> str | None:

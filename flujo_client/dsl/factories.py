@@ -1,4 +1,4 @@
-"""The factories of `Step`: each makes one of the steps that hold pipelines, found in the table of `composites.py`."""
+"""The factories of `Step` and `Pipeline`: each makes one of the steps that hold pipelines, found in the table of `composites.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flujo_client.dsl.composites import COMPOSITES
 if TYPE_CHECKING:
     from flujo_client.dsl.pipeline import Pipeline, Step
 
-__all__ = ["Factories"]
+__all__ = ["Factories", "Nesting"]
 
 
 class Factories:
@@ -73,5 +73,16 @@ class Factories:
             critic_pipeline=critic_pipeline,
             max_refinements=max_refinements,
             **options,
+        )
+        return made
+
+
+class Nesting:
+    """What a pipeline can make of itself."""
+
+    def as_step(self, name: str, *, inherit_context: bool = True, **options: Any) -> Step[Any, Any]:
+        """The pipeline as one step of another, with the output of its last step; see `SubPipelineStep` for the options."""
+        made: Step[Any, Any] = COMPOSITES["pipeline"](
+            name=name, pipeline=self, inherit_context=inherit_context, **options
         )
         return made

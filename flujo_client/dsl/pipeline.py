@@ -16,7 +16,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from flujo_client.dsl.callables import ControlFunction, Signature, inspect_callable, reference_of
 from flujo_client.dsl.compatibility import compatible
 from flujo_client.dsl.config import StepConfig
-from flujo_client.dsl.factories import Factories
+from flujo_client.dsl.factories import Factories, Nesting
 from flujo_client.protocol.errors import (
     ConfigurationError,
     ImproperStepInvocationError,
@@ -239,7 +239,7 @@ class Step(Factories, BaseModel, Generic[In, Out]):
             return super().__getattr__(name)
 
 
-class Pipeline:
+class Pipeline(Nesting):
     """Steps one after the other; each gets the output of the one before.
 
     Args:

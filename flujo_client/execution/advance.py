@@ -145,7 +145,7 @@ def _take_context(draft: Draft, event: Event) -> None:
     if not form:
         return
     before = () if form == "snapshot" else draft.context(event.path)
-    draft.update(draft.scope(event.path), context=(*before, f"ctx:{event.path}"))
+    draft.update(draft.written_scope(event.path), context=(*before, f"ctx:{event.path}"))
 
 
 def _record_attempt(draft: Draft, event: Event, **changes: Any) -> NodeState:

@@ -161,6 +161,7 @@ class Draft(RunGraph):
             producer_type=producer.type,
             producer_function=producer.function,
             context=context,
+            context_model=self.context_model(path),
             traceparent=self.run.traceparent,
             **terms,
         )

@@ -13,7 +13,7 @@ from flujo_client.execution.decision import NodeState
 from flujo_client.execution.paths import child_of, control_of, node_of, parent_of
 from flujo_client.protocol.messages import CONTROL_PREFIX, Event
 from flujo_client.protocol.payloads import Expression
-from flujo_client.protocol.spec import NodeSpec, PipelineSpec, RetrySpec, SequenceSpec, StepSpec
+from flujo_client.protocol.spec import NodeSpec, PipelineSpec, RetrySpec, SequenceSpec, StepSpec, SubPipelineSpec
 
 if TYPE_CHECKING:
     from flujo_client.execution.draft import Draft
@@ -39,6 +39,8 @@ class NodeKind(Protocol):
     splits: bool
     #: Whether a child has a context of its own, which becomes its parent's when the child succeeds.
     isolates: bool
+    #: The control step that writes the context of the children and not that around the node; "" for none.
+    opens: str
 
     def enter(self, draft: Draft, path: str, node: Any) -> None:
         """Start the node, or go on starting it."""
@@ -90,9 +92,9 @@ class RunGraph:
         stored: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         self.spec = spec
-        self._kinds = kinds
+        self.kinds = kinds
         self._state_of = state_of
-        self.stored = stored or {}
+        self._stored = stored or {}
 
     def state(self, path: str) -> NodeState:
         """What the run remembers of a node."""
@@ -102,13 +104,17 @@ class RunGraph:
         """The state of a node that may lie off the way of what is being decided."""
         return self._state_of(path)
 
+    def stored(self, path: str) -> dict[str, Any]:
+        """What a worker committed of a step beside its output."""
+        return self._stored.get(path, {})
+
     def node(self, path: str) -> NodeSpec:
         """The spec of a node."""
         return self.spec.node(path)
 
     def kind(self, path: str) -> NodeKind:
         """The kind of a node."""
-        return self._kinds[self.spec.node(path).kind]
+        return self.kinds[self.spec.node(path).kind]
 
     def name(self, path: str) -> str:
         """What people call a node: a sequence has no name but its place."""
@@ -159,13 +165,28 @@ class RunGraph:
         """The branch, the iteration, or the root, whose context a node reads and writes."""
         return next((at for at, parent in self._above(path) if parent.isolates), "root")
 
+    def written_scope(self, path: str) -> str:
+        """The scope whose context an attempt writes: its own, but for a control step that makes the children's."""
+        control, _ = control_of(path)
+        if control and self.kind(path).opens == control:
+            return child_of(node_of(path), 0)
+        return self.scope(path)
+
+    def context_model(self, path: str) -> str:
+        """The model of the context that the innermost sub-pipeline around a node has; "" if none names one."""
+        for at, _ in self._above(path):
+            above = self.spec.node(parent_of(at)[0])
+            if isinstance(above, SubPipelineSpec) and above.context_model is not None:
+                return above.context_model
+        return ""
+
     def results(self, path: str) -> NodeResult:
         """The `StepResult` of a node, with those of its children."""
         node, kind = self.spec.node(path), self.kind(path)
         parts = []
         for index, label in kind.children(self, path, node):
             child = child_of(path, index)
-            if self.state(child).status.ended or isinstance(self.spec.node(child), SequenceSpec):
+            if self.needed(child).status.ended or isinstance(self.spec.node(child), SequenceSpec):
                 part = self.results(child)
                 parts.append(part if label is None else {**part, "name": label})
         return kind.result(self, path, node, parts)

@@ -87,6 +87,7 @@ class TaskRecord(_Model):
     producer_type: str = "Any"
     producer_function: str = Field("", description="by which a worker knows the type of the input")
     context: tuple[str, ...] = Field((), description="payload fields: one snapshot and the deltas since")
+    context_model: str = Field("", description="of the sub-pipeline around it; empty: the worker's own")
     branches: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="merge: context of each branch, by name"
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = [
     "HookPayload",
@@ -88,6 +88,12 @@ class PipelineResult(BaseModel):
     status: RunStatus = RunStatus.COMPLETED
     error: dict[str, Any] | None = None
     usage: dict[str, int] = Field(default_factory=dict, description="what the run used, by meter; nano-USD for cost")
+
+    @field_validator("final_pipeline_context")
+    @classmethod
+    def _context_from_json(cls, context: Any) -> Any:
+        """A result that came as JSON has its context's fields as attributes all the same."""
+        return PipelineContext.model_validate(context) if isinstance(context, dict) else context
 
     @property
     def output(self) -> Any:

@@ -31,6 +31,7 @@ __all__ = [
     "RetrySpec",
     "SequenceSpec",
     "StepSpec",
+    "SubPipelineSpec",
     "TransitionSpec",
     "load_spec",
 ]
@@ -209,11 +210,41 @@ class MachineSpec(_Composite):
         return _given(**{f"when{place}": transition.when for place, transition in enumerate(self.transitions)})
 
 
+class SubPipelineSpec(_Composite):
+    """A pipeline as one node, on the context around it or on one of its own."""
+
+    kind: Literal["pipeline"] = "pipeline"
+    body: SequenceSpec
+    inherit_context: bool = Field(
+        True, description="whether the body starts with the context around it, and changes it"
+    )
+    context_model: str | None = Field(None, description="of the contexts of the steps in it that declare none")
+    context_data: dict[str, object] = Field(default_factory=dict, description="for the fields that are not inherited")
+    gives_result: bool = Field(False, description="whether the output is the body's PipelineResult, not its output")
+
+    @property
+    def opens_context(self) -> bool:
+        """Whether the body's context is made by a control step, and not just inherited."""
+        return self.context_model is not None
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: the body."""
+        return (self.body,)[index]
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return (self.body,)
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`: the model of the context, which is called with its fields."""
+        return _given(context_model=self.context_model)
+
+
 def _given(**references: str | None) -> dict[str, str]:
     return {role: reference for role, reference in references.items() if reference is not None}
 
 
-CompositeSpec = ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec
+CompositeSpec = ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec | SubPipelineSpec
 NodeSpec = Annotated[StepSpec | SequenceSpec | CompositeSpec, Field(discriminator="kind")]
 
 

@@ -8,6 +8,7 @@ from flujo_client.protocol.context import snapshot_of
 from flujo_worker.attempt import Attempt, AttemptEnd
 from flujo_worker.policies.control import ControlCall
 from flujo_worker.policies.inputs import InputReader
+from flujo_worker.policies.step_context import StepContext
 from flujo_worker.policies.table import CONTROLS
 from flujo_worker.registry import Registry
 
@@ -33,7 +34,7 @@ class ControlSteps:
         task, inputs = attempt.task, self._reader.of(attempt)
         functions = {role: self._registry.control(reference) for role, reference in task.roles.items()}
         first = next(iter(functions.values()), None)
-        model = self._registry.context_model_for(first.context_type if first else Any)
+        model = self._registry.context_model_for(first.context_type if first else Any, task.context_model)
         context = inputs.context(model, attempt.ref.run_id)
         call = ControlCall(
             task=task,
@@ -43,6 +44,8 @@ class ControlSteps:
             branches={branch: inputs.context_data(names) for branch, names in task.branches.items()},
             functions=functions,
             live=self._live,
+            model_of=lambda data: StepContext.build([snapshot_of(data)], model, attempt.ref.run_id).model,
+            run_id=attempt.ref.run_id,
         )
         end = await CONTROLS[task.kind, task.control](call)
         change = context.change() if end.context is None else ("snapshot", snapshot_of(end.context))

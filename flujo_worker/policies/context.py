@@ -27,7 +27,7 @@ class ContextPolicy:
         """See `Policy`. Raises `ContextError` if the context does not fit its model, or the output its field."""
         step = call.step
         if step.uses_context or step.updates_context or step.sink_to is not None:
-            model = self._registry.context_model_for(call.definition.context_type)
+            model = self._registry.context_model_for(call.definition.context_type, call.attempt.task.context_model)
             call.context = self._reader.of(call.attempt).context(model, call.attempt.ref.run_id)
             call.injected["context"] = call.context.model
         output = await proceed(call)

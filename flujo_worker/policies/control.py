@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ class ControlCall:
         context: The model of the enclosing scope's context; what a function changes in it is committed.
         base: The context as data, as the branches got it.
         branches: What branches made of it, by name.
+        model_of: Makes the context's model of data. Raises `ContextError` if it does not fit.
+        run_id: Of the run.
         functions: The user's, by role.
         live: The in-process mode: sync functions run on the loop.
     """
@@ -35,6 +37,8 @@ class ControlCall:
     branches: Mapping[str, ContextData]
     functions: Mapping[str, ControlDefinition]
     live: bool
+    model_of: Callable[[ContextData], Any]
+    run_id: str
 
     async def call(self, role: str, *arguments: Any) -> Any:
         """Call the function of a role; a sync one in a thread, so that it blocks no step."""

@@ -27,6 +27,7 @@ class StepContext:
 
     model: BaseModel
     _before: ContextData
+    _unknown: ContextData
     _deltas: int
 
     @classmethod
@@ -50,7 +51,9 @@ class StepContext:
             raise ContextError(
                 f"The context of run {run_id} does not fit {model.__name__}: {fault['loc']}: {fault['msg']}."
             ) from error
-        return cls(built, built.model_dump(), len(payloads))
+        before = built.model_dump()
+        unknown = {key: value for key, value in data.items() if key not in before}
+        return cls(built, before, unknown, len(payloads))
 
     def apply(self, step: StepSpec, output: Any) -> None:
         """Put a step's output into the context, as the step declares.
@@ -91,5 +94,5 @@ class StepContext:
         if delta is None:
             return None
         if self._deltas == 0 or self._deltas > SNAPSHOT_AFTER:
-            return "snapshot", snapshot_of(after)
+            return "snapshot", snapshot_of({**self._unknown, **after})
         return "delta", delta

@@ -10,6 +10,7 @@ from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.loop import judge_iteration, map_first_input
 from flujo_worker.policies.machine import choose_state
 from flujo_worker.policies.parallel import merge_branches
+from flujo_worker.policies.pipeline import make_result, open_context
 
 __all__ = ["CONTROLS"]
 
@@ -20,4 +21,6 @@ CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[Contr
     ("conditional", "choose"): choose_branch,
     ("conditional", "output"): map_output,
     ("machine", "next"): choose_state,
+    ("pipeline", "enter"): open_context,
+    ("pipeline", "result"): make_result,
 }

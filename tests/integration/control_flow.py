@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from flujo_client import Pipeline, PipelineContext, RefinementCheck, StateMachineStep, Step, step
+from flujo_client import (
+    Flujo,
+    Pipeline,
+    PipelineContext,
+    PipelineResult,
+    RefinementCheck,
+    StateMachineStep,
+    Step,
+    step,
+)
 
 
 class Draft(BaseModel):
@@ -177,3 +186,24 @@ ordering = Pipeline(
     ],
     name="ordering",
 )
+
+
+class Tally(PipelineContext):
+    counter: int = 0
+
+
+@step
+async def tally(number: int, *, context: Tally) -> int:
+    context.counter += 1
+    return number + 1
+
+
+@step
+async def total(inner: PipelineResult) -> int:
+    return int(inner.output * 100 + inner.final_pipeline_context.counter)
+
+
+deep = Pipeline([tally, Pipeline([tally, tally]).as_step("inherited")])
+outer = Flujo(deep, context_model=Tally)
+layered = Pipeline([tally, outer.as_step("outer"), total], name="layered")
+apart = Pipeline([tally, outer.as_step("apart", inherit_context=False), total], name="apart")

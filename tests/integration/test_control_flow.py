@@ -12,8 +12,11 @@ from tests.integration.control_flow import (
     Draft,
     Notes,
     Order,
+    Tally,
+    apart,
     backed,
     doubtful,
+    layered,
     lost,
     nested,
     never,
@@ -113,3 +116,13 @@ async def test_a_state_machine_goes_where_transitions_and_outputs_lead(
 
     assert result.step_history[0].metadata_ == {"states": states}
     assert Order.model_validate(result.output, from_attributes=True).number == expected
+
+
+@pytest.mark.parametrize(("pipeline", "output", "counter"), [(layered, 404, 4), (apart, 403, 1)])
+async def test_a_nested_runner_shares_its_context_or_has_one_of_its_own(
+    modes: Modes, pipeline: Pipeline, output: int, counter: int
+) -> None:
+    result = await modes.run(pipeline, 0, context_model=Tally)
+
+    assert (result.output, result.final_pipeline_context.counter) == (output, counter)
+    assert [part.name for part in result.step_history[1].step_history] == ["tally", "inherited"]

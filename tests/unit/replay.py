@@ -19,6 +19,7 @@ from flujo_client.protocol.spec import (
     PipelineSpec,
     SequenceSpec,
     StepSpec,
+    SubPipelineSpec,
 )
 
 
@@ -50,6 +51,10 @@ def machine(*names: str, ends: tuple[str, ...] = (), **terms: Any) -> MachineSpe
     return MachineSpec(
         name="machine", names=names, states=states, start=names[0], ends=ends, **{"most_hops": 3, **terms}
     )
+
+
+def sub_pipeline(*body: Any, **terms: Any) -> SubPipelineSpec:
+    return SubPipelineSpec(name="sub", body=sequence(*body), **terms)
 
 
 class Replay:

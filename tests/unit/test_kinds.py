@@ -8,7 +8,7 @@ from flujo_client.execution.decision import NodeStatus
 from flujo_client.execution.result import assemble_result
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import RetrySpec, TransitionSpec
-from tests.unit.replay import Replay, conditional, loop, machine, parallel, step, task_of
+from tests.unit.replay import Replay, conditional, loop, machine, parallel, step, sub_pipeline, task_of
 
 
 def _history(run: Replay) -> list[dict[str, object]]:
@@ -344,3 +344,38 @@ class TestMachine:
 
         assert run.status is RunStatus.FAILED
         assert _history(run)[0]["feedback"] == "The state machine was to enter 'a' after 1 hops, its limit"
+
+
+class TestSubPipeline:
+    def test_its_body_starts_at_once_on_its_input_and_context(self) -> None:
+        run = Replay(step("a"), sub_pipeline(step("x", uses_context=True)), has_context=True)
+
+        run.succeed("0")
+
+        assert run.dispatched() == [("1.0.0", 1)]
+        assert (task_of(run.last).expression, task_of(run.last).context) == ("out:0", ("ctx:root",))
+
+    def test_a_context_of_its_own_is_made_first_and_stays_inside(self) -> None:
+        inner = sub_pipeline(step("x", uses_context=True), inherit_context=False, context_model="m:Model")
+        run = Replay(inner, step("after", uses_context=True), has_context=True)
+        assert run.dispatched() == [("0!enter", 1)]
+        assert task_of(run.last).arguments == {"inherit": False, "data": {}}
+
+        run.succeed("0!enter", context="snapshot")
+        assert (task_of(run.last).context, task_of(run.last).context_model) == (("ctx:0!enter",), "m:Model")
+        run.succeed("0.0.0", context="delta")
+
+        assert (task_of(run.last).context, task_of(run.last).context_model) == (("ctx:root",), "")
+
+    def test_its_result_is_made_of_its_steps(self) -> None:
+        run = Replay(sub_pipeline(step("x"), parallel(step("y"), step("z")), gives_result=True), step("after"))
+        run.succeed("0.0.0")
+        run.succeed("0.0.1.0.0")
+        run.succeed("0.0.1.1.0")
+
+        task = task_of(run.last)
+        assert run.dispatched() == [("0!result", 1)]
+        assert {"out:0.0.0", "out:0.0.1.0.0", "res:0.0.1.1.0"} <= task.expression.keys()
+        assert [part["name"] for part in task.arguments["history"]] == ["x", "par"]
+        run.succeed("0!result")
+        assert task_of(run.last).expression == "out:0!result"

@@ -19,6 +19,7 @@ class Composite:
 
     splits = False
     isolates = False
+    opens = ""
 
     def child_failed(self, draft: Draft, path: str, node: Any, index: int, cause: str) -> None:
         """The node fails with its child."""

@@ -20,6 +20,7 @@ class StepKind:
 
     splits = False
     isolates = False
+    opens = ""
 
     def enter(self, draft: Draft, path: str, node: StepSpec) -> None:
         """Dispatch the first attempt."""
@@ -62,7 +63,7 @@ class StepKind:
             "name": node.name,
             "feedback": (state.error or {}).get("message"),
             "latency_s": state.latency_ms / 1000,
-            **graph.stored.get(path, {}),
+            **graph.stored(path),
             "success": succeeded,
             "attempts": state.failures + state.losses + (1 if succeeded else 0),
             "token_counts": state.usage.get(TOKENS, 0),
