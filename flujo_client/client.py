@@ -21,9 +21,11 @@ from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.submission import submit_run
+from flujo_client.protocol.traces import TraceSpan
 from flujo_client.protocol.tracing import traceparent_of
 from flujo_client.protocol.wire import Wire
 from flujo_client.state import StateManager
+from flujo_client.traces import TraceReader
 
 __all__ = ["AsyncFlujoClient", "AsyncRun", "FlujoClient", "Run"]
 
@@ -139,6 +141,10 @@ class AsyncRun:
         """Every event from the first on (or after an id), in order, as they happen; ends with the run."""
         return self._client.reader.events(self.run_id, after)
 
+    async def trace(self) -> TraceSpan:
+        """Its trace tree: all of it once it has ended, else what there is so far. Raises `RunNotFoundError`."""
+        return await TraceReader(self._client.scripts, self._client.codec, self._client.specs).read(self.run_id)
+
     async def cancel(self, reason: str = "cancelled by the client") -> bool:
         """End it: no step starts any more, running ones are stopped. False if it had ended before.
 
@@ -220,6 +226,10 @@ class Run:
             if event is None:
                 return
             yield event
+
+    def trace(self) -> TraceSpan:
+        """See `AsyncRun.trace`."""
+        return self._client.wait_for(self._run.trace())
 
     def cancel(self, reason: str = "cancelled by the client") -> bool:
         """See `AsyncRun.cancel`."""

@@ -29,6 +29,7 @@ from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.tracing import traceparent_of
+from flujo_client.traces import TraceReader
 
 __all__ = ["Engine", "RunDriver", "RunTerms"]
 
@@ -75,11 +76,13 @@ class RunTerms:
     Attributes:
         context_model: Of their context; None if the user named none.
         context_data: For it; a run may add to it.
+        tracing: Whether results carry the run's trace tree.
     """
 
     context_model: type[BaseModel] | None = None
     context_data: Mapping[str, Any] = field(default_factory=dict)
     limits: UsageLimits | None = None
+    tracing: bool = True
 
 
 class RunDriver:
@@ -89,12 +92,16 @@ class RunDriver:
         pipeline: What they run.
         terms: Of all of them.
         observer: Hooks of the caller; hears of the end of a run that the engine's own manager drives.
+
+    Attributes:
+        tracing: Whether results carry the run's trace tree.
     """
 
     def __init__(self, pipeline: Pipeline, terms: RunTerms, observer: HookObserver) -> None:
         self._pipeline = pipeline
         self._terms = terms
         self._observer = observer
+        self.tracing = terms.tracing
         self._context_model = terms.context_model or PipelineContext
 
     async def outcomes(
@@ -130,6 +137,9 @@ class RunDriver:
         async for chunk in self._chunks(engine, reader, run_id, ended):
             yield chunk
         result = await self._result(reader, run_id)
+        if self.tracing:
+            traces = TraceReader(engine.scripts, engine.codec, engine.specs)
+            result.trace_tree = await traces.read(run_id)
         if forget:
             await engine.forget(run_id)
         yield raise_for(result)

@@ -62,6 +62,7 @@ class Flujo:
         usage_limits: Budget of every run.
         hooks: Called in this process: pre_run, pre_step, post_step, on_step_failure, post_run.
         pipeline_name: Instead of the pipeline's own name.
+        enable_tracing: Whether results carry the run's `trace_tree`.
         settings: Instead of the FLUJO_* variables.
     """
 
@@ -76,6 +77,7 @@ class Flujo:
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Callable[..., Any]] = (),
         pipeline_name: str | None = None,
+        enable_tracing: bool = True,
         settings: Settings | None = None,
     ) -> None:
         self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline.from_step(pipeline)
@@ -85,7 +87,7 @@ class Flujo:
         if url is not None:
             self._settings = self._settings.model_copy(update={"url": url})
         self._resources = resources
-        self._terms = RunTerms(context_model, initial_context_data or {}, usage_limits)
+        self._terms = RunTerms(context_model, initial_context_data or {}, usage_limits, enable_tracing)
         self._observer = HookObserver(
             HookDispatcher([*self.pipeline.hooks, *hooks]),
             HookDispatcher(self.pipeline.on_finish),
@@ -236,6 +238,10 @@ class Flujo:
         registry = Registry(resources=self._resources, context_model=self._terms.context_model or PipelineContext)
         registry.add(self.pipeline)
         return EmbeddedEngine(registry, observer=self._observer, memory=self._memory)
+
+    def disable_tracing(self) -> None:
+        """Results of later runs carry no trace tree; building one costs a little."""
+        self._driver.tracing = False
 
     async def aclose(self) -> None:
         """Disconnect; runs that have not ended fall to the pool."""

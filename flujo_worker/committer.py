@@ -75,6 +75,10 @@ class Committer:
         result, error = end.result, end.error
         assert result is not None
         data: dict[str, Any] = {"latency_ms": round(result.latency_s * 1000)}
+        before = attempt.reserved.remaining
+        if before:
+            estimate = attempt.task.step.estimate
+            data["quota_before"] = {meter: left + estimate.get(meter, 0) for meter, left in before.items()}
         if error is not None:
             data["error"] = describe_error(error, result.feedback or "")
             data["retryable"] = not isinstance(error, FlujoError)

@@ -77,6 +77,7 @@ class MemoryStore:
             b"HMGET": self._hmget,
             b"HSET": self._hset,
             b"HSETNX": self._hsetnx,
+            b"HSTRLEN": lambda key, field: len(self._find(key, _Hash).get(field, b"")),
             b"LPUSH": self._lpush,
             b"PEXPIRE": lambda key, ttl_ms: self._expire(key, int(ttl_ms)),
             b"SADD": self._sadd,
