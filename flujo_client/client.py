@@ -10,13 +10,14 @@ from uuid import uuid4
 from opentelemetry import trace
 
 from flujo_client.events import RunReader, raise_for
+from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.connection import check_server, connect, connect_blocking
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.quota import UsageLimits
-from flujo_client.protocol.results import PipelineResult, RunStatus
+from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.specs import SpecStore
@@ -51,6 +52,7 @@ class AsyncFlujoClient:
         self.codec = JsonCodec(self.settings.max_payload_bytes)
         self.specs = SpecStore(self.scripts)
         self.state = StateManager(self.scripts, self.codec, max_deliveries=self.settings.max_deliveries)
+        self.desk = PauseDesk(self.state, self.codec)
         self.reader = RunReader(self.client, self.blocking, self.keyspace, self.codec)
 
     async def check(self) -> None:
@@ -155,6 +157,24 @@ class AsyncRun:
         owner = await self._client.state.owner_of(self.run_id)
         return await self._client.scripts.cancel(self.run_id, owner, reason) is None
 
+    async def pauses(self) -> list[Pause]:
+        """The questions that it waits for now, in declared order. Raises `RunNotFoundError`."""
+        return await self._client.desk.pauses(self.run_id)
+
+    async def resume(self, answer: Any, token: str | None = None) -> None:
+        """Answer a question; the first answer wins. Durable when this returns; the run goes on by itself.
+
+        Args:
+            answer: JSON, or a pydantic model, as the pause's schema asks.
+            token: Of the pause, where the run asks several questions, or has not asked this one yet.
+
+        Raises:
+            ResumeError: Nothing waits for the answer, another one was first, or the run has ended.
+            TypeMismatchError: It does not fit the schema; the run stays paused.
+            RunNotFoundError: No such run.
+        """
+        await self._client.desk.answer(self.run_id, answer, token)
+
 
 class FlujoClient:
     """`AsyncFlujoClient` for code that is not async; not to be used from more than one thread at once.
@@ -234,6 +254,14 @@ class Run:
     def cancel(self, reason: str = "cancelled by the client") -> bool:
         """See `AsyncRun.cancel`."""
         return self._client.wait_for(self._run.cancel(reason))
+
+    def pauses(self) -> list[Pause]:
+        """See `AsyncRun.pauses`."""
+        return self._client.wait_for(self._run.pauses())
+
+    def resume(self, answer: Any, token: str | None = None) -> None:
+        """See `AsyncRun.resume`."""
+        self._client.wait_for(self._run.resume(answer, token))
 
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:

@@ -11,24 +11,27 @@ from opentelemetry import trace
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
+from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.events import RunReader, raise_for
 from flujo_client.execution.graph import step_at
 from flujo_client.execution.manager import ExecutionManager
 from flujo_client.observer import HookObserver
+from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.context import snapshot_of
-from flujo_client.protocol.errors import PipelineContextInitializationError
+from flujo_client.protocol.errors import PipelineContextInitializationError, ResumeError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.outcomes import Chunk, StepOutcome
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.quota import UsageLimits
-from flujo_client.protocol.results import PipelineContext, PipelineResult, PreRunPayload
+from flujo_client.protocol.results import Pause, PipelineContext, PipelineResult, PreRunPayload, RunStatus
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.tracing import traceparent_of
+from flujo_client.state import StateManager
 from flujo_client.traces import TraceReader
 
 __all__ = ["Engine", "RunDriver", "RunTerms"]
@@ -49,6 +52,7 @@ class Engine(Protocol):
     keyspace: Keyspace
     scripts: Scripts
     specs: SpecStore
+    state: StateManager
     manager: ExecutionManager
 
     @property
@@ -61,6 +65,9 @@ class Engine(Protocol):
 
     async def open(self) -> None:
         """Make it ready on the running loop."""
+
+    async def adopt(self, run_id: str) -> None:
+        """Drive a run from here on, unless another caller does."""
 
     async def forget(self, run_id: str) -> None:
         """A run has ended that nobody can name."""
@@ -133,39 +140,77 @@ class RunDriver:
             traceparent=traceparent_of(trace.get_current_span()),
         )
         engine.manager.wake(run_id)
+        async for item in self._follow(engine, run_id, ended, "0-0"):
+            if forget and isinstance(item, PipelineResult) and item.status.terminal:
+                await engine.forget(run_id)
+            yield raise_for(item) if isinstance(item, PipelineResult) else item
+
+    async def resume(self, engine: Engine, run_id: str, token: str | None, answer: Any) -> PipelineResult:
+        """Answer a pause and follow the run until it ends or pauses again; see `Flujo.resume_async`."""
+        desk = PauseDesk(engine.state, engine.codec)
+        pause = await desk.find(run_id, token)
+        if pause is None:
+            raise ResumeError(f"Run {run_id}: step {token} was answered before.", run_id=run_id)
+        accepted = self._accepted(pause, answer)
+        ended = self._observer.expect(run_id)
+        await engine.adopt(run_id)
+        after = await desk.answer(run_id, accepted, pause.token)
+        engine.manager.wake(run_id)
+        async for item in self._follow(engine, run_id, ended, after):
+            last = item
+        assert isinstance(last, PipelineResult)
+        return last.model_copy(update={"success": True}) if last.status is RunStatus.PAUSED else raise_for(last)
+
+    def _accepted(self, pause: Pause, answer: Any) -> Any:
+        for leaf in self._pipeline.leaves():
+            if isinstance(leaf, HumanInTheLoopStep) and leaf.name == pause.step_name:
+                return leaf.accept(answer)
+        return answer
+
+    async def _follow(
+        self, engine: Engine, run_id: str, ended: asyncio.Future[None], after: str
+    ) -> AsyncIterator[Chunk | PipelineResult]:
+        """Chunks after an event, then the result, when the run has ended or waits for an answer."""
         reader = RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
-        async for chunk in self._chunks(engine, reader, run_id, ended):
-            yield chunk
-        result = await self._result(reader, run_id)
+        result = None
+        while result is None:
+            async for chunk in self._chunks(engine, reader, run_id, ended, after):
+                yield chunk
+            result = await self._result(engine, reader, run_id)
+            if result is None:  # somebody has answered meanwhile
+                ended = self._observer.expect(run_id)
+                after = (await reader.record(run_id))["applied"]
         if self.tracing:
-            traces = TraceReader(engine.scripts, engine.codec, engine.specs)
-            result.trace_tree = await traces.read(run_id)
-        if forget:
-            await engine.forget(run_id)
-        yield raise_for(result)
+            result.trace_tree = await TraceReader(engine.scripts, engine.codec, engine.specs).read(run_id)
+        yield result
 
     async def _chunks(
-        self, engine: Engine, reader: RunReader, run_id: str, ended: asyncio.Future[None]
+        self, engine: Engine, reader: RunReader, run_id: str, ended: asyncio.Future[None], after: str
     ) -> AsyncIterator[Chunk]:
-        """Wait for the end; on the way, pass on the chunks that steps emit, if any step can."""
+        """Wait until the run ends or pauses; on the way, pass on the chunks that steps emit, if any step can."""
         if any("run" in leaf.injects for leaf in self._pipeline.leaves()):
             spec = self._pipeline.to_spec()
-            async for event in reader.events(run_id):
+            async for event in reader.events(run_id, after):
                 if event.kind is EventKind.CHUNK:
                     yield _chunk(engine.codec, event, spec)
+                elif event.kind is EventKind.SUSPENDED and _rests(await reader.record(run_id)):
+                    return
             return
         while True:
             done, _ = await asyncio.wait([ended], timeout=_LOOK_EVERY_S)
-            if done or "final" in await reader.record(run_id):
+            if done or _rests(await reader.record(run_id)):
                 return
 
-    async def _result(self, reader: RunReader, run_id: str) -> PipelineResult:
-        skeleton = self._observer.take(run_id)
-        types: dict[str, Any] = {"output_type": self._pipeline.output_type, "context_model": self._context_model}
-        if skeleton is None:  # the pool finished it, or it had ended before
-            await reader.wait(run_id, None)
-            return await reader.result(run_id, **types)
-        return await reader.complete(run_id, skeleton, **types)
+    async def _result(self, engine: Engine, reader: RunReader, run_id: str) -> PipelineResult | None:
+        """The result of a run that has ended, or so far of one that is paused; None if it is neither."""
+        skeleton, output_type = self._observer.take(run_id), self._pipeline.output_type
+        if skeleton is None and "final" in await reader.record(run_id):  # the pool finished it, or it had ended before
+            return await reader.result(run_id, output_type=output_type, context_model=self._context_model)
+        if skeleton is None:
+            skeleton, output_type = await engine.manager.paused_result(run_id), Any
+        if skeleton is None:
+            return None
+        return await reader.complete(run_id, skeleton, output_type=output_type, context_model=self._context_model)
 
     def _first_context(self, value: Any, data: Mapping[str, Any], run_id: str) -> dict[str, Any] | None:
         leaves = self._pipeline.leaves()
@@ -186,6 +231,12 @@ class RunDriver:
                 f"The initial context does not fit {self._context_model.__name__}: {fault['loc']}: {fault['msg']}."
             ) from error
         return snapshot_of(model.model_dump())
+
+
+def _rests(record: Mapping[str, str]) -> bool:
+    """Whether a run has ended, or waits for an answer with every event applied."""
+    paused = record["status"] == RunStatus.PAUSED and record["last_event"] == record["applied"]
+    return paused or "final" in record
 
 
 def _chunk(codec: PayloadCodec, event: Event, spec: PipelineSpec) -> Chunk:

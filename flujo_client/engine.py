@@ -27,7 +27,7 @@ class QueuedEngine:
     def __init__(self, settings: Settings, *, serves_pool: bool, observer: RunObserver | None = None) -> None:
         self.client = client = AsyncFlujoClient(settings=settings)
         self.redis, self.blocking, self.keyspace = client.client, client.blocking, client.keyspace
-        self.codec, self.scripts, self.specs = client.codec, client.scripts, client.specs
+        self.codec, self.scripts, self.specs, self.state = client.codec, client.scripts, client.specs, client.state
         self._publisher = make_publisher(settings)
         self._inbox_wire = Wire(settings.state_url)
         self.manager = ExecutionManager(
@@ -57,6 +57,12 @@ class QueuedEngine:
         await self.client.check()
         await self.service.announce()
         self._serving = asyncio.create_task(self.service.serve())
+
+    async def adopt(self, run_id: str) -> None:
+        """Drive a run from here on, unless another caller does."""
+        owner = await self.client.state.owner_of(run_id)
+        if owner != self.service.manager_id:
+            await self.client.scripts.adopt(run_id, owner, self.service.manager_id)
 
     async def wait(self) -> None:
         """Serve until cancelled."""

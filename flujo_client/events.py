@@ -177,7 +177,9 @@ class RunReader:
         context_model: type[BaseModel] = PipelineContext,
     ) -> PipelineResult:
         """Put outputs and the context into a result that holds references to them."""
-        names = set(skeleton["final_pipeline_context"]["$context"])
+        context = skeleton["final_pipeline_context"]
+        live: dict[str, Expression] = context.get("payloads", {})
+        names = {*context["$context"], *(name for part in live.values() for name in expression_fields(part))}
         for part in skeleton["step_history"]:
             names |= _references(part)
         payloads = await self._payloads(run_id, names)
@@ -186,10 +188,10 @@ class RunReader:
         history = skeleton["step_history"]
         if history and history[-1]["success"] and output_type is not Any:
             history[-1]["output"] = self._typed(history[-1]["output"], output_type)
-        context = skeleton["final_pipeline_context"]
         data = {
             **fold_context(self._codec.decode(payloads[name]) for name in context["$context"]),
             **context.get("set", {}),
+            **{name: self._value(part, payloads) for name, part in live.items()},
         }
         known = context_model.model_config.get("extra") == "allow"
         data = data if known else {key: value for key, value in data.items() if key in context_model.model_fields}
@@ -237,9 +239,9 @@ def _references(part: Mapping[str, Any]) -> set[str]:
 def raise_for(result: PipelineResult) -> PipelineResult:
     """Raise the error that ended a run, with the result on it where it has a place for it; else return the result.
 
-    A step that failed raises nothing: the result says so. Limits, types, contexts and cancellation raise.
+    A step that failed, or a hook that aborted, raises nothing: the result says so. Limits, types, contexts and cancellation raise.
     """
-    if result.error is not None:
+    if result.error is not None and result.status is not RunStatus.ABORTED:
         error = rebuild_error(result.error)
         if isinstance(error, UsageLimitExceededError):
             error.result = result

@@ -10,10 +10,11 @@ from typing import Any
 from flujo_client.execution.decision import Decision, NodeStatus, RunView
 from flujo_client.protocol.errors import ControlFlowError
 from flujo_client.protocol.hooks import HookDispatcher
-from flujo_client.protocol.messages import Event, EventKind
+from flujo_client.protocol.messages import ANSWER, CONTROL_PREFIX, Event, EventKind
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
 from flujo_client.protocol.replies import Dispatch
 from flujo_client.protocol.results import (
+    OnPauseRequestedPayload,
     OnStepFailurePayload,
     PipelineResult,
     PostRunPayload,
@@ -60,7 +61,7 @@ class HookObserver:
 
     async def before_dispatch(self, run: RunView, dispatch: Dispatch) -> None:
         """Call the pre_step hooks of an attempt."""
-        if "!" in dispatch.path:
+        if "!" in dispatch.path or dispatch.function == CONTROL_PREFIX + ANSWER:
             return
         node = run.spec.node(dispatch.path)
         await self._hooks.dispatch(
@@ -77,6 +78,8 @@ class HookObserver:
         """Call the post_step and on_step_failure hooks of the steps that ended."""
         for event in events:
             state = decision.nodes.get(event.path)
+            if event.kind is EventKind.PAUSED and state is not None:
+                await self._hooks.dispatch(_pause_payload(run, event))
             if event.kind not in (EventKind.SUCCEEDED, EventKind.FAILED) or state is None or "!" in event.path:
                 continue
             result = StepResult(
@@ -92,6 +95,12 @@ class HookObserver:
                 await self._hooks.dispatch(PostStepPayload(run_id=run.run_id, path=event.path, step_result=result))
             elif state.status is NodeStatus.FAILED:
                 await self._hooks.dispatch(OnStepFailurePayload(run_id=run.run_id, path=event.path, step_result=result))
+
+    async def after_pause(self, run_id: str) -> None:
+        """Wake who waits."""
+        ended = self._ended.get(run_id)
+        if ended is not None and not ended.done():
+            ended.set_result(None)
 
     async def after_end(self, run_id: str, result: dict[str, Any]) -> None:
         """Call the post_run hooks, and wake who waits."""
@@ -113,6 +122,11 @@ class HookObserver:
         if ended is not None and not ended.done():
             self._results[run_id] = result
             ended.set_result(None)
+
+
+def _pause_payload(run: RunView, event: Event) -> OnPauseRequestedPayload:
+    name, message = getattr(run.spec.node(event.path), "name", event.path), event.data["verdict"]["message"]
+    return OnPauseRequestedPayload(run_id=run.run_id, path=event.path, step_name=name, pause_message=message)
 
 
 def _without_outputs(part: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flujo_client.driver import Engine, RunDriver, RunTerms
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
 from flujo_client.observer import HookObserver
+from flujo_client.pauses import paused_at
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.hooks import HookDispatcher
 from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
@@ -20,7 +21,7 @@ from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import PipelineContext, PipelineResult
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.types import TypeValidator
-from flujo_client.validation import check_pipeline
+from flujo_client.validation import check_pipeline, refuse_forbidden_pauses
 from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
 from flujo_worker.registry import Registry
 
@@ -210,11 +211,33 @@ class Flujo:
     async def _outcomes(
         self, value: Any, run_id: str | None, data: dict[str, Any] | None
     ) -> AsyncIterator[StepOutcome | PipelineResult]:
-        check_pipeline(self.pipeline, TypeValidator(), queued=self.queued)  # no I/O before this line
+        check_pipeline(self.pipeline, TypeValidator(), queued=self.queued)
+        refuse_forbidden_pauses(self.pipeline)  # no I/O before this line
         engine = await self._opened()
         name = run_id or f"run_{uuid4().hex}"
         async for item in self._driver.outcomes(engine, value, name, data or {}, forget=run_id is None):
             yield item
+
+    async def resume_async(self, paused_result: PipelineResult, human_input: Any) -> PipelineResult:
+        """Answer what a paused run asks, and go on with it until it ends or pauses again.
+
+        The result may have been stored as JSON and rebuilt, in another process as well; in process, by the same object.
+
+        Args:
+            paused_result: As a run, or a resumption, returned it.
+            human_input: The answer. Of several questions it answers the one that the result shows.
+
+        Returns:
+            The result; of a run that has paused again one with `success=True` and the status `paused`.
+
+        Raises:
+            ResumeError: The run is not paused, was answered before, or has ended.
+            pydantic.ValidationError: The answer does not fit the step's `input_schema`; the run stays paused.
+            UsageLimitExceededError: As `run`: the budget is the same as before the pause.
+        """
+        run_id, token = paused_at(paused_result)
+        refuse_forbidden_pauses(self.pipeline)
+        return await self._driver.resume(await self._opened(), run_id, token, human_input)
 
     async def _opened(self) -> Engine:
         if self.queued and self._resources is not None:

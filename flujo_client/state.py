@@ -125,6 +125,24 @@ class StateManager:
         fields = {field.decode(): value.decode() for field, value in _pairs(record)}
         return assemble_result(await self.specs.get(fields["spec"]), fields, nodes, results, usage)
 
+    async def record(self, run_id: str) -> dict[str, str]:
+        """A run's record, by field; empty if the run is unknown."""
+        fields = await self._commands.execute("HGETALL", self.keyspace.run(run_id).run)
+        return {field.decode(): value.decode() for field, value in _pairs(fields)}
+
+    async def answered(self, run_id: str, paths: Sequence[str]) -> set[str]:
+        """Which steps have an answer already, although their pause may not have been advanced by it yet."""
+        if not paths:
+            return set()
+        fields = [f"{path}|answer" for path in paths]
+        rows = await self._commands.execute("HMGET", self.keyspace.run(run_id).attempts, *fields)
+        return {path for path, row in zip(paths, rows, strict=True) if row is not None}
+
+    async def all_nodes(self, run_id: str) -> dict[str, NodeState]:
+        """Every node that a run remembers, by path."""
+        rows = await self._commands.execute("HGETALL", self.keyspace.run(run_id).nodes)
+        return {path.decode(): NodeState.model_validate_json(node) for path, node in _pairs(rows)}
+
     async def finish(self, run_id: str, result: bytes, retention_ms: int) -> bool:
         """Store a terminal run's result, show it and start the retention. False if that was done before."""
         owner = await self.owner_of(run_id)

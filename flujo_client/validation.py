@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from flujo_client.dsl.callables import unqueueable_reason
 from flujo_client.dsl.compatibility import compatible
+from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import UNNAMED, Pipeline
-from flujo_client.protocol.errors import ConfigurationError, PipelineValidationError, UnqueueableError
+from flujo_client.protocol.errors import ConfigurationError, HitlPolicyError, PipelineValidationError, UnqueueableError
 from flujo_client.protocol.types import TypeValidator, describe_type
 
-__all__ = ["check_pipeline"]
+__all__ = ["check_pipeline", "refuse_forbidden_pauses"]
 
 
 def check_pipeline(pipeline: Pipeline, validator: TypeValidator, *, queued: bool) -> None:
@@ -42,6 +45,22 @@ def check_pipeline(pipeline: Pipeline, validator: TypeValidator, *, queued: bool
             f"Pipeline '{pipeline.name}' cannot be queued: " + "; ".join(unqueueable) + ".",
             suggestion="In process, without a URL, it runs as it is.",
             faults=unqueueable,
+        )
+
+
+def refuse_forbidden_pauses(pipeline: Pipeline) -> None:
+    """Refuse a pipeline that asks humans where FLUJO_ALLOW_HITL=0 says that nobody is there to answer.
+
+    Raises:
+        HitlPolicyError: It has such a step.
+    """
+    if os.environ.get("FLUJO_ALLOW_HITL") != "0":
+        return
+    asking = [part.name for part in pipeline.all_steps() if isinstance(part, HumanInTheLoopStep)]
+    if asking:
+        raise HitlPolicyError(
+            f"Pipeline '{pipeline.name or UNNAMED}' asks humans in: {', '.join(asking)}, which FLUJO_ALLOW_HITL=0 forbids.",
+            suggestion="Unset it where people may be asked.",
         )
 
 

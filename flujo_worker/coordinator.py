@@ -8,13 +8,19 @@ import time
 
 from opentelemetry.trace import Status, StatusCode
 
-from flujo_client.protocol.errors import FlujoError, QuotaExceededError
+from flujo_client.protocol.errors import FlujoError, PausedException, QuotaExceededError
 from flujo_client.protocol.hooks import HookDispatcher
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.queues import broker_queue
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
-from flujo_client.protocol.results import HookPayload, OnStepFailurePayload, PostStepPayload, StepResult
+from flujo_client.protocol.results import (
+    HookPayload,
+    OnPauseRequestedPayload,
+    OnStepFailurePayload,
+    PostStepPayload,
+    StepResult,
+)
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.types import TypeValidator
 from flujo_worker.attempt import Attempt, AttemptEnd
@@ -25,6 +31,7 @@ from flujo_worker.policies.agent import AgentCall
 from flujo_worker.policies.announcing import PreStepHookPolicy
 from flujo_worker.policies.composites import ControlSteps
 from flujo_worker.policies.context import ContextPolicy
+from flujo_worker.policies.hitl import paused_attempt
 from flujo_worker.policies.injection import ResourcesPolicy, StepRunPolicy
 from flujo_worker.policies.inputs import InputReader
 from flujo_worker.policies.stack import Policy, Proceed, StepCall, stacked
@@ -167,7 +174,10 @@ class StepCoordinator:
         if attempt.definition is None:
             return await self._controls.run(attempt)
         call = StepCall(attempt, attempt.definition)
-        output = await self._call_step(call)
+        try:
+            output = await self._call_step(call)
+        except PausedException as pause:
+            return paused_attempt(pause.message, call.context)
         return AttemptEnd("succeeded", output=output, context=call.context.change() if call.context else None)
 
     def update_pipeline_result(self, attempt: Attempt, end: AttemptEnd) -> StepResult:
@@ -208,10 +218,17 @@ class StepCoordinator:
         if end.outcome in ("lost", "handed_over"):
             return
         assert end.result is not None
-        payload = PostStepPayload if end.outcome == "succeeded" else OnStepFailurePayload
         ids = {"run_id": attempt.ref.run_id, "path": attempt.ref.path}
+        payload: HookPayload
+        if end.outcome == "paused":
+            question = end.verdict["message"]
+            payload = OnPauseRequestedPayload(**ids, step_name=end.result.name, pause_message=question)
+        elif end.outcome == "succeeded":
+            payload = PostStepPayload(**ids, step_result=end.result)
+        else:
+            payload = OnStepFailurePayload(**ids, step_result=end.result)
         try:
-            await self._dispatch_hook(payload(**ids, step_result=end.result))
+            await self._dispatch_hook(payload)
         except Exception:
             logger.exception("a hook failed after the commit; the outcome stands", extra=ids)
 

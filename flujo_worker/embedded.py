@@ -110,12 +110,15 @@ class EmbeddedEngine:
         await self.coordinator.execute_step(ref, message.queue, message.traceparent)
         self.manager.wake(ref.run_id)
 
+    async def adopt(self, run_id: str) -> None:
+        """Nothing to do: there is one manager."""
+
     async def forget(self, run_id: str) -> None:
         """Let go of a run that has ended and that nobody can name: its records and its live values."""
         keys = self.keyspace.run(run_id)
         self.codec.forget((await self.redis.hgetall(keys.payloads)).values())
         await self.redis.execute("DEL", keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events)
-        for name in ("cancelled", "finished"):
+        for name in ("active", "cancelled", "dirty", "finished"):
             await self.redis.execute("ZREM", self.keyspace.shard(name), run_id)
         await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
 

@@ -59,6 +59,16 @@ class Factories:
         return made
 
     @staticmethod
+    def human_in_the_loop(
+        name: str, message_for_user: str | None = None, input_schema: Any = None, **options: Any
+    ) -> Step[Any, Any]:
+        """Ask a human; see `HumanInTheLoopStep` for the options."""
+        made: Step[Any, Any] = COMPOSITES["hitl"](
+            name=name, message_for_user=message_for_user, input_schema=input_schema, **options
+        )
+        return made
+
+    @staticmethod
     def refine_until(
         name: str,
         generator_pipeline: Step[Any, Any] | Pipeline,

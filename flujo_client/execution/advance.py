@@ -14,6 +14,7 @@ from flujo_client.execution.decision import Decision, NodeState, NodeStatus, Run
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import control_of, node_of
+from flujo_client.execution.pauses import ask_human, receive_answer
 from flujo_client.execution.retry import after_failure, after_loss
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.quota import COST, parse_amounts, to_usd
@@ -90,6 +91,23 @@ def _on_failed(draft: Draft, event: Event) -> None:
     draft.fail(node_of(event.path), event.path)
 
 
+def _on_paused(draft: Draft, event: Event) -> None:
+    node = draft.state(event.path)
+    if node.attempt != event.attempt or node.status is not NodeStatus.DISPATCHED:
+        return
+    _record_attempt(draft, event)
+    _take_context(draft, event)
+    if event.fields.get("overrun"):
+        _breach(draft, event.path, _first_meter(event.fields["overrun"]), event.fields)
+    else:
+        ask_human(draft, event)
+
+
+def _on_answered(draft: Draft, event: Event) -> None:
+    if draft.state(event.path).answer is None:
+        receive_answer(draft, event)
+
+
 def _on_refused(draft: Draft, event: Event) -> None:
     if draft.state(event.path).attempt == event.attempt:
         _breach(draft, event.path, event.fields["meter"], event.fields)
@@ -125,17 +143,20 @@ def _on_cancelled(draft: Draft, event: Event) -> None:
 
 
 def _ignore(draft: Draft, event: Event) -> None:
-    """Events that change nothing: chunks, and the end itself."""
+    """Events that change nothing: what followers are told."""
 
 
 _RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
     EventKind.CREATED: _on_created,
     EventKind.SUCCEEDED: _on_succeeded,
     EventKind.FAILED: _on_failed,
+    EventKind.PAUSED: _on_paused,
+    EventKind.ANSWERED: _on_answered,
     EventKind.REFUSED: _on_refused,
     EventKind.LOST: _on_lost,
     EventKind.CANCELLED: _on_cancelled,
     EventKind.FINISHED: _ignore,
+    EventKind.SUSPENDED: _ignore,
     EventKind.CHUNK: _ignore,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,7 @@ from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import PipelineSpec
 
-__all__ = ["Decision", "NodeState", "NodeStatus", "RunView"]
+__all__ = ["Decision", "NodeState", "NodeStatus", "PauseState", "RunView"]
 
 
 class NodeStatus(StrEnum):
@@ -23,6 +23,7 @@ class NodeStatus(StrEnum):
     WAITING = "waiting"  # not reached yet
     DISPATCHED = "dispatched"  # an attempt is journalled; a worker may have leased it
     RUNNING = "running"  # a composite whose children are under way
+    PAUSED = "paused"  # waits for an answer; no worker is held
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
@@ -35,6 +36,15 @@ class NodeStatus(StrEnum):
     def ended(self) -> bool:
         """Whether the node has ended, either way."""
         return self in (NodeStatus.SUCCEEDED, NodeStatus.FAILED)
+
+
+class PauseState(BaseModel):
+    """A question that a node asks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    message: str
+    asked_ms: int = Field(description="when the pause was committed, Redis ms")
 
 
 class NodeState(BaseModel):
@@ -52,6 +62,13 @@ class NodeState(BaseModel):
     usage: dict[str, int] = Field(default_factory=dict, description="of all its attempts, by meter")
     latency_ms: int = Field(0, description="of the last attempt that ended")
     error: dict[str, Any] | None = None
+    pause: PauseState | None = Field(None, description="what it asked, once it has paused")
+    answer: Literal["given"] | None = Field(
+        None, description="whether somebody has answered, perhaps ahead of the pause"
+    )
+    answering: bool = Field(False, description="its attempt applies the answer")
+    active: int = Field(0, description="root: nodes of the run with an attempt under way")
+    paused: int = Field(0, description="root: nodes of the run that wait for an answer")
     opened: int = Field(0, description="parallel: branches entered; loop: iterations begun")
     pending: int = Field(0, description="parallel: branches not ended")
     failed: dict[int, str] = Field(default_factory=dict, description="parallel: path of the failure, by branch")

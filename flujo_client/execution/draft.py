@@ -14,7 +14,7 @@ from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.quota import amounts_text
 from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.spec import SequenceSpec, StepSpec
+from flujo_client.protocol.spec import HitlSpec, SequenceSpec, StepSpec
 
 __all__ = ["LEASE_GRACE_MS", "LONGEST_STEP_MS", "MOST_DISPATCHES", "Draft"]
 
@@ -63,16 +63,6 @@ class Draft(RunGraph):
         """Change what the run remembers of a node."""
         self._changed[path] = self.state(path).model_copy(update=changes)
         return self._changed[path]
-
-    def context(self, path: str) -> tuple[str, ...]:
-        """The context payloads of a node's scope; a scope in which nothing was written has those of the node above it."""
-        scope = self.scope(path)
-        while not self.state(scope).context and scope != "root":
-            above = parent_of(scope)[0]
-            if self.state(above).context:
-                return self.state(above).context
-            scope = self.scope(above)
-        return self.state(scope).context
 
     def ended_before(self, path: str) -> bool:
         """Whether a node had succeeded when this decision began: its event is advanced again, for the next slice."""
@@ -141,7 +131,7 @@ class Draft(RunGraph):
         if self.needed(place).attempt or self.missing:
             return
         node = self.node(path)
-        assert not isinstance(node, StepSpec | SequenceSpec)
+        assert not isinstance(node, StepSpec | HitlSpec | SequenceSpec)
         made_by = producer or self.producer_before(path)
         roles = node.roles(control)
         self.dispatch(
@@ -198,6 +188,8 @@ class Draft(RunGraph):
         if self.missing:
             return Decision(applied="", status=self.run.status, missing=tuple(dict.fromkeys(self.missing)))
         ended = self.status.terminal
+        if not ended:
+            self.status = self._rest_or_run()
         return Decision(
             applied=self.applied,
             status=self.status,
@@ -208,6 +200,19 @@ class Draft(RunGraph):
             dispatches=() if ended else tuple(self.dispatches),
             incomplete=self.incomplete and not ended,
         )
+
+    def _rest_or_run(self) -> RunStatus:
+        """Paused if something waits for an answer and nothing else can go on; the root counts both."""
+        active = paused = 0
+        for path, node in self._changed.items():
+            before = self.run.nodes.get(path, NodeState()).status
+            active += (node.status is NodeStatus.DISPATCHED) - (before is NodeStatus.DISPATCHED)
+            paused += (node.status is NodeStatus.PAUSED) - (before is NodeStatus.PAUSED)
+        root = self.state("root")
+        if active or paused:
+            root = self.update("root", active=root.active + active, paused=root.paused + paused)
+        rests = root.paused > 0 and root.active == 0 and not self.incomplete
+        return RunStatus.PAUSED if rests else RunStatus.RUNNING
 
 
 def _branch_fields(branches: Mapping[str, tuple[str, ...]]) -> list[str]:

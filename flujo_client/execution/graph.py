@@ -7,18 +7,30 @@ What differs between the kinds of nodes is in `kinds/`, one kind a file; everyth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from flujo_client.execution.decision import NodeState
 from flujo_client.execution.paths import child_of, control_of, node_of, parent_of
-from flujo_client.protocol.messages import CONTROL_PREFIX, Event
+from flujo_client.protocol.messages import ANSWER, ASK, CONTROL_PREFIX, Event
 from flujo_client.protocol.payloads import Expression
-from flujo_client.protocol.spec import NodeSpec, PipelineSpec, RetrySpec, SequenceSpec, StepSpec, SubPipelineSpec
+from flujo_client.protocol.spec import (
+    HitlSpec,
+    LeafSpec,
+    NodeSpec,
+    PipelineSpec,
+    RetrySpec,
+    SequenceSpec,
+    StepSpec,
+    SubPipelineSpec,
+)
 
 if TYPE_CHECKING:
     from flujo_client.execution.draft import Draft
 
 __all__ = ["Kinds", "NodeKind", "NodeResult", "Producer", "RunGraph", "step_at"]
+
+#: Of a node that has not been reached.
+FRESH: Final = NodeState()
 
 #: A `StepResult` as JSON, with `{"$payload": expression}` in the place of its output.
 NodeResult = dict[str, Any]
@@ -123,7 +135,7 @@ class RunGraph:
 
     def step(self, path: str) -> StepSpec:
         """The terms of a step, or of what it has fallen back on; or of a control step."""
-        return step_at(self.spec, path, self.state(path).fallback)
+        return step_at(self.spec, path, self.state(path))
 
     def output(self, path: str) -> Expression:
         """The payloads that make a finished node's output."""
@@ -180,6 +192,16 @@ class RunGraph:
                 return above.context_model
         return ""
 
+    def context(self, path: str) -> tuple[str, ...]:
+        """The context payloads of a node's scope; a scope in which nothing was written has those of the node above it."""
+        scope = self.scope(path)
+        while not self.state(scope).context and scope != "root":
+            above = parent_of(scope)[0]
+            if self.state(above).context:
+                return self.state(above).context
+            scope = self.scope(above)
+        return self.state(scope).context
+
     def results(self, path: str) -> NodeResult:
         """The `StepResult` of a node, with those of its children."""
         node, kind = self.spec.node(path), self.kind(path)
@@ -192,27 +214,31 @@ class RunGraph:
         return kind.result(self, path, node, parts)
 
 
-def step_at(spec: PipelineSpec, path: str, fallbacks: int = 0) -> StepSpec:
-    """The terms of a step, or of a composite's control step: on the queue of the first step inside, and not tried again,
-    since a condition that raised would raise again.
+def step_at(spec: PipelineSpec, path: str, state: NodeState = FRESH) -> StepSpec:
+    """The terms of a leaf's attempt, or of a composite's control step: on the queue of the first leaf inside, and not tried
+    again, since a condition that raised would raise again.
 
     Args:
-        fallbacks: How far down the chain of fallbacks.
+        state: Of the node, which may have fallen back, or be applying an answer.
     """
     node, (control, _) = spec.node(path), control_of(path)
+    if state.answering or isinstance(node, HitlSpec):
+        assert isinstance(node, HitlSpec | StepSpec)
+        function = CONTROL_PREFIX + (ANSWER if state.answering else ASK)
+        return StepSpec(name=node.name, function=function, queue=node.queue, retry=RetrySpec(retries=0))
     if isinstance(node, StepSpec):
-        for _ in range(fallbacks):
+        for _ in range(state.fallback):
             assert node.fallback is not None
             node = node.fallback
         return node
     assert not isinstance(node, SequenceSpec)
     functions = " ".join((CONTROL_PREFIX + control, *node.roles(control).values()))
     return StepSpec(
-        name=f"{node.name}:{control}", function=functions, queue=_first_step(node).queue, retry=RetrySpec(retries=0)
+        name=f"{node.name}:{control}", function=functions, queue=_first_leaf(node).queue, retry=RetrySpec(retries=0)
     )
 
 
-def _first_step(node: NodeSpec) -> StepSpec:
-    while not isinstance(node, StepSpec):
+def _first_leaf(node: NodeSpec) -> LeafSpec:
+    while not isinstance(node, StepSpec | HitlSpec):
         node = node.nodes[0] if isinstance(node, SequenceSpec) else node.parts()[0]
     return node

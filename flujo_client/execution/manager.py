@@ -35,6 +35,9 @@ class RunObserver(Protocol):
     async def after_events(self, run: RunView, events: Sequence[Event], decision: Decision) -> None:
         """Called after a decision was stored."""
 
+    async def after_pause(self, run_id: str) -> None:
+        """Called when a decision was stored after which a run waits for an answer."""
+
     async def after_end(self, run_id: str, result: dict[str, Any]) -> None:
         """Called when a run has ended, before its result is shown to anybody."""
 
@@ -123,6 +126,7 @@ class ExecutionManager:
                 return None
             self.advanced += 1
             self._queue(run, decision.dispatches)
+            await self._tell_of_pause(run_id, decision)
             if decision.status.terminal:
                 await self.persist_final_state(run_id)
                 return decision.status
@@ -139,7 +143,19 @@ class ExecutionManager:
 
     def set_final_context(self, result: dict[str, Any], status: RunStatus) -> None:
         """Complete a result's context with what only the end knows: the run's id and status."""
-        result["final_pipeline_context"]["set"] = {"run_id": result["run_id"], "status": status.value}
+        known = result["final_pipeline_context"].setdefault("set", {})
+        known.update({"run_id": result["run_id"], "status": status.value})
+
+    async def paused_result(self, run_id: str) -> dict[str, Any] | None:
+        """The result so far of a run that waits for an answer, as `persist_final_state` stores that of one that ended.
+
+        None if nothing of it waits any more.
+        """
+        result = await self._state.final_result(run_id)
+        if result["status"] != RunStatus.PAUSED or result["pause_token"] is None:
+            return None
+        self.set_final_context(result, RunStatus.PAUSED)
+        return result
 
     async def _tell_observer(
         self, run: RunView, events: Sequence[Event], decision: Decision, told: set[tuple[str, str, int]]
@@ -171,6 +187,10 @@ class ExecutionManager:
             await self._state.scripts.cancel(run.run_id, run.owner, reason)
             return False
         return True
+
+    async def _tell_of_pause(self, run_id: str, decision: Decision) -> None:
+        if decision.status is RunStatus.PAUSED and self._observer is not None:
+            await self._observer.after_pause(run_id)
 
     def _queue(self, run: RunView, dispatches: Sequence[Dispatch]) -> None:
         for dispatch in dispatches:
@@ -222,7 +242,7 @@ class ExecutionManager:
             return
         run = found[1]
         state = (await self._state.load_nodes(run_id, [path]))[path]
-        step = step_at(run.spec, path, state.fallback)
+        step = step_at(run.spec, path, state)
         label = task_label(run.spec.name, step.name)
         dispatch = Dispatch(path, int(attempt), queue, step.function, label, is_async=step.is_async)
         self._outgoing.append(self._outgoing_of(run, dispatch))

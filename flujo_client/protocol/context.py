@@ -20,6 +20,9 @@ ContextData = dict[str, Any]
 #: Deltas after which a step commits a snapshot instead.
 SNAPSHOT_AFTER = 8
 
+#: What the engine itself sets in each branch, one after the other: no conflict.
+_LAST_WINS = frozenset({"user_input"})
+
 _NOT_MERGED = frozenset({"run_id", "initial_prompt", "status"})
 
 
@@ -65,7 +68,7 @@ def merge_contexts(base: ContextData, branches: Mapping[str, ContextData], strat
             if key in _NOT_MERGED or (key in base and base[key] == value):
                 continue
             first = setter.setdefault(key, name)
-            if first == name or strategy == "overwrite":
+            if first == name or strategy == "overwrite" or key in _LAST_WINS:
                 merged[key] = deepcopy(value)
             elif strategy != "keep_first":
                 merged[key] = _merge_value(key, base.get(key), (first, merged[key]), (name, value), strategy)

@@ -319,7 +319,7 @@ class GranularResumeError(ExecutionError):
 
 
 class ResumeError(ExecutionError):
-    """A run cannot be resumed."""
+    """A run cannot be resumed: nothing of it waits for this answer, it was answered before, or it has ended."""
 
 
 class ControlFlowError(FlujoError):

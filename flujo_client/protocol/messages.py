@@ -13,6 +13,8 @@ from flujo_client.protocol.errors import MessageError
 from flujo_client.protocol.spec import StepSpec
 
 __all__ = [
+    "ANSWER",
+    "ASK",
     "CONTROL_PREFIX",
     "MESSAGE_VERSION",
     "SCHEMA_VERSION",
@@ -32,6 +34,10 @@ SCHEMA_VERSION = "1"
 
 #: How the function of a control step begins: `flujo:next module:condition …`, the user's functions after its name.
 CONTROL_PREFIX = "flujo:"
+
+#: The attempts of a leaf that asks a human: render the question, and apply the answer.
+ASK: Final = "ask"
+ANSWER: Final = "answer"
 
 
 class _Model(BaseModel):
@@ -102,9 +108,12 @@ class EventKind(StrEnum):
     CREATED = "created"  # create_run: start it
     SUCCEEDED = "succeeded"  # commit: the output is stored
     FAILED = "failed"  # commit: an attempt failed; retry or give up
+    PAUSED = "paused"  # commit: a step waits for an answer
+    ANSWERED = "answered"  # resume: somebody answered, perhaps before the pause is committed
     REFUSED = "refused"  # reserve: the budget cannot pay
     LOST = "lost"  # lose: the worker died, hung, or handed it over
     CANCELLED = "cancelled"  # cancel
+    SUSPENDED = "suspended"  # advance: nothing of the run can go on without an answer; tells followers, not managers
     FINISHED = "finished"  # finish: the result is stored; the last event
     CHUNK = "chunk"  # emit: a piece of a running step's stream
 

@@ -9,6 +9,8 @@ from flujo_client.protocol.quota import Amounts, Share
 
 __all__ = [
     "Advanced",
+    "Answered",
+    "AnsweredBefore",
     "BranchEnd",
     "Claim",
     "Committed",
@@ -154,6 +156,20 @@ class Advanced:
     revision: int
     dirty: bool
     now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer is stored; `event_id` is its place in the run's stream."""
+
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredBefore:
+    """Another answer was first: `how` is `given`, or `expired` where time was up."""
+
+    how: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,13 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = [
+    "ConversationRole",
+    "ConversationTurn",
     "HookPayload",
+    "HumanInteraction",
+    "OnPauseRequestedPayload",
     "OnStepFailurePayload",
+    "Pause",
     "PipelineContext",
     "PipelineResult",
     "PostRunPayload",
@@ -38,6 +43,45 @@ class RunStatus(StrEnum):
         return self not in (RunStatus.RUNNING, RunStatus.PAUSED)
 
 
+class ConversationRole(StrEnum):
+    """Who said something in a run."""
+
+    ASSISTANT = "assistant"  # the pipeline
+    USER = "user"  # whoever answered
+
+
+class ConversationTurn(BaseModel):
+    """What somebody said in a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: ConversationRole
+    content: str
+
+
+class HumanInteraction(BaseModel):
+    """A question and its answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    message_to_human: str
+    human_response: Any
+    timestamp: datetime
+
+
+class Pause(BaseModel):
+    """A question of a run that nobody has answered yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    token: str = Field(description="names the pause; to be given with the answer where a run asks several questions")
+    step_name: str
+    message: str
+    asked_at: datetime
+    answer_schema: dict[str, Any] = Field(default_factory=dict, description="JSON schema that the answer must fit")
+
+
 class PipelineContext(BaseModel):
     """The state that a run's steps share. Fields that are not declared may be set as well."""
 
@@ -47,6 +91,11 @@ class PipelineContext(BaseModel):
     initial_prompt: str | None = None
     status: str = "running"
     pause_message: str | None = None
+    paused_step_input: Any = None
+    user_input: Any = None
+    hitl_data: dict[str, Any] = Field(default_factory=dict)
+    hitl_history: list[HumanInteraction] = Field(default_factory=list)
+    conversation_history: list[ConversationTurn] = Field(default_factory=list)
     step_outputs: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -88,6 +137,7 @@ class PipelineResult(BaseModel):
     status: RunStatus = RunStatus.COMPLETED
     error: dict[str, Any] | None = None
     usage: dict[str, int] = Field(default_factory=dict, description="what the run used, by meter; nano-USD for cost")
+    pause_token: str | None = Field(None, description="names the question that a paused run asks first")
 
     @field_validator("final_pipeline_context")
     @classmethod
@@ -155,18 +205,16 @@ class PostStepPayload(_StepHookPayload):
     step_result: StepResult
 
 
+class OnPauseRequestedPayload(_StepHookPayload):
+    """A step waits for an answer."""
+
+    event_name: ClassVar[str] = "on_pause_requested"
+    step_name: str = ""
+    pause_message: str = ""
+
+
 class OnStepFailurePayload(_StepHookPayload):
     """After a step failed for good."""
 
     event_name: ClassVar[str] = "on_step_failure"
     step_result: StepResult
-
-
-class HumanInteraction(BaseModel):
-    """A question and its answer."""
-
-    model_config = ConfigDict(frozen=True)
-
-    message_to_human: str
-    human_response: Any
-    timestamp: datetime

@@ -16,6 +16,8 @@ from flujo_client.protocol.messages import SCHEMA_VERSION, Event
 from flujo_client.protocol.quota import Amounts, amounts_text, parse_amounts
 from flujo_client.protocol.replies import (
     Advanced,
+    Answered,
+    AnsweredBefore,
     BranchEnd,
     Claim,
     Committed,
@@ -38,7 +40,10 @@ from flujo_client.protocol.replies import (
 __all__ = ["Scripts"]
 
 
-_NAMES = "adopt advance bury cancel commit create_run decline emit extend finish load_run lose publish_spec redispatch register renew reserve sweep"
+_NAMES = (
+    "adopt advance bury cancel commit create_run decline emit extend finish load_run lose publish_spec redispatch register "
+    "renew reserve resume sweep"
+)
 
 
 class Scripts:
@@ -313,6 +318,7 @@ class Scripts:
                 self.keyspace.shard("dispatches", shard),
                 self.keyspace.shard("published", shard),
                 self.keyspace.shard("cancelled", shard),
+                keys.events,
             ],
             run_id,
             operation,
@@ -448,6 +454,39 @@ class Scripts:
             reason,
         )
         return None if reply[0] >= 0 else _text(reply[1])
+
+    async def resume(
+        self, run_id: str, path: str, owner: str, operation: str, answer: bytes
+    ) -> Answered | AnsweredBefore | RunInactive:
+        """Store the answer to a pause, also before the pause is committed; the first one wins. The same operation again: the same answer.
+
+        Args:
+            path: Of the step that pauses; the pause's token.
+            owner: Manager to wake.
+        """
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "resume",
+            [
+                keys.run,
+                keys.attempts,
+                keys.payloads,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.inbox(owner, shard),
+            ],
+            run_id,
+            path,
+            operation,
+            answer,
+        )
+        match reply[0]:
+            case 1:
+                return Answered(_text(reply[1]))
+            case 0:
+                return AnsweredBefore(_text(reply[1]))
+            case _:
+                return RunInactive(_text(reply[1]))
 
     async def adopt(self, run_id: str, old_owner: str, new_owner: str) -> bool:
         """Move a run from an owner that is gone. False if somebody else has it, or the owner lives."""

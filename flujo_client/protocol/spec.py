@@ -23,6 +23,8 @@ __all__ = [
     "SPEC_VERSION",
     "CompositeSpec",
     "ConditionalSpec",
+    "HitlSpec",
+    "LeafSpec",
     "LoopSpec",
     "MachineSpec",
     "NodeSpec",
@@ -76,6 +78,19 @@ class StepSpec(_Model):
     input_type: str = "Any"
     output_type: str = "Any"
     fallback: StepSpec | None = Field(None, description="runs once on the same input when every attempt has failed")
+
+
+class HitlSpec(_Model):
+    """A leaf that asks a human: a worker renders the question, nobody is held while it waits, and the answer is its output."""
+
+    kind: Literal["hitl"] = "hitl"
+    name: Name
+    message: str | None = Field(None, description="template of the question; None: the input as text")
+    answer_schema: dict[str, object] = Field(default_factory=dict, description="JSON schema of the answer")
+    function: str = Field("", description="by which a worker knows the type of the answer")
+    output_type: str = "Any"
+    queue: Name = DEFAULT_QUEUE
+    sink_to: str | None = None
 
 
 class SequenceSpec(_Model):
@@ -245,7 +260,8 @@ def _given(**references: str | None) -> dict[str, str]:
 
 
 CompositeSpec = ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec | SubPipelineSpec
-NodeSpec = Annotated[StepSpec | SequenceSpec | CompositeSpec, Field(discriminator="kind")]
+LeafSpec = StepSpec | HitlSpec
+NodeSpec = Annotated[LeafSpec | SequenceSpec | CompositeSpec, Field(discriminator="kind")]
 
 
 class PipelineSpec(_Model):
@@ -278,12 +294,12 @@ class PipelineSpec(_Model):
         return node
 
     def steps(self) -> list[StepSpec]:
-        """Every leaf, once, in declared order."""
+        """Every step of a function, once, in declared order."""
         return _leaves(self.root)
 
 
 def _child(node: NodeSpec, index: int) -> NodeSpec:
-    if isinstance(node, StepSpec):
+    if isinstance(node, StepSpec | HitlSpec):
         raise IndexError(index)
     return node.nodes[index] if isinstance(node, SequenceSpec) else node.child(index)
 
@@ -291,6 +307,8 @@ def _child(node: NodeSpec, index: int) -> NodeSpec:
 def _leaves(node: NodeSpec) -> list[StepSpec]:
     if isinstance(node, StepSpec):
         return [node]
+    if isinstance(node, HitlSpec):
+        return []
     parts = node.nodes if isinstance(node, SequenceSpec) else node.parts()
     return [leaf for part in parts for leaf in _leaves(part)]
 

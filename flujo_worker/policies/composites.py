@@ -7,6 +7,7 @@ from typing import Any
 from flujo_client.protocol.context import snapshot_of
 from flujo_worker.attempt import Attempt, AttemptEnd
 from flujo_worker.policies.control import ControlCall
+from flujo_worker.policies.hitl import paused_attempt
 from flujo_worker.policies.inputs import InputReader
 from flujo_worker.policies.step_context import StepContext
 from flujo_worker.policies.table import CONTROLS
@@ -48,6 +49,8 @@ class ControlSteps:
             run_id=attempt.ref.run_id,
         )
         end = await CONTROLS[task.kind, task.control](call)
+        if end.question is not None:
+            return paused_attempt(end.question, context)
         change = context.change() if end.context is None else ("snapshot", snapshot_of(end.context))
         output = end.outputs[0] if end.outputs else None
         return AttemptEnd("succeeded", output, context=change, verdict=end.verdict, stores=bool(end.outputs))

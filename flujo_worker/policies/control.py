@@ -58,8 +58,10 @@ class ControlEnd:
         outputs: Its output, if it has one.
         verdict: What `advance()` reads: JSON values.
         context: A whole new context of the enclosing scope, instead of what changed in the model.
+        question: Set if it asks a human instead of succeeding.
     """
 
     outputs: tuple[Any, ...] = ()
     verdict: dict[str, Any] = field(default_factory=dict)
     context: ContextData | None = None
+    question: str | None = None

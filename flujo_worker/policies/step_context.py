@@ -14,7 +14,7 @@ from flujo_client.protocol.context import SNAPSHOT_AFTER, ContextData, delta_bet
 from flujo_client.protocol.errors import ContextError
 from flujo_client.protocol.spec import StepSpec
 
-__all__ = ["StepContext"]
+__all__ = ["StepContext", "set_in_context"]
 
 
 @dataclass(slots=True)
@@ -62,30 +62,12 @@ class StepContext:
             ContextError: The output does not fit the field it is for.
         """
         if step.sink_to is not None:
-            self._set(step.sink_to, output)
+            set_in_context(self.model, step.sink_to, output)
         if step.updates_context:
             values = output.model_dump() if isinstance(output, BaseModel) else output
             if isinstance(values, Mapping):
                 for key, value in values.items():
-                    self._set(str(key), value)
-
-    def _set(self, place: str, value: Any) -> None:
-        target: Any = self.model
-        *parents, last = place.split(".")
-        for name in parents:
-            target = target[name] if isinstance(target, dict) else getattr(target, name)
-        try:
-            if isinstance(target, dict):
-                target[last] = value
-            else:
-                setattr(target, last, value)
-        except (PydanticValidationError, ValueError) as error:
-            fields = type(target).model_fields
-            expected = fields[last].annotation if last in fields else "nothing"
-            name = expected.__name__ if inspect.isclass(expected) else str(expected)
-            raise ContextError(
-                f"Context validation failed: Field '{last}' expects {name} but got {type(value).__name__}: {value}"
-            ) from error
+                    set_in_context(self.model, str(key), value)
 
     def change(self) -> tuple[str, dict[str, Any]] | None:
         """What to commit: ("delta" or "snapshot", payload); None if nothing changed."""
@@ -96,3 +78,27 @@ class StepContext:
         if self._deltas == 0 or self._deltas > SNAPSHOT_AFTER:
             return "snapshot", snapshot_of({**self._unknown, **after})
         return "delta", delta
+
+
+def set_in_context(model: BaseModel, place: str, value: Any) -> None:
+    """Set a dotted place of a context.
+
+    Raises:
+        ContextError: The value does not fit the field.
+    """
+    target: Any = model
+    *parents, last = place.split(".")
+    for name in parents:
+        target = target[name] if isinstance(target, dict) else getattr(target, name)
+    try:
+        if isinstance(target, dict):
+            target[last] = value
+        else:
+            setattr(target, last, value)
+    except (PydanticValidationError, ValueError) as error:
+        fields = type(target).model_fields
+        expected = fields[last].annotation if last in fields else "nothing"
+        name = expected.__name__ if inspect.isclass(expected) else str(expected)
+        raise ContextError(
+            f"Context validation failed: Field '{last}' expects {name} but got {type(value).__name__}: {value}"
+        ) from error

@@ -7,6 +7,7 @@ from typing import Final
 
 from flujo_worker.policies.conditional import choose_branch, map_output
 from flujo_worker.policies.control import ControlCall, ControlEnd
+from flujo_worker.policies.hitl import ask, take_answer
 from flujo_worker.policies.loop import judge_iteration, map_first_input
 from flujo_worker.policies.machine import choose_state
 from flujo_worker.policies.parallel import merge_branches
@@ -21,6 +22,8 @@ CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[Contr
     ("conditional", "choose"): choose_branch,
     ("conditional", "output"): map_output,
     ("machine", "next"): choose_state,
+    ("hitl", "ask"): ask,
+    ("hitl", "answer"): take_answer,
     ("pipeline", "enter"): open_context,
     ("pipeline", "result"): make_result,
 }

@@ -20,7 +20,7 @@ from flujo_client import AsyncFlujoClient, Settings
 from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.messages import EventKind
 
-PIPELINES = "tests.integration.pipelines,tests.integration.control_flow"
+PIPELINES = "tests.integration.pipelines,tests.integration.control_flow,tests.integration.human"
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
 

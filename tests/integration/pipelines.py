@@ -28,7 +28,7 @@ def ledger(kind: str, run: StepRun, **facts: Any) -> None:
         os.close(handle)
 
 
-async def _gate(name: str) -> None:
+async def pass_gate(name: str) -> None:
     """Wait until a test opens a gate: a file beside the ledger."""
     gate = Path(os.environ[LEDGER_VARIABLE]).with_name(f"gate-{name}")
     while not gate.exists():
@@ -86,7 +86,7 @@ chain = Pipeline([increment] * 5, name="chain")
 async def held(gate: str, run: StepRun) -> str:
     """Start, wait for the gate, bill, return."""
     ledger("started", run)
-    await _gate(gate)
+    await pass_gate(gate)
     ledger("bill", run)
     return gate
 
@@ -170,7 +170,7 @@ wide = Pipeline([Step.parallel("all", {f"b{index}": increment for index in range
 def block(gate: str, run: StepRun) -> str:
     """A sync step that blocks its thread until the gate opens."""
     ledger("started", run)
-    asyncio.run(_gate(gate))
+    asyncio.run(pass_gate(gate))
     return gate
 
 
@@ -191,10 +191,10 @@ async def advance_stage(stage: Stage, run: StepRun) -> Stage:
     holds = stage.number == stage.hold_at
     ledger("started", run)
     if holds and not stage.billed_first:
-        await _gate(run.run_id)
+        await pass_gate(run.run_id)
     ledger("bill", run)
     if holds and stage.billed_first:
-        await _gate(run.run_id)
+        await pass_gate(run.run_id)
     return stage.model_copy(update={"number": stage.number + 1})
 
 
@@ -207,7 +207,7 @@ staged = Pipeline([advance_stage] * STAGES, name="staged")
 async def metered_hold(gate: str, run: StepRun) -> str:
     """Bills four tokens, of ten that it expected, once the gate is open."""
     ledger("started", run)
-    await _gate(gate)
+    await pass_gate(gate)
     run.usage.add(tokens=4)
     ledger("bill", run)
     return gate
@@ -221,7 +221,7 @@ stopped = (after >> held >> after).named("stopped")
 @step(max_retries=1, timeout_s=0.2)
 async def hangs(gate: str, run: StepRun) -> str:
     ledger("started", run)
-    await _gate(gate)
+    await pass_gate(gate)
     return gate
 
 

@@ -17,6 +17,8 @@ from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.quota import Share
 from flujo_client.protocol.replies import (
     Advanced,
+    Answered,
+    AnsweredBefore,
     BranchEnd,
     Claim,
     Committed,
@@ -129,6 +131,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "register": lambda s: s.register("managers", "m", 1, 0),
     "renew": lambda s: s.renew("w", 1, 0),
     "reserve": lambda s: s.reserve(CLAIM, "pool"),
+    "resume": lambda s: s.resume("r", "0", "pool", "op", b"j1"),
     "sweep": _sweep,
 }
 
@@ -164,6 +167,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
         ([-4, b"root", b"tokens", b"2", b"1"], Refusal),
         ([-5, b"2"], SchemaMismatchError),
     ],
+    "resume": [([1, b"5-0"], Answered), ([0, b"given"], AnsweredBefore), ([-1, b"failed"], RunInactive)],
     "sweep": [([0], NoneType), ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"]], SweepPage)],
 }
 

@@ -94,6 +94,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "decline: another attempt": (lambda s, c: s.decline("r1 1 2 q", "1", 2, "s"), None),
     "redispatch: leased": (lambda s, c: s.redispatch("r1 0 1 q", 1, 1000), False),
     "redispatch: taken": (lambda s, c: s.redispatch("r1 1 1 q", 0, 1000), False),
+    "resume: unknown run": (lambda s, c: s.resume("nobody", "0", POOL, "op", b"j1"), RunInactive("unknown")),
     "load_run: unknown run": (lambda s, c: s.load_run("nobody", 10), None),
 }
 
@@ -116,6 +117,7 @@ REPEATS: dict[str, Callable[[Scripts, Claim], Awaitable[Any]]] = {
     "commit with overrun": lambda s, c: commit_claim(s, c, {"tokens": 500}),
     "emit": lambda s, c: s.emit(c, 1, b"jx"),
     "cancel": lambda s, c: s.cancel("r1", POOL, "enough"),
+    "resume": lambda s, c: s.resume("r1", "0", POOL, "op", b"j1"),
     "publish_spec": lambda s, c: s.publish_spec("p", "h", b"{}"),
 }
 

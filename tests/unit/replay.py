@@ -13,6 +13,7 @@ from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import (
     ConditionalSpec,
+    HitlSpec,
     LoopSpec,
     MachineSpec,
     ParallelSpec,
@@ -25,6 +26,10 @@ from flujo_client.protocol.spec import (
 
 def step(name: str, **terms: Any) -> StepSpec:
     return StepSpec(name=name, function=f"m:{name}", **terms)
+
+
+def hitl(name: str, **terms: Any) -> HitlSpec:
+    return HitlSpec(name=name, **terms)
 
 
 def sequence(*nodes: Any) -> SequenceSpec:
@@ -130,6 +135,11 @@ class Replay:
 
     def lose(self, path: str, reason: str = "died") -> Decision:
         return self.happen(EventKind.LOST, path, reason=reason)
+
+    @property
+    def rests(self) -> bool:
+        """Whether it waits for an answer."""
+        return self.status is RunStatus.PAUSED
 
     def dispatched(self) -> list[tuple[str, int]]:
         return [(dispatch.path, dispatch.attempt) for dispatch in self.last.dispatches]

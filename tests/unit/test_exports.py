@@ -16,7 +16,7 @@ DOMAIN = """
     PipelineResult StepResult UsageLimits ExecutedCommandLog FlujoAgentResult FlujoAgentUsage HookCallable HookPayload ExecutionBackend
     StepExecutionRequest AgentProcessors PluginOutcome ValidationPlugin Validator ValidationResult ValidationFinding ValidationReport
     AppResources
-    LoopStep ConditionalStep StateMachineStep BranchKey HumanInTheLoopStep DynamicParallelRouterStep GranularStep ResumeError CacheStep
+    LoopStep ConditionalStep StateMachineStep BranchKey DynamicParallelRouterStep GranularStep ResumeError CacheStep
     StepOutcome Success Failure Paused Aborted Chunk BackgroundLaunched PipelineContext UsageEstimate Quota QuotaExceededError
     HumanInteraction ConversationTurn ConversationRole ContextReference RefinementCheck BaseModel
 """
@@ -40,7 +40,7 @@ NOT_YET = """
     make_agent_async init_telemetry TaskClient adapter_step MapStep BaseContext typed_context mapper ExecutedCommandLog FlujoAgentResult
     FlujoAgentUsage ExecutionBackend StepExecutionRequest AgentProcessors PluginOutcome ValidationPlugin Validator ValidationResult
     ValidationFinding ValidationReport AppResources BranchKey HumanInTheLoopStep DynamicParallelRouterStep GranularStep CacheStep
-    ConversationTurn ConversationRole ContextReference BaseModel OnPauseRequestedPayload WorkflowState StateBackend InMemoryBackend
+    ContextReference BaseModel WorkflowState StateBackend InMemoryBackend
     FileBackend SQLiteBackend PostgresBackend PipelineRegistry InMemoryCache TaskStatus TaskSummary TaskDetail SystemState
     TaskNotFoundError AsyncAgentProtocol
 """

@@ -7,7 +7,7 @@ import pytest
 from flujo_client.protocol.errors import (
     SchemaMismatchError,
 )
-from flujo_client.protocol.spec import ParallelSpec, PipelineSpec, SequenceSpec, StepSpec, load_spec
+from flujo_client.protocol.spec import HitlSpec, ParallelSpec, PipelineSpec, SequenceSpec, StepSpec, load_spec
 
 
 def _step(name: str) -> StepSpec:
@@ -43,6 +43,14 @@ def test_a_path_that_the_pipeline_lacks_is_refused(path: str) -> None:
 
 def test_steps_come_in_declared_order() -> None:
     assert [step.name for step in SPEC.steps()] == ["a", "b", "c", "d"]
+
+
+def test_a_question_to_a_human_is_a_leaf_but_no_step_of_a_function() -> None:
+    spec = PipelineSpec(name="p", root=SequenceSpec(nodes=(HitlSpec(name="ask"),)))
+
+    assert (spec.node("0"), spec.steps()) == (HitlSpec(name="ask"), [])
+    with pytest.raises(KeyError, match=r"0\.0"):
+        spec.node("0.0")
 
 
 def test_a_stored_spec_is_the_same_spec() -> None:

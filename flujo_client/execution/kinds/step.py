@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from flujo_client.execution.decision import NodeState
 from flujo_client.execution.draft import Draft
@@ -10,52 +11,52 @@ from flujo_client.execution.graph import NodeResult, Producer, RunGraph
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
-from flujo_client.protocol.spec import StepSpec
+from flujo_client.protocol.spec import LeafSpec
 
 __all__ = ["StepKind"]
 
 
 class StepKind:
-    """See `NodeKind`."""
+    """See `NodeKind`; and what other leaves share."""
 
     splits = False
     isolates = False
     opens = ""
 
-    def enter(self, draft: Draft, path: str, node: StepSpec) -> None:
+    def enter(self, draft: Draft, path: str, node: Any) -> None:
         """Dispatch the first attempt."""
         if draft.state(path).attempt == 0:
             draft.dispatch_step(path, node)
 
-    def child_succeeded(self, draft: Draft, path: str, node: StepSpec, index: int) -> None:
+    def child_succeeded(self, draft: Draft, path: str, node: LeafSpec, index: int) -> None:
         """A step has no children."""
         raise AssertionError(path)
 
-    def child_failed(self, draft: Draft, path: str, node: StepSpec, index: int, cause: str) -> None:
+    def child_failed(self, draft: Draft, path: str, node: LeafSpec, index: int, cause: str) -> None:
         """A step has no children."""
         raise AssertionError(path)
 
-    def control_succeeded(self, draft: Draft, path: str, node: StepSpec, event: Event) -> None:
+    def control_succeeded(self, draft: Draft, path: str, node: LeafSpec, event: Event) -> None:
         """A step has no control steps."""
         raise AssertionError(path)
 
-    def child_input(self, graph: RunGraph, path: str, node: StepSpec, index: int) -> Expression:
+    def child_input(self, graph: RunGraph, path: str, node: LeafSpec, index: int) -> Expression:
         """A step has no children."""
         raise AssertionError(path)
 
-    def output(self, graph: RunGraph, path: str, node: StepSpec) -> Expression:
+    def output(self, graph: RunGraph, path: str, node: LeafSpec) -> Expression:
         """What the step committed."""
         return f"out:{path}"
 
-    def producer(self, graph: RunGraph, path: str, node: StepSpec) -> Producer:
+    def producer(self, graph: RunGraph, path: str, node: LeafSpec) -> Producer:
         """The step itself."""
         return Producer(node.name, node.output_type, node.function)
 
-    def children(self, graph: RunGraph, path: str, node: StepSpec) -> Iterator[tuple[int, str | None]]:
+    def children(self, graph: RunGraph, path: str, node: LeafSpec) -> Iterator[tuple[int, str | None]]:
         """None."""
         return iter(())
 
-    def result(self, graph: RunGraph, path: str, node: StepSpec, parts: list[NodeResult]) -> NodeResult:
+    def result(self, graph: RunGraph, path: str, node: LeafSpec, parts: list[NodeResult]) -> NodeResult:
         """What the worker committed, and what the run counted."""
         state = graph.state(path)
         succeeded = state.status.succeeded
@@ -73,7 +74,7 @@ class StepKind:
         return result if state.original_error is None else _after_fallback(node, state, result)
 
 
-def _after_fallback(node: StepSpec, state: NodeState, result: NodeResult) -> NodeResult:
+def _after_fallback(node: LeafSpec, state: NodeState, result: NodeResult) -> NodeResult:
     """What a step that fell back shows: the fallback's result, or both errors under its own name."""
     original = (state.original_error or {})["message"]
     if state.status.succeeded:

@@ -6,6 +6,7 @@ from typing import Final
 
 from flujo_client.execution.graph import Kinds
 from flujo_client.execution.kinds.conditional import ConditionalKind
+from flujo_client.execution.kinds.hitl import HitlKind
 from flujo_client.execution.kinds.loop import LoopKind
 from flujo_client.execution.kinds.machine import MachineKind
 from flujo_client.execution.kinds.parallel import ParallelKind
@@ -17,6 +18,7 @@ __all__ = ["KINDS"]
 
 KINDS: Final[Kinds] = {
     "step": StepKind(),
+    "hitl": HitlKind(),
     "sequence": SequenceKind(),
     "parallel": ParallelKind(),
     "loop": LoopKind(),

@@ -1,5 +1,5 @@
 --[[ advance — apply one decision to a run if nobody else has: nodes, splits, closed branches, dispatches, status; compare-and-set.
-KEYS  1 run hash   2 nodes hash   3 attempts hash   4 accounts hash   5 dirty zset   6 dispatches zset   7 published hash   8 cancelled zset
+KEYS  1 run hash   2 nodes hash   3 attempts hash   4 accounts hash   5 dirty zset   6 dispatches zset   7 published hash   8 cancelled zset   9 event stream
 ARGV  1 run id   2 operation id   3 revision expected   4 last operation expected   5 id of the last event applied   6 status, '' to keep
       7 error, '' for none   8 ms until an unleased dispatch is suspect   9 schema version   10 count of nodes   11 of closed   12 of splits   13 of dispatches
       14.. path, json per node; chain per closed branch; path, parent chain, meter, total, base, remainder per split; then
@@ -73,5 +73,6 @@ if ARGV[6] ~= '' and ARGV[6] ~= 'running' and ARGV[6] ~= 'paused' then  -- termi
   redis.call('ZADD', KEYS[8], int(now), ARGV[1])
   return {1, revision, 0, int(now)}
 end
+if ARGV[6] == 'paused' then redis.call('XADD', KEYS[9], '*', 'kind', 'suspended', 'path', 'root') end
 if run[5] == ARGV[5] then redis.call('ZREM', KEYS[5], ARGV[1]) end
 return {1, revision, run[5] ~= ARGV[5] and 1 or 0, int(now)}

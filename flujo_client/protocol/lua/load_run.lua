@@ -16,7 +16,7 @@ repeat
   local page = redis.call('XRANGE', KEYS[4], cursor, '+', 'COUNT', ARGV[1])
   for _, event in ipairs(page) do
     cursor = "(" .. event[1]
-    if event[2][2] ~= 'chunk' and #events < most then
+    if event[2][2] ~= 'chunk' and event[2][2] ~= 'suspended' and #events < most then
       events[#events + 1] = event
       local path = event[2][4]
       while path and not seen[path] do  -- the node itself and every node above it

@@ -1,0 +1,173 @@
+"""`PauseDesk`: the questions that runs ask, and their answers; the same for clients, `Flujo` and the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import jsonschema
+import pydantic_core
+
+from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.protocol.errors import ResumeError, RunNotFoundError, TypeMismatchError
+from flujo_client.protocol.payloads import PayloadCodec
+from flujo_client.protocol.replies import Answered, AnsweredBefore
+from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
+from flujo_client.protocol.spec import HitlSpec, LeafSpec, PipelineSpec, StepSpec
+from flujo_client.state import StateManager
+
+__all__ = ["PauseDesk", "paused_at"]
+
+
+class PauseDesk:
+    """Lists the pauses of runs and answers them.
+
+    Args:
+        state: The runs.
+        codec: Of the answers.
+    """
+
+    def __init__(self, state: StateManager, codec: PayloadCodec) -> None:
+        self._state = state
+        self._codec = codec
+
+    async def pauses(self, run_id: str) -> list[Pause]:
+        """The questions that a run waits for now, in declared order.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        spec, _ = await self._spec(run_id)
+        nodes = await self._state.all_nodes(run_id)
+        paused = [path for path, node in nodes.items() if node.status is NodeStatus.PAUSED]
+        answered = await self._state.answered(run_id, paused)
+        waiting = sorted((path for path in paused if path not in answered), key=_place)
+        return [_pause(run_id, path, spec, nodes[path]) for path in waiting]
+
+    async def find(self, run_id: str, token: str | None = None) -> Pause | None:
+        """The pause that an answer is meant for; None if a token names a step that has not paused yet.
+
+        Args:
+            token: Of the pause; None for the only one.
+
+        Raises:
+            ResumeError: Nothing, or several things, wait for an answer; or the token is that of no step, of one that has
+                ended, or of one that has not begun and need not pause.
+            RunNotFoundError: No such run.
+        """
+        spec, status = await self._spec(run_id)
+        if token is not None:
+            leaf = _leaf(spec, run_id, token)
+            node = (await self._state.load_nodes(run_id, [token]))[token]
+            if node.status.ended:
+                raise ResumeError(f"Run {run_id}: step {token} waits for no answer, it has ended.", run_id=run_id)
+            if isinstance(leaf, StepSpec) and not node.attempt:
+                raise ResumeError(f"Run {run_id}: step {token} has not begun, it may never pause.", run_id=run_id)
+            return _pause(run_id, token, spec, node) if node.status is NodeStatus.PAUSED else None
+        waiting = await self.pauses(run_id)
+        if not waiting:
+            raise ResumeError(f"Pipeline is not paused: run {run_id} is {status}.", run_id=run_id)
+        if len(waiting) > 1:
+            tokens = ", ".join(f"{pause.token} ({pause.step_name})" for pause in waiting)
+            raise ResumeError(
+                f"Run {run_id} asks {len(waiting)} questions.", suggestion=f"Answer by token: {tokens}.", run_id=run_id
+            )
+        return waiting[0]
+
+    async def answer(self, run_id: str, answer: Any, token: str | None = None) -> str:
+        """Answer a pause, also one that is about to come. The first answer wins; durable when this returns.
+
+        Args:
+            answer: What the pause's schema asks for.
+            token: Of the pause; None for the only one.
+
+        Returns:
+            The id of the event by which the run hears of it.
+
+        Raises:
+            ResumeError: As `find`; or somebody else was first, or the run has ended.
+            TypeMismatchError: The answer does not fit the schema; the run stays paused.
+            PayloadError: The answer cannot be sent.
+            RunNotFoundError: No such run.
+        """
+        pause = await self.find(run_id, token)
+        place = token if pause is None else pause.token
+        assert place is not None
+        spec, _ = await self._spec(run_id)
+        payload = self._codec.encode(answer)
+        if self._codec.json(payload) is not None:
+            _check_answer(_leaf(spec, run_id, place), answer, run_id)
+        owner = await self._state.owner_of(run_id)
+        reply = await self._state.scripts.resume(run_id, place, owner, uuid4().hex, payload)
+        if isinstance(reply, Answered):
+            return reply.event_id
+        if isinstance(reply, AnsweredBefore):
+            why = "somebody else was first" if reply.how == "given" else "its time was up"
+            raise ResumeError(f"Run {run_id}: the answer to step {place} came too late, {why}.", run_id=run_id)
+        raise ResumeError(f"Run {run_id} takes no answer any more: it is {reply.status}.", run_id=run_id)
+
+    async def _spec(self, run_id: str) -> tuple[PipelineSpec, str]:
+        record = await self._state.record(run_id)
+        if not record:
+            raise RunNotFoundError(
+                f"No run {run_id} is known.",
+                suggestion="Check the id and FLUJO_NAMESPACE; in process a run lives in the Flujo object that ran it.",
+                run_id=run_id,
+            )
+        return await self._state.specs.get(record["spec"]), record["status"]
+
+
+def _place(path: str) -> tuple[int, ...]:
+    return tuple(map(int, path.split(".")))
+
+
+def _leaf(spec: PipelineSpec, run_id: str, token: str) -> LeafSpec:
+    try:
+        node = spec.node(token)
+    except (KeyError, ValueError):
+        node = spec.root
+    if not isinstance(node, HitlSpec | StepSpec) or "!" in token:
+        raise ResumeError(
+            f"Run {run_id}: pipeline '{spec.name}' has no step {token} that could pause.", run_id=run_id, token=token
+        )
+    return node
+
+
+def _pause(run_id: str, path: str, spec: PipelineSpec, node: NodeState) -> Pause:
+    leaf = _leaf(spec, run_id, path)
+    assert node.pause is not None
+    return Pause(
+        run_id=run_id,
+        token=path,
+        step_name=leaf.name,
+        message=node.pause.message,
+        asked_at=datetime.fromtimestamp(node.pause.asked_ms / 1000, UTC),
+        answer_schema=leaf.answer_schema if isinstance(leaf, HitlSpec) else {},
+    )
+
+
+def _check_answer(leaf: LeafSpec, answer: Any, run_id: str) -> None:
+    if not isinstance(leaf, HitlSpec) or not leaf.answer_schema:
+        return
+    plain = pydantic_core.to_jsonable_python(answer)
+    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(leaf.answer_schema).iter_errors(plain))
+    if fault is not None:
+        raise TypeMismatchError(
+            f"The answer does not fit what step '{leaf.name}' of run {run_id} asks for ({leaf.output_type}); "
+            f"{fault.json_path}: {fault.message}.",
+            suggestion="The run stays paused; correct the answer.",
+            run_id=run_id,
+            step=leaf.name,
+        )
+
+
+def paused_at(result: PipelineResult) -> tuple[str, str | None]:
+    """The run of a paused result, and which of its questions to answer."""
+    context = result.final_pipeline_context
+    if context is None:
+        raise ResumeError("Cannot resume pipeline without context")
+    known = context if isinstance(context, dict) else vars(context)
+    if RunStatus.PAUSED not in (result.status, known.get("status")):
+        raise ResumeError("Pipeline is not paused")
+    return result.run_id or str(known.get("run_id")), result.pause_token
