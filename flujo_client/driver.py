@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,6 +57,10 @@ class Engine(Protocol):
     manager: ExecutionManager
 
     @property
+    def broken(self) -> asyncio.Future[None]:
+        """Fails when the engine's manager does; never has a result."""
+
+    @property
     def codec(self) -> PayloadCodec:
         """Of the payloads."""
 
@@ -71,6 +76,12 @@ class Engine(Protocol):
 
     async def forget(self, run_id: str) -> None:
         """A run has ended that nobody can name."""
+
+    async def retain(self, run_id: str) -> None:
+        """A run has ended that somebody may ask for again."""
+
+    async def abandon(self, run_id: str) -> None:
+        """A run that nobody can name has lost its caller before its end."""
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -109,22 +120,42 @@ class RunDriver:
         self._terms = terms
         self._observer = observer
         self.tracing = terms.tracing
+        self._tasks: set[asyncio.Task[None]] = set()
         self._context_model = terms.context_model or PipelineContext
 
     async def outcomes(
-        self, engine: Engine, value: Any, run_id: str, data: Mapping[str, Any], *, forget: bool
-    ) -> AsyncIterator[StepOutcome | PipelineResult]:
+        self, engine: Engine, value: Any, run_id: str, data: Mapping[str, Any], *, named: bool
+    ) -> AsyncGenerator[StepOutcome | PipelineResult]:
         """Run once: what is to be told on the way, then the result.
 
         Args:
             data: For the context, over that of all runs.
-            forget: Nobody can name the run after its end.
+            named: Somebody may ask for the run again by its id.
 
         Raises:
             FlujoError: What ended the run, where that is raised; see `Flujo.run`.
         """
         context = self._first_context(value, data, run_id)
         ended = self._observer.expect(run_id)
+        result = None
+        try:
+            await self._start(engine, value, run_id, context)
+            async with aclosing(self._follow(engine, run_id, ended, "0-0")) as items:
+                async for item in items:
+                    if isinstance(item, PipelineResult):
+                        result = item
+                    else:
+                        yield item
+        finally:
+            self._observer.take(run_id)
+            if result is None and not named:
+                self._keep(asyncio.create_task(engine.abandon(run_id)))
+        assert result is not None
+        if result.status.terminal:
+            await (engine.retain(run_id) if named else engine.forget(run_id))
+        yield raise_for(result)
+
+    async def _start(self, engine: Engine, value: Any, run_id: str, context: dict[str, Any] | None) -> None:
         spec = self._pipeline.to_spec()
         await self._observer.before_run(PreRunPayload(initial_input=value, run_id=run_id, pipeline_name=spec.name))
         await engine.specs.keep(spec)
@@ -140,10 +171,15 @@ class RunDriver:
             traceparent=traceparent_of(trace.get_current_span()),
         )
         engine.manager.wake(run_id)
-        async for item in self._follow(engine, run_id, ended, "0-0"):
-            if forget and isinstance(item, PipelineResult) and item.status.terminal:
-                await engine.forget(run_id)
-            yield raise_for(item) if isinstance(item, PipelineResult) else item
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Wait until what callers abandoned is cleared away."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     async def resume(self, engine: Engine, run_id: str, token: str | None, answer: Any) -> PipelineResult:
         """Answer a pause and follow the run until it ends or pauses again; see `Flujo.resume_async`."""
@@ -153,11 +189,15 @@ class RunDriver:
             raise ResumeError(f"Run {run_id}: step {token} was answered before.", run_id=run_id)
         accepted = self._accepted(pause, answer)
         ended = self._observer.expect(run_id)
-        await engine.adopt(run_id)
-        after = await desk.answer(run_id, accepted, pause.token)
-        engine.manager.wake(run_id)
-        async for item in self._follow(engine, run_id, ended, after):
-            last = item
+        try:
+            await engine.adopt(run_id)
+            after = await desk.answer(run_id, accepted, pause.token)
+            engine.manager.wake(run_id)
+            async with aclosing(self._follow(engine, run_id, ended, after)) as items:
+                async for item in items:
+                    last = item
+        finally:
+            self._observer.take(run_id)
         assert isinstance(last, PipelineResult)
         return last.model_copy(update={"success": True}) if last.status is RunStatus.PAUSED else raise_for(last)
 
@@ -169,13 +209,14 @@ class RunDriver:
 
     async def _follow(
         self, engine: Engine, run_id: str, ended: asyncio.Future[None], after: str
-    ) -> AsyncIterator[Chunk | PipelineResult]:
+    ) -> AsyncGenerator[Chunk | PipelineResult]:
         """Chunks after an event, then the result, when the run has ended or waits for an answer."""
         reader = RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
         result = None
         while result is None:
-            async for chunk in self._chunks(engine, reader, run_id, ended, after):
-                yield chunk
+            async with aclosing(self._chunks(engine, reader, run_id, ended, after)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             result = await self._result(engine, reader, run_id)
             if result is None:  # somebody has answered meanwhile
                 ended = self._observer.expect(run_id)
@@ -186,19 +227,22 @@ class RunDriver:
 
     async def _chunks(
         self, engine: Engine, reader: RunReader, run_id: str, ended: asyncio.Future[None], after: str
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk]:
         """Wait until the run ends or pauses; on the way, pass on the chunks that steps emit, if any step can."""
         if any("run" in leaf.injects for leaf in self._pipeline.leaves()):
             spec = self._pipeline.to_spec()
-            async for event in reader.events(run_id, after):
-                if event.kind is EventKind.CHUNK:
-                    yield _chunk(engine.codec, event, spec)
-                elif event.kind is EventKind.SUSPENDED and _rests(await reader.record(run_id)):
-                    return
+            async with aclosing(_unless(engine.broken, reader.events(run_id, after))) as events:
+                async for event in events:
+                    if event.kind is EventKind.CHUNK:
+                        yield _chunk(engine.codec, event, spec)
+                    elif event.kind is EventKind.SUSPENDED and _rests(await reader.record(run_id)):
+                        return
             return
         while True:
-            done, _ = await asyncio.wait([ended], timeout=_LOOK_EVERY_S)
-            if done or _rests(await reader.record(run_id)):
+            await asyncio.wait([ended, engine.broken], timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            if engine.broken.done():
+                engine.broken.result()
+            if ended.done() or _rests(await reader.record(run_id)):
                 return
 
     async def _result(self, engine: Engine, reader: RunReader, run_id: str) -> PipelineResult | None:
@@ -237,6 +281,23 @@ def _rests(record: Mapping[str, str]) -> bool:
     """Whether a run has ended, or waits for an answer with every event applied."""
     paused = record["status"] == RunStatus.PAUSED and record["last_event"] == record["applied"]
     return paused or "final" in record
+
+
+async def _unless(broken: asyncio.Future[None], items: AsyncIterator[Event]) -> AsyncGenerator[Event]:
+    """Items as they come, until something breaks that they would wait for in vain."""
+    while True:
+        coming = asyncio.ensure_future(anext(items, None))
+        waiting: list[asyncio.Future[Any]] = [coming, broken]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            coming.cancel()  # nothing, if it has come
+        if not coming.done():
+            broken.result()
+        item = await coming
+        if item is None:
+            return
+        yield item
 
 
 def _chunk(codec: PayloadCodec, event: Event, spec: PipelineSpec) -> Chunk:

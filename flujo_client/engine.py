@@ -8,6 +8,7 @@ from typing import Any
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.manager import ExecutionManager, RunObserver
 from flujo_client.execution.service import ManagerService
+from flujo_client.protocol.errors import ExecutionError
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.wire import Wire
 from flujo_client.publisher import make_publisher
@@ -41,6 +42,7 @@ class QueuedEngine:
             self._publisher,
             serves_pool=serves_pool,
         )
+        self.broken: asyncio.Future[None]
         self._serving: asyncio.Task[Any] | None = None
 
     @property
@@ -54,9 +56,22 @@ class QueuedEngine:
         Raises:
             StateUnavailableError, UnsafeRedisError: As `connection.check_server`.
         """
+        self.broken = asyncio.get_running_loop().create_future()
         await self.client.check()
         await self.service.announce()
         self._serving = asyncio.create_task(self.service.serve())
+        self._serving.add_done_callback(self._stopped)
+
+    def _stopped(self, serving: asyncio.Task[Any]) -> None:
+        """Nobody may wait for a manager that is gone."""
+        if not serving.cancelled() and (error := serving.exception()) is not None and not self.broken.done():
+            failure = ExecutionError(
+                f"The manager of this process failed: {error!r}.",
+                suggestion="Its runs go to the pool; call again with the same run_id to follow one.",
+                cause=error,
+            )
+            self.broken.set_exception(failure)
+            self.broken.exception()  # it counts as seen where nobody waits
 
     async def adopt(self, run_id: str) -> None:
         """Drive a run from here on, unless another caller does."""
@@ -71,6 +86,12 @@ class QueuedEngine:
 
     async def forget(self, run_id: str) -> None:
         """Nothing: the run's retention ends it."""
+
+    async def retain(self, run_id: str) -> None:
+        """Nothing: the run's retention ends it."""
+
+    async def abandon(self, run_id: str) -> None:
+        """Nothing: the run is durable and goes on, here or with the pool."""
 
     async def close(self) -> None:
         """Stop serving, hand the own runs to the pool, and disconnect."""

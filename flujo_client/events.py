@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel
@@ -28,6 +28,8 @@ from flujo_client.protocol.results import PipelineContext, PipelineResult, RunSt
 from flujo_client.protocol.types import Producer, TypeValidator
 
 __all__ = ["RunReader", "raise_for"]
+
+T = TypeVar("T")
 
 _BLOCK_MS = 2_000
 
@@ -68,10 +70,7 @@ class RunReader:
             RunNotFoundError: No such run.
             StateUnavailableError: Redis does not answer.
         """
-        try:
-            fields: Mapping[bytes, bytes] = await self._client.hgetall(self._keyspace.run(run_id).run)
-        except (RedisError, OSError) as error:
-            raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
+        fields: Mapping[bytes, bytes] = await _answered(self._client.hgetall(self._keyspace.run(run_id).run))
         if not fields:
             raise RunNotFoundError(
                 f"No run {run_id} is known.",
@@ -93,7 +92,7 @@ class RunReader:
         key, cursor = self._keyspace.run(run_id).events, after
         while True:
             entries = await self._entries(key, cursor)
-            if not entries and not await self._client.exists(key):
+            if not entries and not await _answered(self._client.exists(key)):
                 return
             for entry_id, fields in entries:
                 event = Event.parse(entry_id, fields)
@@ -163,7 +162,7 @@ class RunReader:
             RunNotFoundError: No such run, or it has not ended.
         """
         key = self._keyspace.run(run_id).payloads
-        stored = await self._client.hget(key, "result")
+        stored = await _answered(self._client.hget(key, "result"))
         if stored is None:
             raise RunNotFoundError(f"Run {run_id} has no result yet.", suggestion="Wait for it first.", run_id=run_id)
         return await self.complete(run_id, self._read(stored), output_type=output_type, context_model=context_model)
@@ -211,7 +210,8 @@ class RunReader:
 
     async def _payloads(self, run_id: str, names: set[str]) -> dict[str, bytes]:
         wanted = sorted(names)
-        rows = await self._client.hmget(self._keyspace.run(run_id).payloads, wanted) if wanted else []
+        key = self._keyspace.run(run_id).payloads
+        rows = await _answered(self._client.hmget(key, wanted)) if wanted else []
         return {name: row for name, row in zip(wanted, rows, strict=True) if row is not None}
 
     def _fill(self, part: dict[str, Any], payloads: Mapping[str, bytes]) -> None:
@@ -224,6 +224,14 @@ class RunReader:
         if isinstance(expression, str):
             return self._codec.decode(payloads[expression]) if expression in payloads else None
         return {name: self._value(inner, payloads) for name, inner in expression.items()}
+
+
+async def _answered(reply: Awaitable[T]) -> T:
+    """A reply of Redis. Raises `StateUnavailableError` if there is none."""
+    try:
+        return await reply
+    except (RedisError, OSError) as error:
+        raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
 
 
 def _references(part: Mapping[str, Any]) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import aclosing
 from typing import Any, Self
 from uuid import uuid4
 
@@ -165,11 +166,12 @@ class Flujo:
         self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
     ) -> AsyncIterator[Any]:
         """The data of every chunk while steps run, then the result."""
-        async for item in self._outcomes(value, run_id, initial_context_data):
-            if isinstance(item, Chunk):
-                yield item.data
-            elif isinstance(item, PipelineResult):
-                yield item
+        async with aclosing(self._outcomes(value, run_id, initial_context_data)) as items:
+            async for item in items:
+                if isinstance(item, Chunk):
+                    yield item.data
+                elif isinstance(item, PipelineResult):
+                    yield item
 
     async def run_outcomes_async(
         self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
@@ -179,8 +181,9 @@ class Flujo:
         Limits, mismatched types and cancellation raise, as in `run`. Disconnects after the last outcome.
         """
         try:
-            async for item in self._outcomes(value, run_id, initial_context_data):
-                yield to_outcome(item) if isinstance(item, PipelineResult) else item
+            async with aclosing(self._outcomes(value, run_id, initial_context_data)) as items:
+                async for item in items:
+                    yield to_outcome(item) if isinstance(item, PipelineResult) else item
         finally:
             await self.aclose()
 
@@ -210,13 +213,15 @@ class Flujo:
 
     async def _outcomes(
         self, value: Any, run_id: str | None, data: dict[str, Any] | None
-    ) -> AsyncIterator[StepOutcome | PipelineResult]:
+    ) -> AsyncGenerator[StepOutcome | PipelineResult]:
         check_pipeline(self.pipeline, TypeValidator(), queued=self.queued)
         refuse_forbidden_pauses(self.pipeline)  # no I/O before this line
         engine = await self._opened()
         name = run_id or f"run_{uuid4().hex}"
-        async for item in self._driver.outcomes(engine, value, name, data or {}, forget=run_id is None):
-            yield item
+        outcomes = self._driver.outcomes(engine, value, name, data or {}, named=run_id is not None)
+        async with aclosing(outcomes) as items:
+            async for item in items:
+                yield item
 
     async def resume_async(self, paused_result: PipelineResult, human_input: Any) -> PipelineResult:
         """Answer what a paused run asks, and go on with it until it ends or pauses again.
@@ -245,14 +250,18 @@ class Flujo:
                 "resources= cannot be sent to workers.", suggestion="Set flujo_resources in the pipeline's module."
             )
         loop = asyncio.get_running_loop()
-        if self._opening is None or self._loop is not loop:
+        if self._opening is None or self._loop is not loop or _failed(self._opening):
             self._loop = loop
             self._opening = loop.create_task(self._open())
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Engine:
         engine = self._make_engine()
-        await engine.open()
+        try:
+            await engine.open()
+        except BaseException:
+            await engine.close()
+            raise
         return engine
 
     def _make_engine(self) -> Engine:
@@ -270,7 +279,9 @@ class Flujo:
         """Disconnect; runs that have not ended fall to the pool."""
         if self._opening is not None and self._loop is asyncio.get_running_loop():
             opening, self._opening = self._opening, None
-            await (await opening).close()
+            await self._driver.settle()
+            if not _failed(opening):
+                await (await opening).close()
 
     def close(self) -> None:
         """Nothing to do after `run`, which leaves nothing open; after `run_async`, await `aclose`."""
@@ -286,3 +297,8 @@ class Flujo:
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
+
+
+def _failed(opening: asyncio.Task[Engine]) -> bool:
+    """Whether an engine could not be opened: Redis was away, say. The next call tries again."""
+    return opening.done() and (opening.cancelled() or opening.exception() is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class EmbeddedMemory:
     def __init__(self) -> None:
         self.redis = MemoryRedis(MemoryStore())
         self.codec = LiveCodec()
+        self.retained: dict[str, float] = {}  # when runs that somebody may ask for were over, by their id; oldest first
 
 
 class EmbeddedEngine:
@@ -94,17 +96,21 @@ class EmbeddedEngine:
         self.manager = ExecutionManager(
             self.state, _LocalPublisher(self._execute), retention_ms=retention_ms, observer=observer
         )
-        self._steps: set[asyncio.Task[None]] = set()
+        self.broken: asyncio.Future[None]
+        self._steps: dict[asyncio.Task[None], str] = {}
+        self._retained = memory.retained
+        self._retention_ms = retention_ms
 
     async def open(self) -> None:
         """Register the one incarnation."""
+        self.broken = asyncio.get_running_loop().create_future()  # for ever: nothing stands between caller and manager
         await self.scripts.register("incarnations", self._incarnation.id, _FOR_EVER_MS, 0)
 
     def _execute(self, message: StepMessage) -> None:
         for ref in message.steps:
             task = asyncio.create_task(self._step(ref, message))
-            self._steps.add(task)
-            task.add_done_callback(self._steps.discard)
+            self._steps[task] = ref.run_id
+            task.add_done_callback(self._steps.pop)
 
     async def _step(self, ref: Any, message: StepMessage) -> None:
         await self.coordinator.execute_step(ref, message.queue, message.traceparent)
@@ -115,18 +121,47 @@ class EmbeddedEngine:
 
     async def forget(self, run_id: str) -> None:
         """Let go of a run that has ended and that nobody can name: its records and its live values."""
-        keys = self.keyspace.run(run_id)
+        await self._stop([task for task, name in self._steps.items() if name == run_id])
+        await self.manager.rest(run_id)
+        keys, held = self.keyspace.run(run_id), self.keyspace.held(self._incarnation.id, 0)
         self.codec.forget((await self.redis.hgetall(keys.payloads)).values())
         await self.redis.execute("DEL", keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events)
+        for member in await self.redis.execute("ZRANGE", held, 0, -1):
+            if member.decode().startswith(f"{run_id} "):
+                await self.redis.execute("ZREM", held, member)
         for name in ("active", "cancelled", "dirty", "finished"):
             await self.redis.execute("ZREM", self.keyspace.shard(name), run_id)
         await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
 
+    async def retain(self, run_id: str) -> None:
+        """Keep a run that has ended for its retention; let go of those whose retention is over."""
+        now = time.monotonic()
+        self._retained.pop(run_id, None)
+        self._retained[run_id] = now
+        over = [name for name, ended in self._retained.items() if now - ended > self._retention_ms / 1000]
+        for name in over:
+            del self._retained[name]
+            await self.forget(name)
+
+    async def abandon(self, run_id: str) -> None:
+        """Cancel a run whose caller went away, and forget it."""
+        await self.scripts.cancel(run_id, POOL, "its caller went away")
+        await self._stop([task for task, name in self._steps.items() if name == run_id])
+        self.manager.wake(run_id)
+        keys = self.keyspace.run(run_id)
+        while await self.redis.exists(keys.run) and await self.redis.hget(keys.run, "final") is None:
+            last = await self.redis.hget(keys.run, "last_event")
+            await self.redis.xread({keys.events: (last or b"0-0").decode()}, count=1, block=1_000)
+        await self.forget(run_id)
+
+    async def _stop(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def close(self) -> None:
         """Cancel what runs, so that the next engine on this memory goes on with it."""
-        for task in list(self._steps):
-            task.cancel()
-        await asyncio.gather(*self._steps, return_exceptions=True)
+        await self._stop(list(self._steps))
         held = self.keyspace.held(self._incarnation.id, 0)
         for member in await self.redis.execute("ZRANGE", held, 0, -1):
             run_id, path, attempt, nonce = member.decode().split(" ")

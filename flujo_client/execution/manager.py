@@ -63,6 +63,7 @@ class ExecutionManager:
         self._retention_ms = retention_ms
         self._observer = observer
         self._driving: dict[str, bool] = {}
+        self._drives: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._outgoing: list[Outgoing] = []
         self.advanced = 0  # decisions stored by this manager, for its metrics
@@ -73,7 +74,13 @@ class ExecutionManager:
             self._driving[run_id] = True
             return
         self._driving[run_id] = False
-        self._keep(asyncio.create_task(self._drive(run_id)))
+        self._drives[run_id] = asyncio.create_task(self._drive(run_id))
+        self._keep(self._drives[run_id])
+
+    async def rest(self, run_id: str) -> None:
+        """Wait until a run is not being driven."""
+        while (drive := self._drives.get(run_id)) is not None:
+            await asyncio.wait([drive])
 
     async def _drive(self, run_id: str) -> None:
         try:
@@ -87,7 +94,7 @@ class ExecutionManager:
         except (FlujoError, RedisReplyError):
             logger.exception("run not advanced", extra={"run_id": run_id})
         finally:
-            del self._driving[run_id]
+            del self._driving[run_id], self._drives[run_id]
 
     async def execute_steps(self, context: PipelineContext) -> RunStatus | None:
         """Advance a run by everything that has happened to it, and queue what follows.
