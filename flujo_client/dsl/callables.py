@@ -91,20 +91,23 @@ class ControlFunction:
     call: Callable[..., Any]
     input_type: Any
     context_type: Any
+    takes: int
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> ControlFunction:
         """Analyse a function: its first parameter is a value, and one of the others may be annotated as the context."""
-        hints = _hints(function)
-        declared = [hints.get(name, Any) for name in _parameters(function)]
-        return cls(function, next(iter(declared), Any), next(filter(_is_model, declared[1:]), Any))
+        hints, names = _hints(function), _parameters(function)
+        declared = [hints.get(name, Any) for name in names]
+        return cls(function, next(iter(declared), Any), next(filter(_is_model, declared[1:]), Any), len(names))
 
 
 def _parameters(call: Callable[..., Any]) -> list[str]:
+    """The parameters that may be given by position."""
     try:
-        return list(inspect.signature(call).parameters)
+        parameters = inspect.signature(call).parameters.values()
     except ValueError:  # builtins that do not say what they take
         return []
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
 
 
 def _is_model(annotation: Any) -> bool:

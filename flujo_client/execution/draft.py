@@ -47,6 +47,7 @@ class Draft(RunGraph):
         self.splits: list[Split] = []
         self.branch_ends: list[BranchEnd] = []
         self.dispatches: list[Dispatch] = []
+        self.opening: set[str] = set()  # joins that open children at this moment
         self._changed: dict[str, NodeState] = {}
         self.free = {account: dict(amounts) for account, amounts in run.free.items()}
 
@@ -65,8 +66,8 @@ class Draft(RunGraph):
         return self._changed[path]
 
     def ended_before(self, path: str) -> bool:
-        """Whether a node had succeeded when this decision began: its event is advanced again, for the next slice."""
-        return self.run.nodes.get(path, NodeState()).status.succeeded
+        """Whether a node had ended when this decision began: its event is advanced again, for the next slice."""
+        return self.run.nodes.get(path, NodeState()).status.ended
 
     def hoist_context(self, child: str) -> None:
         """A child that had a context of its own has succeeded: the context becomes that of the scope around it."""

@@ -178,10 +178,10 @@ class RunGraph:
         return next((at for at, parent in self._above(path) if parent.isolates), "root")
 
     def written_scope(self, path: str) -> str:
-        """The scope whose context an attempt writes: its own, but for a control step that makes the children's."""
+        """Where the context is kept that an attempt writes: at its scope, or at its composite, for the children to start with."""
         control, _ = control_of(path)
         if control and self.kind(path).opens == control:
-            return child_of(node_of(path), 0)
+            return node_of(path)
         return self.scope(path)
 
     def context_model(self, path: str) -> str:

@@ -89,6 +89,7 @@ class TaskRecord(_Model):
     roles: dict[str, str] = Field(default_factory=dict, description="control: the user's functions, by role")
     arguments: dict[str, Any] = Field(default_factory=dict, description="control: what the manager knows")
     expression: Any = Field(description="the input, as payload fields")
+    references: bool = Field(False, description="control: its input is payloads by their fields, not one value")
     producer: str = "input"
     producer_type: str = "Any"
     producer_function: str = Field("", description="by which a worker knows the type of the input")

@@ -113,20 +113,29 @@ class _Composite(_Model, ABC):
     def parts(self) -> tuple[NodeSpec, ...]:
         """The nodes that it holds, once each, in declared order."""
 
+    @abstractmethod
     def roles(self, control: str) -> dict[str, str]:
         """The user's functions that a control step calls: references by role."""
-        return {}
 
 
 class ParallelSpec(_Composite):
     """Branches at once, each with the same input and a share of the budget; the output is {branch: output}."""
 
     kind: Literal["parallel"] = "parallel"
-    names: tuple[str, ...] = Field(min_length=1, description="of the branches, in declared order")
+    names: tuple[str, ...] = Field(description="of the branches, in declared order; with none of them it fails")
     branches: tuple[SequenceSpec, ...]
     on_branch_failure: Literal["propagate", "ignore"] = "propagate"
-    merge: Literal["no_merge", "overwrite", "context_update", "error_on_conflict", "keep_first"] = "context_update"
-    context_include_keys: tuple[str, ...] | None = None
+    merge: Literal["no_merge", "overwrite", "context_update", "error_on_conflict", "keep_first", "function"] = (
+        "context_update"
+    )
+    merge_function: str | None = Field(None, description="(context, {branch: context}) -> merged context, or None")
+    merge_numbers: Literal["sum", "max", "conflict"] = "sum"
+    field_mapping: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="fields to merge, by branch")
+    context_include_keys: tuple[str, ...] | None = Field(None, description="fields that branches get; None for all")
+    reduce: str | None = Field(
+        None, description="(results or outputs of the branches[, context]) -> output of the node"
+    )
+    max_concurrency: int | None = Field(None, ge=1, description="branches at once; None for all")
 
     def child(self, index: int) -> NodeSpec:
         """See `_Composite.child`: a branch."""
@@ -135,6 +144,10 @@ class ParallelSpec(_Composite):
     def parts(self) -> tuple[NodeSpec, ...]:
         """See `_Composite.parts`."""
         return self.branches
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`."""
+        return _given(merge=self.merge_function, reduce=self.reduce) if control == "merge" else {}
 
 
 class LoopSpec(_Composite):

@@ -96,6 +96,10 @@ class ControlDefinition(Protocol):
     def context_type(self) -> Any:
         """The annotation of its context parameter."""
 
+    @property
+    def takes(self) -> int:
+        """How many positional arguments it takes."""
+
 
 @runtime_checkable
 class PipelineDefinition(Protocol):

@@ -39,13 +39,14 @@ class ControlSteps:
         context = inputs.context(model, attempt.ref.run_id)
         call = ControlCall(
             task=task,
-            value=inputs.for_control(first.input_type if first else Any),
+            value=inputs.by_field() if task.references else inputs.for_control(first.input_type if first else Any),
             context=context.model,
             base=inputs.context_data(task.context),
             branches={branch: inputs.context_data(names) for branch, names in task.branches.items()},
             functions=functions,
             live=self._live,
             model_of=lambda data: StepContext.build([snapshot_of(data)], model, attempt.ref.run_id).model,
+            typed=inputs.typed,
             run_id=attempt.ref.run_id,
         )
         end = await CONTROLS[task.kind, task.control](call)

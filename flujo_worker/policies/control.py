@@ -25,6 +25,7 @@ class ControlCall:
         base: The context as data, as the branches got it.
         branches: What branches made of it, by name.
         model_of: Makes the context's model of data. Raises `ContextError` if it does not fit.
+        typed: Makes what a step's function reference returned, and was stored as JSON, what the step declares again.
         run_id: Of the run.
         functions: The user's, by role.
         live: The in-process mode: sync functions run on the loop.
@@ -38,6 +39,7 @@ class ControlCall:
     functions: Mapping[str, ControlDefinition]
     live: bool
     model_of: Callable[[ContextData], Any]
+    typed: Callable[[str, Any], Any]
     run_id: str
 
     async def call(self, role: str, *arguments: Any) -> Any:

@@ -84,6 +84,15 @@ class AttemptInputs:
         value = self._live(self._task.expression) if text is None else None
         return self._validator.restore(declared, value, text)
 
+    def by_field(self) -> dict[str, Any]:
+        """The payloads of the input by their fields."""
+        return {field: self._codec.decode(self._payloads[field]) for field in expression_fields(self._task.expression)}
+
+    def typed(self, function: str, value: Any) -> Any:
+        """What a step returned, as it declares it. Of a function that this worker does not have, as it is."""
+        producer = self._find(function)
+        return value if producer is None else self._validator.restore(producer.output_type, value)
+
     def _restored(self, text: bytes) -> Any:
         """A value as its producer declares it, so that it is the same object on a fleet as in process."""
         producer = self._find(self._task.producer_function) if self._task.producer_function else None

@@ -10,12 +10,13 @@ from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.hitl import ask, take_answer
 from flujo_worker.policies.loop import judge_iteration, map_first_input
 from flujo_worker.policies.machine import choose_state
-from flujo_worker.policies.parallel import merge_branches
+from flujo_worker.policies.parallel import merge_branches, narrow_context
 from flujo_worker.policies.pipeline import make_result, open_context
 
 __all__ = ["CONTROLS"]
 
 CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[ControlEnd]]]] = {
+    ("parallel", "enter"): narrow_context,
     ("parallel", "merge"): merge_branches,
     ("loop", "enter"): map_first_input,
     ("loop", "next"): judge_iteration,

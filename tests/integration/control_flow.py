@@ -12,6 +12,7 @@ from flujo_client import (
     RefinementCheck,
     StateMachineStep,
     Step,
+    StepResult,
     step,
 )
 
@@ -207,3 +208,34 @@ deep = Pipeline([tally, Pipeline([tally, tally]).as_step("inherited")])
 outer = Flujo(deep, context_model=Tally)
 layered = Pipeline([tally, outer.as_step("outer"), total], name="layered")
 apart = Pipeline([tally, outer.as_step("apart", inherit_context=False), total], name="apart")
+
+
+def add_up(found: dict[str, int], context: Tally) -> int:
+    return sum(found.values()) * 10 + context.counter
+
+
+def keep_sum(context: Tally, branches: dict[str, Tally]) -> None:
+    context.counter = sum(branch.counter for branch in branches.values())
+
+
+def name_drafts(results: list[StepResult]) -> list[str]:
+    return [f"{result.name}: {result.output.text}" for result in results]
+
+
+@step
+async def scribble(draft: Draft) -> Draft:
+    return draft
+
+
+reduced = Pipeline(
+    [Step.parallel("sum", {"a": tally, "b": tally >> tally, "c": tally}, reduce=add_up, max_concurrency=2)],
+    name="reduced",
+)
+merged = Pipeline(
+    [
+        tally,
+        Step.parallel("merge", {"a": tally, "b": tally}, merge_strategy=keep_sum, context_include_keys=["counter"]),
+    ],
+    name="merged",
+)
+named = Pipeline([Step.parallel("name", {"a": scribble, "b": judge}, reduce=name_drafts)], name="named")

@@ -18,10 +18,13 @@ from tests.integration.control_flow import (
     doubtful,
     layered,
     lost,
+    merged,
+    named,
     nested,
     never,
     ordering,
     polished,
+    reduced,
     refined,
 )
 
@@ -126,3 +129,16 @@ async def test_a_nested_runner_shares_its_context_or_has_one_of_its_own(
 
     assert (result.output, result.final_pipeline_context.counter) == (output, counter)
     assert [part.name for part in result.step_history[1].step_history] == ["tally", "inherited"]
+
+
+async def test_a_reducer_makes_the_output_of_what_the_branches_gave(modes: Modes) -> None:
+    result = await modes.run(reduced, 0, context_model=Tally)
+
+    assert (result.output, result.final_pipeline_context.counter) == (44, 4)
+    assert (await modes.run(named, {"text": "x"})).output == ["name_a: x", "name_b: x"]
+
+
+async def test_a_function_merges_the_contexts_of_branches(modes: Modes) -> None:
+    result = await modes.run(merged, 0, context_model=Tally)
+
+    assert (result.output, result.final_pipeline_context.counter) == ({"a": 2, "b": 2}, 4)

@@ -1,98 +1,134 @@
-"""Parallel nodes: branches at once, a share of the budget each; joined by a counter, contexts merged by a control step."""
+"""Parallel nodes: branches at once. Their contexts are merged, and their results reduced, by a control step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flujo_client.execution.decision import NodeStatus
-from flujo_client.execution.draft import MOST_DISPATCHES, Draft
+from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import NodeResult, Producer, RunGraph
-from flujo_client.execution.kinds.composite import Composite
-from flujo_client.execution.paths import child_of
+from flujo_client.execution.kinds.join import Join, end_branch
+from flujo_client.execution.paths import child_of, control_of, control_path
+from flujo_client.execution.references import ReferencedResult, result_with_references
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression
-from flujo_client.protocol.quota import Quota, Share
-from flujo_client.protocol.replies import BranchEnd, Split
 from flujo_client.protocol.spec import ParallelSpec
 
 __all__ = ["ParallelKind"]
 
+#: How the feedback of a function that raised begins, see the coordinator.
+_RAISED = "Agent execution failed with "
 
-class ParallelKind(Composite):
+
+class ParallelKind(Join):
     """See `NodeKind`."""
 
-    splits = True
-    isolates = True
+    opens = "enter"
 
     def enter(self, draft: Draft, path: str, node: ParallelSpec) -> None:
-        """Split the budget, then start the branches; more than one script call can journal are started in slices."""
+        """Make the branches' context, if it is not just the one around the node; then start them."""
         state = draft.needed(path)  # an earlier slice may have opened some of it
         if draft.missing:
             return
+        if not node.names:
+            error = {"type": "RunFailedError", "message": "Parallel step has no branches", "data": {"path": path}}
+            draft.update(path, status=NodeStatus.FAILED, error=error)
+            draft.fail(path, path)
+            return
         if state.status is NodeStatus.WAITING:
-            count = len(node.branches)
-            state = draft.update(path, status=NodeStatus.RUNNING, pending=count, context=draft.context(path))
-            _split_budget(draft, path, count)
-        while state.opened < len(node.branches):
-            if len(draft.dispatches) >= MOST_DISPATCHES:
-                draft.incomplete = True
+            draft.update(path, status=NodeStatus.RUNNING, context=draft.context(path))
+            if node.context_include_keys is not None:
+                draft.dispatch_control(path, "enter", value={}, arguments={"keys": node.context_include_keys})
                 return
-            draft.enter(child_of(path, state.opened))
-            if draft.incomplete:
-                return
-            state = draft.update(path, opened=state.opened + 1)
+        if node.context_include_keys is None or draft.needed(control_path(path, "enter")).status.succeeded:
+            self._begin(draft, path, node)
 
-    def child_succeeded(self, draft: Draft, path: str, node: ParallelSpec, index: int) -> None:
-        """One branch fewer to wait for; its budget goes back at once."""
-        if not draft.ended_before(child_of(path, index)):
-            _end_branch(draft, path, index)
-        _join_if_last(draft, path, node)
+    def _begin(self, draft: Draft, path: str, node: ParallelSpec) -> None:
+        picked = draft.state(path).picked
+        if picked is None or len(picked) == len(node.names):
+            self.begin(draft, path, node)
+        elif not draft.state(path).split and draft.run.limits:
+            self.begin_split(draft, path, node)
+            draft.incomplete = True  # the shares of the branches that do not run go back once they exist
+        else:
+            if draft.state(path).opened == 0:
+                for index in sorted(set(range(len(node.names))) - set(picked)):
+                    end_branch(draft, path, index)
+            self.begin(draft, path, node)
 
-    def child_failed(self, draft: Draft, path: str, node: ParallelSpec, index: int, cause: str) -> None:
-        """Remember why; the other branches run to their end."""
-        if index not in draft.state(path).failed:
-            draft.update(path, failed={**draft.state(path).failed, index: cause})
-            _end_branch(draft, path, index)
-        _join_if_last(draft, path, node)
+    def order(self, graph: RunGraph, path: str, node: ParallelSpec) -> Sequence[int]:
+        """Every branch, or those that were picked, in declared order."""
+        picked = graph.state(path).picked
+        return range(len(node.names)) if picked is None else picked
+
+    def shares(self, graph: RunGraph, path: str, node: ParallelSpec) -> int:
+        """One for each branch, picked or not: a branch's share is found by its index."""
+        return len(node.names)
+
+    def remember_failure(self, draft: Draft, path: str, index: int, cause: str) -> None:
+        """By branch."""
+        draft.update(path, failed={**draft.state(path).failed, index: cause})
+
+    def join(self, draft: Draft, path: str, node: ParallelSpec) -> None:
+        """Fail, or merge and reduce, or just be done."""
+        state = draft.state(path)
+        count = len(self.order(draft, path, node))
+        if state.failed and (node.on_branch_failure == "propagate" or len(state.failed) == count):
+            draft.fail(path, next(iter(sorted(state.failed.items())))[1])
+        elif node.reduce is not None or (state.changed and node.merge != "no_merge"):
+            _merge_and_reduce(draft, path, node, self.order(draft, path, node))
+        else:
+            draft.complete(path)
 
     def control_succeeded(self, draft: Draft, path: str, node: ParallelSpec, event: Event) -> None:
-        """The contexts are merged: the node is done."""
+        """Start the branches; after the merge, the node is done."""
+        if control_of(event.path)[0] == "enter":
+            self._begin(draft, path, node)
+            return
+        if told := event.data.get("verdict"):
+            draft.update(path, told=told)
         draft.complete(path)
 
     def output(self, graph: RunGraph, path: str, node: ParallelSpec) -> Expression:
-        """{branch: output}; a failed branch that was ignored stands as its failed step's result."""
+        """{branch: output}, or what the reducer made; a failed branch that was ignored stands as its failed step's result."""
+        if node.reduce is not None:
+            return f"out:{control_path(path, 'merge')}"
         failed = graph.needed(path).failed
         return {
-            name: f"res:{failed[index]}" if index in failed else graph.output(child_of(path, index))
-            for index, name in enumerate(node.names)
+            node.names[index]: f"res:{failed[index]}" if index in failed else graph.output(child_of(path, index))
+            for index in self.order(graph, path, node)
         }
 
     def producer(self, graph: RunGraph, path: str, node: ParallelSpec) -> Producer:
         """The node itself."""
-        return Producer(node.name, "dict", "")
+        return Producer(node.name, "dict" if node.reduce is None else "Any", "")
 
     def children(self, graph: RunGraph, path: str, node: ParallelSpec) -> Iterator[tuple[int, str | None]]:
         """Every branch, by its name."""
-        return enumerate(node.names)
+        return ((index, node.names[index]) for index in self.order(graph, path, node))
 
     def result(self, graph: RunGraph, path: str, node: ParallelSpec, parts: list[NodeResult]) -> NodeResult:
         """The sum of its branches, and what became of them in a sentence."""
+        told = graph.state(path).told or {}
         named = [{**part, "name": f"{node.name}_{part['name']}"} for part in parts]
+        names = [node.names[index] for index in self.order(graph, path, node)]
         return {
             **super().result(graph, path, node, named),
-            "feedback": self._feedback(graph, path, node),
-            "metadata_": {"executed_branches": list(node.names)},
+            "feedback": told.get("feedback") or self._feedback(graph, path, node),
+            "metadata_": {"executed_branches": names, **told.get("metadata", {})},
         }
 
     def _feedback(self, graph: RunGraph, path: str, node: ParallelSpec) -> str:
         state = graph.state(path)
-        failed, total = sorted(state.failed.items()), len(node.names)
+        failed, total = sorted(state.failed.items()), len(self.order(graph, path, node))
         if state.status.succeeded:
             if failed:
                 return f"Parallel step completed with {len(failed)} branch failures (ignored)"
             return f"All {total} branches executed successfully"
+        if state.error is not None:
+            return str(state.error["message"])
         if not failed:
-            return self.control_story(graph, path, "merge") or "Parallel step did not finish"
+            return self._control_feedback(graph, path) or "Parallel step did not finish"
         if len(failed) == 1:
             index, cause = failed[0]
             return f"branch '{node.names[index]}' failed: Pipeline failed - {_story(graph, cause)}"
@@ -102,51 +138,42 @@ class ParallelKind(Composite):
             f"Failures: {stories}"
         )
 
-
-def _split_budget(draft: Draft, path: str, count: int) -> None:
-    """Share out what the enclosing account has free; advance.lua refuses it if the account has moved."""
-    chain = draft.accounts(path)
-    free = draft.free.get(chain[0], {})
-    draft.free[chain[0]] = {meter: 0 for meter in free}
-    shares = [share.remaining() for share in Quota.of(free).split(count)]
-    for meter, total in free.items():
-        amounts = [share[meter] or 0 for share in shares]
-        base = amounts[-1]
-        draft.splits.append(Split(path, chain, meter, Share(total, base, sum(amount > base for amount in amounts))))
-        for index, amount in enumerate(amounts):
-            draft.free.setdefault(child_of(path, index), {})[meter] = amount
+    def _control_feedback(self, graph: RunGraph, path: str) -> str | None:
+        story = self.control_story(graph, path, "enter") or self.control_story(graph, path, "merge")
+        if story is None or not story.startswith(_RAISED):
+            return story
+        return f"The merge or the reducer of step '{graph.name(path)}' failed with {story.removeprefix(_RAISED)}"
 
 
-def _end_branch(draft: Draft, path: str, index: int) -> None:
-    state, branch = draft.state(path), child_of(path, index)
-    changed = draft.state(branch).context not in ((), state.context) and index not in state.failed
-    draft.update(path, pending=state.pending - 1, changed=state.changed or changed)
-    chain = draft.accounts(branch)
-    draft.branch_ends.append(BranchEnd(chain))
-    above = draft.free.setdefault(chain[1], {})
-    for meter, amount in draft.free.pop(branch, {}).items():
-        above[meter] = above.get(meter, 0) + amount
-
-
-def _join_if_last(draft: Draft, path: str, node: ParallelSpec) -> None:
+def _merge_and_reduce(draft: Draft, path: str, node: ParallelSpec, order: Sequence[int]) -> None:
+    """Contexts are merged, and results reduced, by a worker: the manager never reads them."""
     state = draft.state(path)
-    if state.pending > 0:
+    alive = [index for index in order if index not in state.failed]
+    branches = {node.names[index]: draft.needed(child_of(path, index)).context or state.context for index in alive}
+    given = {} if node.context_include_keys is None else {"": state.context}
+    merges = state.changed and node.merge != "no_merge"
+    results: list[tuple[str, ReferencedResult]] = []
+    producers = {}
+    if node.reduce is not None:
+        results = [(node.names[index], result_with_references(draft, child_of(path, index))) for index in order]
+        producers = {node.names[index]: draft.producer(child_of(path, index)).function for index in alive}
+    if draft.missing:
         return
-    if state.failed and (node.on_branch_failure == "propagate" or len(state.failed) == len(node.branches)):
-        draft.fail(path, next(iter(sorted(state.failed.items())))[1])
-    elif state.changed and node.merge != "no_merge":
-        _merge_contexts(draft, path, node)
-    else:
-        draft.complete(path)
-
-
-def _merge_contexts(draft: Draft, path: str, node: ParallelSpec) -> None:
-    """Contexts are merged by a worker, as a control step: the manager never reads them."""
-    base = draft.state(path).context
-    alive = [index for index in range(len(node.branches)) if index not in draft.state(path).failed]
-    branches = {node.names[index]: draft.needed(child_of(path, index)).context or base for index in alive}
-    if not draft.missing:
-        draft.dispatch_control(path, "merge", value={}, branches=branches, merge=node.merge)
+    draft.dispatch_control(
+        path,
+        "merge",
+        value={field: field for _, result in results for field in result.fields},
+        references=True,
+        branches={**given, **branches} if merges else {},
+        merge=node.merge if merges else "",
+        arguments={
+            "results": [{**result.json, "name": f"{node.name}_{name}"} for name, result in results],
+            "names": [name for name, _ in results],
+            "producers": producers,
+            "numbers": node.merge_numbers,
+            "field_mapping": node.field_mapping,
+        },
+    )
 
 
 def _story(graph: RunGraph, cause: str) -> str:

@@ -49,6 +49,7 @@ class SubPipelineKind(Composite):
             path,
             "result",
             value=result.expression,
+            references=True,
             branches={"body": draft.state(body).context or draft.state(path).context},
             arguments={"history": result.json["step_history"]},
         )
