@@ -115,7 +115,9 @@ class RunReader:
             status = await self.status(run_id)
             raise ResultTimeoutError(
                 f"Run {run_id} is {status.value} after {timeout_s} s.",
-                suggestion="It goes on: ask again, watch it with `flujo watch`, or cancel it.",
+                suggestion="It waits for an answer: `flujo resume`."
+                if status is RunStatus.PAUSED
+                else "It goes on: ask again, watch it with `flujo watch`, or cancel it.",
                 run_id=run_id,
             ) from error
 

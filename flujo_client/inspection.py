@@ -21,7 +21,7 @@ from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import NodeSpec, ParallelSpec, PipelineSpec, SequenceSpec
 from flujo_client.protocol.specs import SpecStore
 
-__all__ = ["AccountRow", "NodeRow", "RunInspector", "RunSnapshot", "RunSummary"]
+__all__ = ["AccountRow", "NodeRow", "Question", "RunInspector", "RunSnapshot", "RunSummary"]
 
 _PARTS = ("granted", "reserved", "spent", "unknown", "children", "overrun")
 
@@ -34,6 +34,7 @@ class NodeRow:
         started_ms: Since when a worker holds the attempt under way, Redis time; None while nobody does.
         latency_ms: Of the last attempt that ended; of a composite, of all of them one after the other.
         declined: What the worker lacked that gave the attempt back.
+        question: What it asks, while it waits for an answer; its path is the token.
     """
 
     path: str
@@ -47,11 +48,12 @@ class NodeRow:
     error: str | None
     declined: str | None
     started_ms: int | None = None
+    question: str | None = None
     children: tuple[NodeRow, ...] = ()
 
     def leaves(self) -> Iterator[NodeRow]:
-        """Every step in it, in declared order; itself if it is one."""
-        if self.kind == "step":
+        """Every leaf in it, in declared order; itself if it is one."""
+        if self.kind in ("step", "hitl"):
             yield self
         for child in self.children:
             yield from child.leaves()
@@ -77,6 +79,15 @@ class AccountRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What a step of a run asks; the token names it for `flujo resume`."""
+
+    token: str
+    step: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """One line of `flujo runs`.
 
@@ -86,6 +97,7 @@ class RunSummary:
         steps: How many its pipeline has; None if this release cannot read the pipeline.
         steps_committed: How many of them have succeeded.
         cost_nanousd, tokens: What it has spent, limited or not.
+        questions: What it waits for, in declared order.
         error: Why it did not complete: what ended it, else the first step that failed and its message; None if nothing did.
     """
 
@@ -101,6 +113,7 @@ class RunSummary:
     cost_nanousd: int = 0
     tokens: int = 0
     error: str | None = None
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +272,13 @@ def _summary(record: Mapping[str, str], managers: _Managers) -> RunSummary:
 def _counted(summary: RunSummary, rows: tuple[NodeRow, ...]) -> RunSummary:
     steps = [step for row in rows for step in row.leaves()]
     committed = sum(step.status is NodeStatus.SUCCEEDED for step in steps)
-    return replace(summary, steps=len(steps), steps_committed=committed, error=summary.error or _fault(summary, rows))
+    asked = (
+        ()
+        if summary.status.terminal
+        else tuple(Question(step.path, step.name, step.question) for step in steps if step.question is not None)
+    )
+    error = summary.error or _fault(summary, rows)
+    return replace(summary, steps=len(steps), steps_committed=committed, error=error, questions=asked)
 
 
 def _fault(summary: RunSummary, rows: tuple[NodeRow, ...]) -> str | None:
@@ -296,6 +315,7 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
         error=(state.error or {}).get("message"),
         declined=_declined(path, state, attempts),
         started_ms=_started_ms(path, state, attempts),
+        question=state.pause.message if state.pause is not None and state.status is NodeStatus.PAUSED else None,
         children=children,
     )
 

@@ -21,7 +21,7 @@ from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.inspection import RunInspector, RunSnapshot
 from flujo_client.protocol.errors import ConfigurationError, FlujoError
 from flujo_client.protocol.quota import COST, UsageLimits
-from flujo_client.protocol.results import PipelineResult
+from flujo_client.protocol.results import PipelineResult, RunStatus
 from flujo_client.protocol.types import TypeValidator
 from flujo_client.runner import Flujo
 from flujo_client.validation import check_pipeline
@@ -34,6 +34,9 @@ _RunId = typer.Option(None, "--run-id", help="Names the run and makes the comman
 #: A picture is drawn at most this often, and at least every `_CALM_S`: a killed manager makes no event.
 _PICTURE_S = 0.1
 _CALM_S = 1.0
+
+#: Exit code of a run that waits for an answer.
+_PAUSED = 3
 
 _Input = typer.Argument(help="JSON, or a plain string; - reads stdin.")
 
@@ -276,11 +279,11 @@ def _print_result(result: PipelineResult, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        print_text(_output_text(result) if result.success else f"failed: {_reason(result)}")
+        print_text(_output_text(result) if result.success else f"{result.status.value}: {_reason(result)}")
         usage = ", ".join(format_amount(meter, amount) + _unit(meter) for meter, amount in result.usage.items())
         print_text(f"{result.run_id}  {result.status.value}  {usage}", style="dim")
     if not result.success:
-        raise typer.Exit(1)
+        raise typer.Exit(_PAUSED if result.status is RunStatus.PAUSED else 1)
 
 
 def _output_text(result: PipelineResult) -> str:
@@ -291,6 +294,8 @@ def _output_text(result: PipelineResult) -> str:
 
 
 def _reason(result: PipelineResult) -> str:
+    if result.status is RunStatus.PAUSED:
+        return f"{result.final_pipeline_context.pause_message}  (flujo resume {result.run_id} ANSWER)"
     feedback = result.step_history[-1].feedback if result.step_history else None
     return feedback or (result.error or {}).get("message") or result.status.value
 

@@ -23,6 +23,7 @@ _SIGNS = {
     "queued": ("◦", "yellow"),
     "running": ("▸", "yellow"),
     "stopped": ("–", "dim"),
+    "paused": ("?", "magenta"),
     "succeeded": ("✓", "green"),
     "failed": ("✗", "red"),
 }
@@ -70,10 +71,12 @@ def _grow(tree: Tree, node: NodeRow, run: RunSnapshot) -> None:
 
 def state_of(node: NodeRow, run: RunSnapshot) -> str:
     """Where a node stands, in a word: queued until a worker holds it, stopped if the run ended before it did."""
-    if node.status not in (NodeStatus.DISPATCHED, NodeStatus.RUNNING):
+    if node.status not in (NodeStatus.DISPATCHED, NodeStatus.RUNNING, NodeStatus.PAUSED):
         return node.status.value
     if run.summary.status.terminal:
         return "stopped"
+    if node.status is NodeStatus.PAUSED:
+        return "paused"
     return "queued" if node.status is NodeStatus.DISPATCHED and node.started_ms is None else "running"
 
 
@@ -81,7 +84,7 @@ def node_line(node: NodeRow, run: RunSnapshot) -> Text:
     """One node of a run: sign, name, attempts, time, tokens, money, and what went wrong."""
     state = state_of(node, run)
     sign, style = _SIGNS[state]
-    facts = [state] if state in ("queued", "running", "stopped") else []
+    facts = [state] if state in ("queued", "running", "stopped", "paused") else []
     if node.attempts > 1:
         facts.append(f"{node.attempts} attempts")
     if node.started_ms is not None and state == "running":
@@ -95,13 +98,15 @@ def node_line(node: NodeRow, run: RunSnapshot) -> Text:
     line = Text.assemble((f"{sign} ", style), node.name, ("  " + ", ".join(facts) if facts else "", "dim"))
     if node.declined and state == "queued":
         line.append(f"  waiting: no worker has {node.declined}", "yellow")
+    if node.question is not None and state == "paused":
+        line.append(f"  {' '.join(node.question.split())}  (--token {node.path})", "magenta")
     if node.error and node.status is NodeStatus.FAILED:
         line.append(f"  {node.error}", "red")
     return line
 
 
 def draw_runs(runs: Sequence[RunSummary]) -> RenderableType:
-    """A table of runs, one line each, and below a run that failed why it did."""
+    """A table of runs, one line each; below a run that failed why it did, and below one that waits what it asks."""
     rows = []
     for run in runs:
         status = "unmanaged" if run.unmanaged else run.status.value
@@ -112,8 +117,13 @@ def draw_runs(runs: Sequence[RunSummary]) -> RenderableType:
     table = _table(_RUN_NAMES, _RUN_NUMBERS, rows)
     for run, cells in zip(runs, rows, strict=True):
         table.add_row(*map(Text, cells))
-        if run.error:
-            parts += [table, Text(f"  {' '.join(run.error.split())}", "red", no_wrap=True, overflow="ignore")]
+        below = [(f"  {' '.join(run.error.split())}", "red")] if run.error else []
+        below += [
+            (f"  {asked.step} asks: {' '.join(asked.message.split())}  (--token {asked.token})", "magenta")
+            for asked in run.questions
+        ]
+        if below:
+            parts += [table, *(Text(text, style, no_wrap=True, overflow="ignore") for text, style in below)]
             table = _table(_RUN_NAMES, _RUN_NUMBERS, rows)
             table.show_header = False
     return Group(*parts, table) if table.row_count or not parts else Group(*parts)

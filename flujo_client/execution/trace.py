@@ -19,7 +19,7 @@ from flujo_client.protocol.traces import TraceEvent, TraceSpan
 __all__ = ["build_trace", "traced_inputs"]
 
 #: What a node's status is called in a trace.
-_STATUS = {NodeStatus.SUCCEEDED: "completed", NodeStatus.FAILED: "failed"}
+_STATUS = {NodeStatus.SUCCEEDED: "completed", NodeStatus.FAILED: "failed", NodeStatus.PAUSED: "paused"}
 
 
 def traced_inputs(spec: PipelineSpec, nodes: Mapping[str, NodeState]) -> dict[str, Expression]:
@@ -145,6 +145,10 @@ class _Builder:
                 reason = event.data.get("error", {}).get("message", "")
                 facts = {"attempt": event.attempt, "reason": reason}
                 yield _told(event, facts, "flujo.attempt.failed" if event.attempt == state.attempt else "flujo.retry")
+            elif event.kind is EventKind.PAUSED:
+                yield _told(event, {"message": event.data["verdict"]["message"]})
+            elif event.kind is EventKind.ANSWERED:
+                yield _told(event, {"how": event.fields["how"]}, "flujo.resumed")
             elif event.kind in (EventKind.LOST, EventKind.REFUSED):
                 kept = ("reason", "account", "meter", "asked", "free")
                 facts = {name: event.fields[name] for name in kept if name in event.fields}
@@ -156,7 +160,7 @@ class _Builder:
     def _began(self, path: str) -> float | None:
         """When the first attempt that ended was started."""
         for event in self._events[path]:
-            if event.kind in (EventKind.SUCCEEDED, EventKind.FAILED):
+            if event.kind in (EventKind.SUCCEEDED, EventKind.FAILED, EventKind.PAUSED):
                 return _at(event) - int(event.data.get("latency_ms", 0)) / 1000
         return None
 

@@ -95,8 +95,36 @@ async def test_run_queues_where_there_is_a_url(fleet: Fleet) -> None:
     assert ran["step_history"][-1]["output"] == 6
 
 
-@pytest.mark.parametrize("command", [("show", "nobody"), ("watch", "nobody"), ("cancel", "nobody")])
-async def test_a_run_that_nobody_knows_is_one_error(fleet: Fleet, command: tuple[str, str]) -> None:
+async def test_a_question_is_shown_and_answered_on_the_command_line(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await published(fleet, client, "approval")
+    run_id = fresh()
+    await document(fleet, "submit", "approval", "cats", "--run-id", run_id)
+
+    async def asked() -> bool:
+        return bool(await client.run(run_id).pauses())
+
+    await fleet.until(asked, f"{run_id} asks")
+    shown = await document(fleet, "show", run_id)
+    listed = await flujo(fleet, "runs")
+    assert shown["summary"]["questions"] == [{"token": "1", "step": "ask", "message": "Publish CATS?"}]
+    assert "ask asks: Publish CATS?  (--token 1)" in listed.stdout
+    assert "? ask  paused" in (await flujo(fleet, "show", run_id)).stdout
+
+    refused = await document(fleet, "resume", run_id, '{"approved": true}', code=1)
+    unasked = await document(fleet, "resume", run_id, code=1)
+    assert refused["error"]["type"] == "TypeMismatchError"
+    assert "Publish CATS?" in unasked["error"]["message"]
+    done = await document(fleet, "resume", run_id, '{"approved": true, "by": "ann"}', "--token", "1")
+
+    assert done == {"run_id": run_id, "resumed": True, "token": "1"}
+    assert (await client.run(run_id).result(timeout_s=60)).output == "ann: True, asked 1 times"
+    assert (await document(fleet, "resume", run_id, "x", code=1))["error"]["type"] == "ResumeError"
+
+
+@pytest.mark.parametrize(
+    "command", [("show", "nobody"), ("watch", "nobody"), ("cancel", "nobody"), ("resume", "nobody", "x")]
+)
+async def test_a_run_that_nobody_knows_is_one_error(fleet: Fleet, command: tuple[str, ...]) -> None:
     assert (await document(fleet, *command, code=1))["error"]["type"] == "RunNotFoundError"
 
 

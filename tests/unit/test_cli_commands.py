@@ -52,6 +52,7 @@ echoing = Pipeline([echo], name="echo")
 again = echoing
 failing = Pipeline([fail], name="failing")
 counting = Pipeline([count], name="counting")
+asking = Pipeline([Step.human_in_the_loop("ask", message_for_user="Go?")], name="asking")
 things = Pipeline([thing], name="things")
 """
 
@@ -154,6 +155,13 @@ def test_a_run_gets_what_its_module_offers_to_workers() -> None:
     assert flujo("run", "cli_module:counting", "1").stdout.startswith("5!\n")
 
 
+def test_a_run_that_asks_says_what_and_has_an_exit_code_of_its_own() -> None:
+    plain = flujo("run", "cli_module:asking", "1", "--run-id", "r")
+
+    assert plain.exit_code == 3
+    assert plain.stdout.splitlines()[0] == "paused: Go?  (flujo resume r ANSWER)"
+
+
 def test_a_run_that_fails_gives_its_reason_and_exit_code_1() -> None:
     plain, document = flujo("run", "cli_module:failing", "1"), flujo("run", "cli_module:failing", "1", "--json")
 
@@ -228,7 +236,7 @@ def test_check_passes_a_module_whose_pipelines_can_be_queued() -> None:
     result = flujo("check", "cli_module")
 
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == ["echoing: ok", "failing: ok", "counting: ok", "things: ok"]
+    assert result.stdout.splitlines() == ["echoing: ok", "failing: ok", "counting: ok", "asking: ok", "things: ok"]
 
 
 @pytest.mark.parametrize(

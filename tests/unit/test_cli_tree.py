@@ -44,6 +44,10 @@ DISPATCHED = replace(NODE, status=NodeStatus.DISPATCHED, attempts=1)
         (replace(DISPATCHED, declined="digest.fetch"), "◦ fetch  queued  waiting: no worker has digest.fetch"),
         (replace(NODE, status=NodeStatus.RUNNING), "▸ fetch  running"),
         (
+            replace(NODE, status=NodeStatus.PAUSED, question="Is it\nso?", latency_ms=12),
+            "? fetch  paused, 12 ms  Is it so?  (--token 0)",
+        ),
+        (
             replace(NODE, status=NodeStatus.SUCCEEDED, attempts=1, latency_ms=12, tokens=7, cost_nanousd=2_500_000),
             "✓ fetch  12 ms, 7 tokens, $0.0025",
         ),
