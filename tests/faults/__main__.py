@@ -1,0 +1,50 @@
+"""`python -m tests.faults F7 --seeds 20`: one fault under many seeds on one fleet, and a report of what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.faults.arena import Arena, Outcome, play
+from tests.faults.catalogue import FAULTS
+from tests.faults.report import Report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("fault", nargs="+", choices=[*FAULTS, "all"])
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--results", type=Path, help="append one JSON line per fault to this file")
+    options = parser.parse_args()
+    names = list(FAULTS) if "all" in options.fault else options.fault
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="flujo-faults-") as folder:
+        arena = Arena(Path(folder))
+        try:
+            for name in names:
+                report = asyncio.run(_play_all(name, options.first, options.seeds, arena))
+                print(report.markdown(), flush=True)
+                if options.results:
+                    report.append_to(options.results)
+                failed |= bool(report.violations)
+        finally:
+            arena.stop()
+    return int(failed)
+
+
+async def _play_all(name: str, first: int, seeds: int, arena: Arena) -> Report:
+    title, inject = FAULTS[name]
+    outcomes: list[Outcome] = []
+    for seed in range(first, first + seeds):
+        outcome = await play(name, inject, seed, arena)
+        outcomes.append(outcome)
+        print(f"{name} seed {seed}: {outcome.took_s:.1f} s, {outcome.recoveries_ms} ms", *outcome.violations, sep="\n  ")
+    return Report(name, title, outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""The oracle: compares what Redis holds with a ledger that lies outside it, invariant by invariant.
+
+It reads plain keys, not through the code under test, and returns what is wrong as lines that begin with the
+invariant's name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flujo_client.protocol.keys import POOL, Keyspace
+
+#: Two clocks of one machine, read in whole ms by different processes.
+_CLOCK_MS = 5
+
+_PARTS = ("granted", "reserved", "spent", "unknown", "children")
+
+#: What runs that have ended may have left on a shard: nothing, in each of these.
+_EMPTY_WHEN_QUIET = ("dispatches", "published", "dirty", "active")
+
+
+@dataclass(frozen=True)
+class Excuses:
+    """What a fault may do to runs without breaking a promise.
+
+    Attributes:
+        pids: Processes that were killed, stopped or cut off: what they had started may run again.
+        paused: Those among them that went on later, so that their bills may come after another's commit.
+        tail_lost: Redis lost what it had not fsynced: whatever was in it may run, and be billed, again.
+        failures: Attempts may fail by themselves.
+    """
+
+    pids: Collection[int] = ()
+    paused: Collection[int] = ()
+    tail_lost: bool = False
+    failures: bool = False
+
+
+@dataclass
+class Story:
+    """What Redis says of one run."""
+
+    run_id: str
+    record: dict[str, str]
+    events: list[tuple[str, dict[str, str]]]
+    accounts: dict[str, int | str]
+    payloads: dict[str, bytes]
+    commits: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """Every complete line of the ledger."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+async def read_story(client: Any, keyspace: Keyspace, run_id: str) -> Story:
+    """A run's records, all of one moment."""
+    keys = keyspace.run(run_id)
+    pipeline = client.pipeline(transaction=True)
+    pipeline.hgetall(keys.run)
+    pipeline.xrange(keys.events)
+    pipeline.hgetall(keys.accounts)
+    pipeline.hgetall(keys.payloads)
+    record, events, accounts, payloads = await pipeline.execute()
+    return Story(
+        run_id,
+        _text(record),
+        [(entry.decode(), _text(fields)) for entry, fields in events],
+        {name: int(value) if value.lstrip("-").isdigit() else value for name, value in _text(accounts).items()},
+        {name.decode(): payload for name, payload in payloads.items()},
+    )
+
+
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def judge_run(
+    story: Story, ledger: Sequence[dict[str, Any]], excuses: Excuses, *, ends: Collection[str] = ("completed",)
+) -> list[str]:
+    """What is wrong with a run that should have ended.
+
+    Args:
+        ledger: Of this run.
+        ends: The statuses that it may end with.
+    """
+    told: list[str] = []
+    if story.record.get("status") not in ends or "final" not in story.record:
+        told.append(f"I1 {story.run_id} is {story.record.get('status', 'unknown')}, not one of {sorted(ends)}")
+    told += _one_commit_a_step(story)
+    told += _inputs_first(story, ledger, excuses)
+    told += _no_run_without_reason(story, ledger, excuses)
+    told += judge_accounts(story.accounts, story.run_id)
+    told += _charged_what_was_billed(story, ledger, excuses)
+    told += _stream_in_order(story)
+    return told
+
+
+def _one_commit_a_step(story: Story) -> Iterator[str]:
+    for entry, fields in story.events:
+        path = fields.get("path", "")
+        if fields["kind"] != "succeeded":
+            continue
+        if path in story.commits:
+            yield f"I2 {story.run_id} {path} was committed twice"
+        story.commits[path] = fields["nonce"], int(entry.partition("-")[0])
+    for path, (nonce, _) in story.commits.items():
+        stored = story.payloads.get(f"out:{path}", b"")
+        if "!" not in path and stored[:1] == b"j" and json.loads(stored[1:]).get("maker") not in (None, [path, nonce]):
+            yield f"I2 {story.run_id} {path} holds another attempt's output than the one committed"
+
+
+def _inputs_first(story: Story, ledger: Sequence[dict[str, Any]], excuses: Excuses) -> Iterator[str]:
+    for entry in ledger:
+        if entry["kind"] != "started" or (excuses.tail_lost and not _is_committed(story, entry)):
+            continue
+        for path, nonce in entry.get("saw", ()):
+            if not path:
+                continue
+            committed, at_ms = story.commits.get(path, ("", 0))
+            if committed != nonce:
+                yield f"I3 {story.run_id} {entry['path']} saw attempt {nonce} of {path}, which was not committed"
+            elif at_ms > entry["at_ms"] + _CLOCK_MS:
+                yield f"I3 {story.run_id} {entry['path']} started before {path} was committed"
+
+
+def _is_committed(story: Story, entry: Mapping[str, Any]) -> bool:
+    return story.commits.get(entry["path"], ("", 0))[0] == entry["nonce"]
+
+
+def _no_run_without_reason(story: Story, ledger: Sequence[dict[str, Any]], excuses: Excuses) -> Iterator[str]:
+    started = {entry["nonce"]: entry["at_ms"] for entry in ledger if entry["kind"] == "started"}
+    failed = {fields["nonce"] for _, fields in story.events if fields["kind"] == "failed"}
+    if excuses.tail_lost:
+        return
+    for entry in ledger:
+        if _is_committed(story, entry) or entry["path"] not in story.commits:
+            continue
+        committed_ms = story.commits[entry["path"]][1] + _CLOCK_MS
+        if not (entry["pid"] in excuses.pids or (excuses.failures and entry["nonce"] in failed)):
+            yield f"I2 {story.run_id} {entry['path']} ran again although its worker lived: {entry}"
+        late = entry["at_ms"] > committed_ms
+        begun = started.get(entry["nonce"], entry["at_ms"])
+        if late and not (entry["kind"] == "bill" and begun <= committed_ms and entry["pid"] in excuses.paused):
+            yield f"I6 {story.run_id} {entry['path']}: {entry['kind']} after its commit: {entry}"
+
+
+def judge_accounts(accounts: Mapping[str, int | str], run_id: str) -> list[str]:
+    """What is wrong with a run's accounts at one moment; every moment must pass."""
+    told = []
+    names = {name.rsplit("|", 1)[0] for name in accounts if name.endswith("|granted")}
+    for name in sorted(names):
+        parts = {part: int(accounts.get(f"{name}|{part}", 0)) for part in _PARTS}
+        free = parts["granted"] - sum(parts[part] for part in _PARTS[1:])
+        if free < 0 or min(parts.values()) < 0:
+            told.append(f"I4 {run_id} {name} does not add up: {parts}, free {free}")
+    for name in names:
+        account, _, meter = name.rpartition("|")
+        inside = sum(
+            int(accounts[f"{other}|granted"]) for other in names if _is_child(other, account) and other.endswith(meter)
+        )
+        if inside > int(accounts.get(f"{name}|children", 0)):
+            told.append(f"I4 {run_id} {name} granted its children {inside}, more than it has for them")
+    return told
+
+
+def _is_child(name: str, account: str) -> bool:
+    """Whether an account is a branch of a split in another: `root` holds the splits that lie in no branch."""
+    path = name.rpartition("|")[0]
+    return account == "root" and path.count(".") == 1
+
+
+def _charged_what_was_billed(story: Story, ledger: Sequence[dict[str, Any]], excuses: Excuses) -> Iterator[str]:
+    billed = sum(entry["tokens"] for entry in ledger if entry["kind"] == "bill")
+    spent = int(story.accounts.get("total|tokens", 0))
+    unknown = sum(int(value) for name, value in story.accounts.items() if name.endswith("|tokens|unknown"))
+    limit = int(story.accounts.get("root|tokens|granted", 0))
+    if limit and int(story.accounts.get("root|tokens|spent", 0)) > limit:
+        yield f"I5 {story.run_id} spent more than its cap {limit}"
+    if spent > billed:
+        yield f"I5 {story.run_id} is charged {spent} tokens, more than the {billed} that were billed"
+    if limit and not excuses.tail_lost and billed > spent + unknown:
+        yield f"I5 {story.run_id} was billed {billed} tokens, and knows of {spent} and {unknown} unknown"
+
+
+def _stream_in_order(story: Story) -> Iterator[str]:
+    ids = [tuple(map(int, entry.split("-"))) for entry, _ in story.events]
+    if ids != sorted(set(ids)):
+        yield f"I9 {story.run_id}: its events are out of order"
+    if story.events and story.events[-1][1]["kind"] != "finished":
+        yield f"I9 {story.run_id}: its last event is {story.events[-1][1]['kind']}"
+    ends = Counter(fields["nonce"] for _, fields in story.events if fields["kind"] in ("succeeded", "failed", "lost"))
+    yield from (f"I9 {story.run_id}: attempt {nonce} ended {times} times" for nonce, times in ends.items() if times > 1)
+
+
+async def left_over(
+    client: Any, broker: Any, keyspace: Keyspace, run_ids: Collection[str], queues: Collection[str]
+) -> list[str]:
+    """What is left when nothing runs any more: open reservations, leases, work that nobody waits for, keys for ever."""
+    told = [
+        f"I7 {name} holds {size}"
+        for name in _EMPTY_WHEN_QUIET
+        if (size := await _size(client, keyspace.shard(name)))
+    ]
+    if size := await client.scard(keyspace.owned(POOL, 0)):
+        told.append(f"I7 the pool owns {size} runs")
+    async for key in client.scan_iter(match=f"{{{keyspace.namespace}:*:held:*"):
+        if await client.zcard(key):
+            told.append(f"I7 leases are left in {key.decode()}")
+    for run_id in run_ids:
+        keys = keyspace.run(run_id)
+        for key in (keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events):
+            if await client.ttl(key) == -1:
+                told.append(f"I7 {key} would stay for ever")
+        parts = _text(await client.hgetall(keys.accounts))
+        told += [f"I7 {run_id}: {part} is {left}" for part, left in parts.items() if _is_open(part, left)]
+    for queue in queues:
+        if waiting := await broker.llen(queue):
+            told.append(f"I7 {waiting} messages wait in {queue}")
+    return told
+
+
+def _is_open(part: str, left: str) -> bool:
+    return part.endswith("|reserved") and left != "0"
+
+
+async def _size(client: Any, key: str) -> int:
+    readers: dict[bytes, Callable[[str], Any]] = {b"zset": client.zcard, b"hash": client.hlen}
+    kind = await client.type(key)
+    return int(await readers[kind](key)) if kind in readers else 0
+
+
+def recoveries_ms(ledger: Sequence[dict[str, Any]], deaths: Mapping[int, int]) -> list[int]:
+    """From the death of a process to the next start of each step that it had in hand, ms.
+
+    Args:
+        deaths: When each process died, by pid.
+    """
+    starts = [entry for entry in ledger if entry["kind"] == "started"]
+    found = []
+    for entry in starts:
+        died_ms = deaths.get(entry["pid"])
+        if died_ms is None:
+            continue
+        again = [
+            other["at_ms"] - died_ms
+            for other in starts
+            if (other["run_id"], other["path"]) == (entry["run_id"], entry["path"])
+            and other["attempt"] > entry["attempt"]
+        ]
+        found += [min(again)] if again else []
+    return found

@@ -1,0 +1,3 @@
+"""Pipelines whose steps are poison, for workers."""
+
+from __future__ import annotations
