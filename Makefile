@@ -1,4 +1,4 @@
-# The words of the project: make demo, make test, make check, make bench.
+# The words of the project: make demo, make test, make check, make bench, make faults.
 # Everything runs from .venv, which is made when it is missing and left alone when it is up to date.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.demo
 DEV_STAMP := $(VENV)/.dev
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench faults clean
 
 setup: $(DEV_STAMP)
 
@@ -38,6 +38,10 @@ test: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# make faults F=F7 SEEDS=200 FIRST=0 RESULTS=docs/reliability.jsonl
+faults: $(DEV_STAMP)
+	$(BIN)/python -m tests.faults $(or $(F),all) --seeds $(or $(SEEDS),5) --first $(or $(FIRST),0) $(if $(RESULTS),--results $(RESULTS))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo

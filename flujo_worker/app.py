@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_process_init, worker_process_shutdown
+from celery.signals import celeryd_after_setup, worker_init, worker_process_init, worker_process_shutdown
 from kombu import Queue
 
 from flujo_client.protocol.errors import FlujoError
@@ -62,6 +62,10 @@ def create_app(
         except FlujoError as error:  # Celery logs what else a receiver raises, and serves without its pipelines
             raise SystemExit(f"flujo: {error}") from error
 
+    @celeryd_after_setup.connect(weak=False)  # type: ignore[untyped-decorator]
+    def queues_are_chosen(**_: Any) -> None:
+        consume_without_acknowledgement(app, settings)
+
     @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def start_child(**_: Any) -> None:
         set_up_telemetry()
@@ -71,6 +75,18 @@ def create_app(
         loop.stop(settings.shutdown_grace_s)
 
     return app
+
+
+def consume_without_acknowledgement(app: Celery, settings: Settings) -> None:
+    """Do so on Redis with every queue of steps that `-Q` named: Celery makes those that the configuration lacks.
+
+    The strategy of `flujo.step` acknowledges nothing there. Messages that wait for it use up the worker's credit: after
+    as many steps as it has slots it would take no more.
+    """
+    submit = broker_queue(settings.namespace, SUBMIT_QUEUE)
+    for name, queue in app.amqp.queues.consume_from.items():
+        if name != submit:
+            queue.no_ack = settings.broker_kind == "redis"
 
 
 def _configuration(settings: Settings, queues: tuple[str, ...]) -> dict[str, Any]:
@@ -105,10 +121,10 @@ def _transport_options(redis_broker: bool) -> dict[str, Any]:
     if not redis_broker:
         return {"confirm_publish": True}
     return {
-        "socket_timeout": 30,
+        "socket_timeout": 3,  # kombu's own commands block the loop of the steps: through a dead link, for this long
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
-        "health_check_interval": 25,
+        "health_check_interval": 4,  # a BRPOP without a reply for 5 s is given up: nobody stays deaf for 10
         "visibility_timeout": 3600,
     }
 

@@ -42,7 +42,11 @@ async def _play_all(name: str, first: int, seeds: int, arena: Arena) -> Report:
     for seed in range(first, first + seeds):
         outcome = await play(name, inject, seed, arena)
         outcomes.append(outcome)
-        print(f"{name} seed {seed}: {outcome.took_s:.1f} s, {outcome.recoveries_ms} ms", *outcome.violations, sep="\n  ")
+        print(
+            f"{name} seed {seed}: {outcome.how} {outcome.took_s:.1f} s, {outcome.recoveries_ms} ms",
+            *outcome.violations,
+            sep="\n  ",
+        )
     return Report(name, title, outcomes)
 
 

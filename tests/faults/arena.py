@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,9 @@ END_TIMEOUT_S = 40.0
 
 #: What a run may spend: enough for every step to be lost twice.
 LIMIT = UsageLimits(total_tokens_limit=60 * TOKENS_EXPECTED)
+
+#: A worker that is not deaf runs a step within this time after its Redis is back.
+DEAF_AFTER_S = 10.0
 
 SITE = Path(__file__).parent / "site"
 
@@ -66,6 +69,10 @@ class Arena:
         """Start a worker of async steps."""
         return self.fleet.worker("--queues", queues, "--loglevel", "INFO", **environment)
 
+    async def at_work(self, worker: subprocess.Popen[bytes]) -> None:
+        """Wait until a worker takes messages."""
+        await self.fleet.until(lambda: " ready." in self.fleet.log_of(worker), "the worker takes messages")
+
     def spoilt_worker(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start a worker of the far queue whose surroundings `sitecustomize` spoils."""
         path = os.pathsep.join((str(SITE), self.fleet.environment["PYTHONPATH"]))
@@ -78,14 +85,16 @@ class Arena:
         self.managers += [self.fleet.manager() for _ in range(2 - len(self.managers))]
         self.workers += [self.worker() for _ in range(3 - len(self.workers))]
         self.cpu += [self._cpu_worker() for _ in range(1 - len(self.cpu))]
-        await self.fleet.until(lambda: self._at_work(client, "incarnations", 3), "three workers are registered")
-        await self.fleet.until(lambda: self._at_work(client, "managers", 2), "two managers are registered")
+        for worker in (*self.workers, *self.cpu):
+            await self.at_work(worker)
+        await self.fleet.until(lambda: self._registered(client, "incarnations", 3), "three workers are registered")
+        await self.fleet.until(lambda: self._registered(client, "managers", 2), "two managers are registered")
         await self.fleet.published(client, "relay_default")
 
     def _cpu_worker(self) -> subprocess.Popen[bytes]:
-        return self.fleet.worker("--queues", CPU, "--pool", "prefork", "--concurrency", "2", "--loglevel", "INFO")
+        return self.fleet.worker("--queues", CPU, "--pool", "prefork", "--concurrency", "4", "--loglevel", "INFO")
 
-    async def _at_work(self, client: AsyncFlujoClient, name: str, wanted: int) -> bool:
+    async def _registered(self, client: AsyncFlujoClient, name: str, wanted: int) -> bool:
         """Whether enough processes have a deadline ahead, and nobody who is dead is left to be buried."""
         now = now_ms()
         rows = await client.client.zrange(client.keyspace.shard(name), 0, -1, withscores=True)
@@ -115,6 +124,7 @@ class Outcome:
     recoveries_ms: list[int]
     kills: int
     took_s: float
+    how: str = ""
 
 
 @dataclass
@@ -134,6 +144,7 @@ class Round:
     tail_lost: bool = False
     failures: bool = False
     submit_again: bool = False
+    how: str = ""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(f"{self.fault} {self.seed}")
@@ -205,6 +216,21 @@ class Round:
         waiting = [run_id for run_id in self.held if self.holders(run_id)[-1] in self.deaths]
         return not waiting
 
+    async def nobody_is_deaf(self, pids: Collection[int], queue: str = ANYWHERE) -> None:
+        """Every worker runs a step within ten seconds after the fault is over (I11)."""
+        since, pipeline = now_ms(), f"relay_{queue}"
+
+        async def all_ran() -> bool:
+            with suppress(FlujoError):
+                run_id = f"{self.name}-probe-{len(self.inputs)}"
+                self.inputs[run_id] = pipeline, {"pace_ms": 1}
+                await self.client.submit(pipeline, {"pace_ms": 1}, run_id=run_id, usage_limits=LIMIT)
+            await asyncio.sleep(0.1)
+            begun = (entry for entry in self.entries(kind="started") if entry["at_ms"] > since)
+            return set(pids) <= {entry["pid"] for entry in begun}
+
+        await self.until(all_ran, "I11 every worker runs a step", DEAF_AFTER_S)
+
     async def all_end(self) -> None:
         """Open the gates, and wait until every run has ended and nothing is left to settle."""
         self.open_gates()
@@ -252,21 +278,23 @@ class Round:
     async def accounts_watched(self) -> AsyncIterator[None]:
         """Look at the runs' accounts again and again: they must add up at every moment."""
 
+        over = asyncio.Event()
+
         async def watch() -> None:
-            while True:
+            while not over.is_set():
                 for run_id in list(self.inputs):
                     with suppress(aioredis.RedisError, OSError):
                         story = await read_story(self.client.client, self.client.keyspace, run_id)
                         self.violations += judge_accounts(story.accounts, run_id)
-                await asyncio.sleep(0.1)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), 0.1)
 
         watching = asyncio.create_task(watch())
         try:
             yield
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            over.set()  # no cancel: redis-py may swallow it
+            await watching
 
 
 async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
@@ -304,7 +332,9 @@ async def play(fault: str, inject: Inject, seed: int, arena: Arena) -> Outcome:
         if told:
             await this.clear_away()
     recovered = recoveries_ms(this.entries(), this.deaths)
-    return Outcome(seed, len(this.inputs), told[:_MOST_LINES], recovered, len(this.deaths), time.monotonic() - began)
+    return Outcome(
+        seed, len(this.inputs), told[:_MOST_LINES], recovered, len(this.deaths), time.monotonic() - began, this.how
+    )
 
 
 FaultTable = Mapping[str, tuple[str, Inject]]

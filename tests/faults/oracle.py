@@ -103,6 +103,7 @@ def judge_run(
 
 
 def _one_commit_a_step(story: Story) -> Iterator[str]:
+    story.commits.clear()
     for entry, fields in story.events:
         path = fields.get("path", "")
         if fields["kind"] != "succeeded":
@@ -131,7 +132,7 @@ def _inputs_first(story: Story, ledger: Sequence[dict[str, Any]], excuses: Excus
 
 
 def _is_committed(story: Story, entry: Mapping[str, Any]) -> bool:
-    return story.commits.get(entry["path"], ("", 0))[0] == entry["nonce"]
+    return bool(story.commits.get(entry["path"], ("", 0))[0] == entry["nonce"])
 
 
 def _no_run_without_reason(story: Story, ledger: Sequence[dict[str, Any]], excuses: Excuses) -> Iterator[str]:
@@ -204,9 +205,7 @@ async def left_over(
 ) -> list[str]:
     """What is left when nothing runs any more: open reservations, leases, work that nobody waits for, keys for ever."""
     told = [
-        f"I7 {name} holds {size}"
-        for name in _EMPTY_WHEN_QUIET
-        if (size := await _size(client, keyspace.shard(name)))
+        f"I7 {name} holds {size}" for name in _EMPTY_WHEN_QUIET if (size := await _size(client, keyspace.shard(name)))
     ]
     if size := await client.scard(keyspace.owned(POOL, 0)):
         told.append(f"I7 the pool owns {size} runs")

@@ -28,6 +28,7 @@ async def kill_managers(this: Round) -> None:
     """One, which leaves the other; both; or both, with others a moment later."""
     await this.load()
     doomed = this.chance.choice((1, 2, 2))
+    this.how = f"{doomed} of 2"
     for manager in this.chance.sample(this.arena.managers, doomed):
         this.kill(manager.pid)
     this.deaths.clear()  # no step was in their hands: they recover nothing that could be timed
@@ -73,18 +74,15 @@ async def wrong_clock(this: Round) -> None:
     """One worker lives an hour ahead, one an hour behind, and takes steps of one queue with others."""
     workers = [this.arena.spoilt_worker(FAULT_CLOCK_SKEW_S=skew) for skew in ("3600", "-3600")]
     try:
-        await this.until(lambda: _registered(this, 5), "the workers with wrong clocks are registered")
-        await this.load(queue=FAR, held=3, free=9)
+        for worker in workers:
+            await this.arena.at_work(worker)
+        await this.load(queue=FAR, held=3, free=20)
         await this.all_end()
         assert {worker.pid for worker in workers} & {entry["pid"] for entry in this.entries()}, "they took steps"
     finally:
         for worker in workers:
             worker.terminate()
             await asyncio.to_thread(worker.wait)
-
-
-async def _registered(this: Round, wanted: int) -> bool:
-    return bool(await this.client.client.zcard(this.client.keyspace.shard("incarnations")) >= wanted)
 
 
 async def die_while_budgets_move(this: Round) -> None:

@@ -132,7 +132,7 @@ def _step(function: Any, name: str, queue: str) -> Step[Any, Any]:
 def _pipelines(queue: str) -> dict[str, Pipeline]:
     """One of each kind of node, on one queue."""
     carried, joined = _step(carry, "carry", queue), _step(join, "join", queue)
-    branches = {"a": carried, "b": carried >> carried, "c": carried}
+    branches: dict[str, Any] = {"a": carried, "b": carried >> carried, "c": carried}
     choice = Step.branch_on("choose", is_even, {True: carried, False: carried >> carried})
     made = {
         "relay": Pipeline([carried] * 5),
