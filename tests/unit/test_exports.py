@@ -40,8 +40,8 @@ NOT_YET = """
     make_agent_async init_telemetry TaskClient adapter_step MapStep BaseContext typed_context mapper ExecutedCommandLog FlujoAgentResult
     FlujoAgentUsage ExecutionBackend StepExecutionRequest AgentProcessors PluginOutcome ValidationPlugin Validator ValidationResult
     ValidationFinding ValidationReport AppResources BranchKey HumanInTheLoopStep DynamicParallelRouterStep GranularStep CacheStep
-    ContextReference BaseModel WorkflowState StateBackend InMemoryBackend
-    FileBackend SQLiteBackend PostgresBackend PipelineRegistry InMemoryCache TaskStatus TaskSummary TaskDetail SystemState
+    ContextReference BaseModel
+ PipelineRegistry InMemoryCache TaskStatus TaskSummary TaskDetail SystemState
     TaskNotFoundError AsyncAgentProtocol
 """
 

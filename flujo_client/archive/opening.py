@@ -1,0 +1,54 @@
+"""Opens the state backend that a URI names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from flujo_client.archive.backend import StateBackend
+from flujo_client.archive.documents import FileBackend, InMemoryBackend
+from flujo_client.protocol.errors import ConfigurationError, SettingsError
+
+__all__ = ["open_backend", "sql_backend"]
+
+
+def open_backend(uri: str) -> StateBackend:
+    """The backend of a URI such as FLUJO_STATE_URI.
+
+    Args:
+        uri: memory://, file:///folder, sqlite:///file.db (with four slashes from the root), or postgresql://...
+
+    Raises:
+        SettingsError: The URI is none of these.
+        ConfigurationError: It needs the extra `sql`, which is not installed.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme == "memory":
+        return InMemoryBackend()
+    if scheme == "file" and rest:
+        return FileBackend(rest)
+    if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        return sql_backend("SQLiteBackend")(rest[1:])
+    if scheme in ("postgresql", "postgres"):
+        return sql_backend("PostgresBackend")(f"postgresql://{rest}")
+    raise SettingsError(
+        f"FLUJO_STATE_URI '{scheme}://…' names no state backend.",
+        suggestion="Use sqlite:///file.db, postgresql://…, file:///folder or memory://.",
+    )
+
+
+def sql_backend(name: str) -> Callable[[str], StateBackend]:
+    """A class of `sql.py`, which needs packages that not everybody has.
+
+    Raises:
+        ConfigurationError: They are not installed.
+    """
+    try:
+        module = importlib.import_module("flujo_client.archive.sql")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{name} needs packages that are not installed: {error}.",
+            suggestion="pip install 'flujo-distributed[sql]'.",
+        ) from error
+    found: Callable[[str], StateBackend] = getattr(module, name)
+    return found
