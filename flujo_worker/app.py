@@ -7,15 +7,22 @@ import functools
 import os
 from typing import Any
 
-from celery import Celery
-from celery.signals import celeryd_after_setup, worker_init, worker_process_init, worker_process_shutdown
+from celery import Celery, bootsteps
+from celery.signals import (
+    celeryd_after_setup,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutdown,
+)
 from kombu import Queue
 
 from flujo_client.protocol.errors import FlujoError
 from flujo_client.protocol.queues import DEFAULT_QUEUE, SUBMIT_QUEUE, broker_queue
 from flujo_client.protocol.settings import Settings
 from flujo_worker.consumer import PATIENT_CONSUMER, StepEvents
-from flujo_worker.pool import AsyncioPool
+from flujo_worker.notice import EndingNotice
+from flujo_worker.pool import WorkerApp
 from flujo_worker.process import WorkerProcess, publish_specs
 from flujo_worker.registry import Registry
 from flujo_worker.tasks import ProcessLoop, register_tasks
@@ -32,7 +39,7 @@ _ASYNC_SLOTS = 100
 
 def create_app(
     settings: Settings, registry: Registry | None = None, queues: tuple[str, ...] = (DEFAULT_QUEUE,)
-) -> Celery:
+) -> WorkerApp:
     """Make the app of a worker.
 
     Args:
@@ -44,17 +51,20 @@ def create_app(
         An app with the tasks `flujo.step` and `flujo.submit`. Delivery only: it acknowledges early, keeps no results
         and never retries, since the journal in Redis does that (docs/architecture.md).
     """
-    app = Celery("flujo", broker=settings.broker)
+    app = WorkerApp("flujo", broker=settings.broker)
     app.conf.update(_configuration(settings, queues))
     app.steps["consumer"].add(StepEvents)
     lazy = functools.cache(lambda: registry or Registry.from_modules(settings.pipelines))
-    loop = ProcessLoop(lambda: WorkerProcess(settings, lazy(), app.conf.worker_concurrency or 1))
+    notice = EndingNotice()
+    app.make_process = lambda slots: WorkerProcess(settings, lazy(), slots)
+    app.shutdown_grace_s = settings.shutdown_grace_s
+    loop = ProcessLoop(lambda: app.make_process(app.conf.worker_concurrency or 1), notice, settings.shutdown_grace_s)
     register_tasks(app, settings, loop)
-    AsyncioPool.make_process = staticmethod(lambda slots: WorkerProcess(settings, lazy(), slots))
-    AsyncioPool.shutdown_grace_s = settings.shutdown_grace_s
+    app.steps["worker"].add(_give_notice_with(notice))
 
     @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def start(**_: Any) -> None:
+        notice.open()
         if settings.pool != "prefork":
             set_up_telemetry()
         try:
@@ -68,11 +78,13 @@ def create_app(
 
     @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def start_child(**_: Any) -> None:
+        notice.forked()
         set_up_telemetry()
 
     @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
-    def stop_child(**_: Any) -> None:
-        loop.stop(settings.shutdown_grace_s)
+    @worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+    def stop(**_: Any) -> None:
+        loop.stop()
 
     return app
 
@@ -87,6 +99,16 @@ def consume_without_acknowledgement(app: Celery, settings: Settings) -> None:
     for name, queue in app.amqp.queues.consume_from.items():
         if name != submit:
             queue.no_ack = settings.broker_kind == "redis"
+
+
+def _give_notice_with(notice: EndingNotice) -> type[bootsteps.StartStopStep]:
+    """A step of the worker's own start and stop: Celery tells it of the end before it waits for the pool, however it came."""
+
+    class GiveNotice(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+        def close(self, worker: Any) -> None:
+            notice.give()
+
+    return GiveNotice
 
 
 def _configuration(settings: Settings, queues: tuple[str, ...]) -> dict[str, Any]:
@@ -129,7 +151,7 @@ def _transport_options(redis_broker: bool) -> dict[str, Any]:
     }
 
 
-def _app_for_command_line() -> Celery:
+def _app_for_command_line() -> WorkerApp:
     """The app that `celery -A flujo_worker.app` finds; settings from FLUJO_*."""
     return create_app(Settings.from_env())
 

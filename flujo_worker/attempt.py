@@ -28,6 +28,8 @@ class Attempt:
         fault: Why its task cannot be run at all.
         definition: The step; None for a control step.
         quota_before: What its account could pay before, as (USD, tokens).
+        in_thread: A sync function of it runs in a thread, where nothing can stop it.
+        settling: Its body has ended and its end is being committed: it must not be stopped any more.
         stop_reason: Why it was told to stop, once it was: `run ended`, `terminated` or `handed_over`.
     """
 
@@ -40,6 +42,8 @@ class Attempt:
     definition: StepDefinition | None
     started: float = field(default_factory=time.monotonic)
     stop_reason: str | None = None
+    in_thread: bool = False
+    settling: bool = False
     quota_before: tuple[float, int] = field(init=False)
 
     def __post_init__(self) -> None:

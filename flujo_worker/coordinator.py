@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
 from opentelemetry.trace import Status, StatusCode
 
-from flujo_client.protocol.errors import FlujoError, PausedException, QuotaExceededError
+from flujo_client.protocol.errors import FlujoError, PausedException, QuotaExceededError, StateUnavailableError
 from flujo_client.protocol.hooks import HookDispatcher
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.payloads import PayloadCodec
@@ -24,6 +25,7 @@ from flujo_client.protocol.results import (
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.types import TypeValidator
 from flujo_worker.attempt import Attempt, AttemptEnd
+from flujo_worker.bodies import SyncBodies
 from flujo_worker.committer import Committer
 from flujo_worker.intake import Intake
 from flujo_worker.lease import Incarnation
@@ -60,6 +62,7 @@ class StepCoordinator:
         incarnation: Under which leases are held.
         namespace: Of the queues' names, for spans.
         hooks: Called beside the step.
+        bodies: Runs sync functions.
         live: The in-process mode: values are live objects and sync steps run on the loop.
     """
 
@@ -72,6 +75,7 @@ class StepCoordinator:
         *,
         namespace: str,
         hooks: HookDispatcher,
+        bodies: SyncBodies,
         live: bool = False,
     ) -> None:
         self._scripts = scripts
@@ -80,6 +84,7 @@ class StepCoordinator:
         self._incarnation = incarnation
         self._namespace = namespace
         self._hooks = hooks
+        self._bodies = bodies
         self._live = live
         self._running = RunningAttempts()
         self._intake = Intake(scripts, registry, incarnation, self._running.stop)
@@ -88,7 +93,7 @@ class StepCoordinator:
         validator = TypeValidator()
         reader = InputReader(codec, validator, registry.find)
         self._call_step = self._build_policy_stack(reader, validator)
-        self._controls = ControlSteps(reader, registry, live=live)
+        self._controls = ControlSteps(reader, registry, bodies, live=live)
 
     def _build_policy_stack(self, reader: InputReader, validator: TypeValidator) -> Proceed:
         """The way of a step: from top to bottom into the user's function, and back from bottom to top."""
@@ -101,7 +106,7 @@ class StepCoordinator:
             OutputPolicy(validator),
             TimeoutPolicy(),
         ]
-        return stacked(policies, AgentCall(live=self._live))
+        return stacked(policies, AgentCall(self._bodies, live=self._live))
 
     async def execute_step(self, ref: StepRef, queue: str, traceparent: str = "", *, alone: bool = True) -> AttemptEnd:
         """Claim an attempt, run it and commit its outcome. A second delivery of the same message finds it taken.
@@ -127,48 +132,64 @@ class StepCoordinator:
         self._metrics.record(ref.label, end.outcome, time.monotonic() - attempt.started, end.usage)
         return end
 
-    async def hand_over(self) -> None:
-        """Cancel what is running, wait for it, and give its leases to other workers. Called when the grace is over."""
-        await self._running.hand_over()
+    async def hand_over(self) -> bool:
+        """Cancel what is running, wait for it, and give its leases to other workers. Called when the grace is over.
+
+        Returns:
+            Whether nothing runs any more. If not, the process must end: it keeps the leases of what it cannot stop, so that
+            no other worker runs the same body meanwhile, and has noted that it leaves them.
+        """
+        left = await self._running.hand_over()
+        for attempt in left:
+            logger.warning("a body cannot be stopped, the process leaves with it", extra=attempt.ids)
+            try:
+                await self._scripts.leave(attempt.claim, measure_usage(attempt.meter.used, None))
+            except StateUnavailableError as error:  # then its end counts as the death of a worker
+                logger.warning("leaving was not noted", extra={**attempt.ids, "error": str(error)})
+        return not left
 
     def terminate(self, ref: StepRef) -> None:
         """End an attempt that somebody revoked: it fails, and is not tried again. Nothing happens if it does not run."""
         self._running.terminate(ref)
 
     async def _run_and_commit(self, attempt: Attempt) -> AttemptEnd:
-        end = await self._run_guarded(attempt)
-        self._settle_quota(attempt, end)
-        await self._committer.commit(attempt, end)
+        with self._running.entered(attempt) as this_task:
+            end = await self._run_guarded(attempt, this_task)
+            self._settle_quota(attempt, end)
+            await self._committer.commit(attempt, end)
         self._incarnation.release(attempt.claim)  # not in a finally: what breaks off before stays leased, and counts
         await self._tell_hooks(attempt, end)
         return end
 
-    async def _run_guarded(self, attempt: Attempt) -> AttemptEnd:
+    async def _run_guarded(self, attempt: Attempt, this_task: asyncio.Task[Any]) -> AttemptEnd:
         """Run an attempt and measure what it used. Whatever is raised on the way is how it ended.
 
         Raises:
             CancelledError: In process, the caller's loop ends. On a worker nobody cancels an attempt without a reason.
         """
-        with self._running.entered(attempt) as this_task:
-            try:
-                end = await self._run(attempt)
-                self.update_pipeline_result(attempt, end)
-                return end
-            except asyncio.CancelledError as error:
-                if self._live and attempt.stop_reason is None and this_task.cancelling():
-                    raise
-                while this_task.cancelling():
-                    this_task.uncancel()
-                end = stopped(attempt, error)
-            except Exception as error:
-                logger.info("attempt failed", exc_info=True, extra=attempt.ids)
-                end = AttemptEnd("failed", error=error)
-            except SystemExit as error:
-                end = AttemptEnd("failed", error=error)
+        try:
+            end = await self._run(attempt)
+            self.update_pipeline_result(attempt, end)
+            return end
+        except asyncio.CancelledError as error:
+            if self._live and attempt.stop_reason is None and this_task.cancelling():
+                raise
+            while this_task.cancelling():
+                this_task.uncancel()
+            end = stopped(attempt, error)
+        except Exception as error:
+            logger.info("attempt failed", exc_info=True, extra=attempt.ids)
+            end = AttemptEnd("failed", error=error)
+        except SystemExit as error:
+            end = AttemptEnd("failed", error=error)
+        finally:
+            attempt.settling = True
         self.update_pipeline_result(attempt, end)
         return end
 
     async def _run(self, attempt: Attempt) -> AttemptEnd:
+        if attempt.stop_reason == "handed_over":  # claimed while everything else was handed over
+            return AttemptEnd("handed_over")
         if attempt.fault is not None:
             return AttemptEnd("failed", error=attempt.fault)
         if attempt.definition is None:

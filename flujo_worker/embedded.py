@@ -15,6 +15,7 @@ from flujo_client.protocol.payloads import LiveCodec
 from flujo_client.protocol.replies import Claim
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.state import StateManager
+from flujo_worker.bodies import SyncBodies
 from flujo_worker.coordinator import StepCoordinator
 from flujo_worker.hooks import worker_hooks
 from flujo_worker.lease import Incarnation
@@ -23,6 +24,9 @@ from flujo_worker.memory_store import MemoryStore
 from flujo_worker.registry import Registry
 
 __all__ = ["EmbeddedEngine", "EmbeddedMemory"]
+
+#: Sync steps with a timeout at once; others run on the caller's loop.
+_SYNC_SLOTS = 500
 
 _FOR_EVER_MS = 10 * 365 * 86_400_000
 
@@ -84,6 +88,7 @@ class EmbeddedEngine:
         self.state = StateManager(self.scripts, self.codec)
         self.specs = self.state.specs
         self._incarnation = Incarnation()
+        self._bodies = SyncBodies(_SYNC_SLOTS, exhausted=_nothing)
         self.coordinator = StepCoordinator(
             self.scripts,
             registry,
@@ -91,6 +96,7 @@ class EmbeddedEngine:
             self._incarnation,
             namespace="flujo",
             hooks=worker_hooks(registry),
+            bodies=self._bodies,
             live=True,
         )
         self.manager = ExecutionManager(
@@ -162,6 +168,7 @@ class EmbeddedEngine:
     async def close(self) -> None:
         """Cancel what runs, so that the next engine on this memory goes on with it."""
         await self._stop(list(self._steps))
+        self._bodies.close()
         held = self.keyspace.held(self._incarnation.id, 0)
         for member in await self.redis.execute("ZRANGE", held, 0, -1):
             run_id, path, attempt, nonce = member.decode().split(" ")
@@ -169,3 +176,7 @@ class EmbeddedEngine:
             await self.scripts.lose(claim, POOL, "handed_over", {})
         await self.manager.settle()
         await self.redis.execute("ZREM", self.keyspace.shard("incarnations"), self._incarnation.id)
+
+
+def _nothing() -> None:
+    """The caller's process is not ours to end."""

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from uuid import uuid4
 
 from flujo_client.protocol.errors import NonRetryableError
+from flujo_client.protocol.keys import LEASE_TTL_MS
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.quota import Amounts, Quota
 from flujo_client.protocol.replies import Claim, Duplicate, Refusal, Reserved, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.step_run import UsageMeter
 from flujo_worker.attempt import Attempt, AttemptEnd, read_task
-from flujo_worker.lease import LEASE_TTL_MS, Incarnation
+from flujo_worker.lease import Incarnation
 from flujo_worker.registry import Registry
 
 __all__ = ["Intake"]

@@ -10,45 +10,49 @@ from typing import Any
 from uuid import uuid4
 
 from flujo_client.protocol.errors import StateUnavailableError
+from flujo_client.protocol.keys import LEASE_TTL_MS, POOL
 from flujo_client.protocol.replies import Claim, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 
-__all__ = ["LEASE_TTL_MS", "Incarnation", "LeaseKeeper"]
+__all__ = ["Incarnation", "LeaseKeeper"]
 
 logger = logging.getLogger(__name__)
-
-#: A process that has not renewed for this long is dead; the same figure as the sweep's.
-LEASE_TTL_MS = 2_500
 
 _RENEW_EVERY_S = 0.5
 
 
 class Incarnation:
-    """The identity under which a process holds leases, and the claims it holds. Thread-safe by being replaced whole."""
+    """The identity under which a process holds leases, and the claims it holds. A lock makes it safe for both its threads:
+
+    the loop's, which claims and releases, and the lease's, which renews.
+    """
 
     def __init__(self) -> None:
         self.id = f"w{uuid4().hex[:12]}"
         self._claims: dict[str, Callable[[str], None]] = {}
-        self._renaming = threading.Lock()
+        self._lock = threading.Lock()
 
     def hold(self, claim: Claim, cancel: Callable[[str], None]) -> None:
         """Note a claim before it is reserved. `cancel(reason)` is called from another thread."""
-        self._claims[claim.member] = cancel
+        with self._lock:
+            self._claims[claim.member] = cancel
 
     def release(self, claim: Claim) -> None:
         """Forget a claim that is committed, lost or was never reserved."""
-        self._claims.pop(claim.member, None)
+        with self._lock:
+            self._claims.pop(claim.member, None)
 
     def claims(self) -> dict[str, Callable[[str], None]]:
         """The claims held now, by member."""
-        return dict(self._claims)
+        with self._lock:
+            return dict(self._claims)
 
     def renamed(self, dead: str) -> None:
         """Take a new identity after the sweep buried `dead`; running attempts find out when they commit.
 
         Nothing happens if somebody else, on any thread, did it before: what is leased under a name must be renewed.
         """
-        with self._renaming:
+        with self._lock:
             if self.id == dead:
                 self.id = f"w{uuid4().hex[:12]}"
 
@@ -60,14 +64,21 @@ class LeaseKeeper:
         connect: Makes scripts on a connection of the thread's own, and the coroutine function that closes it.
         incarnation: Whom to keep alive.
         shards: Of the namespace.
+        ended: Called in the thread if that ends without having been stopped, by a fault of ours: what the process runs from
+            then on is given to others, so it must leave.
     """
 
     def __init__(
-        self, connect: Callable[[], tuple[Scripts, Callable[[], Any]]], incarnation: Incarnation, shards: int
+        self,
+        connect: Callable[[], tuple[Scripts, Callable[[], Any]]],
+        incarnation: Incarnation,
+        shards: int,
+        ended: Callable[[], None],
     ) -> None:
         self._connect = connect
         self._incarnation = incarnation
         self._shards = shards
+        self._ended = ended
         self._stop = threading.Event()
         self._registered = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flujo-lease", daemon=True)
@@ -81,17 +92,22 @@ class LeaseKeeper:
         return self._registered.wait(timeout_s)
 
     def stop(self) -> None:
-        """Retire the incarnation and end the thread."""
+        """End the thread. Nothing is renewed from then on; the incarnation stays in Redis until it leaves or is buried."""
         self._stop.set()
         self._thread.join(timeout=5)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is running."""
+        """Whether the thread is running. Without it the process' leases are over within 2.5 s."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        asyncio.run(self._renew_until_stopped())
+        try:
+            asyncio.run(self._renew_until_stopped())
+        finally:
+            if not self._stop.is_set():
+                logger.critical("the lease is renewed no more", extra={"incarnation": self._incarnation.id})
+                self._ended()
 
     async def _renew_until_stopped(self) -> None:
         scripts, close = self._connect()
@@ -136,7 +152,7 @@ class LeaseKeeper:
         """Return a lease that Redis booked but whose reply never came: it was not started."""
         run_id, path, attempt, nonce = member.split(" ")
         claim = Claim(run_id, path, int(attempt), nonce, incarnation, queue="")
-        if await scripts.lose(claim, "pool", "stranger", {}):
+        if await scripts.lose(claim, POOL, "stranger", {}):
             logger.warning(
                 "gave back a lease that was never started", extra={"run_id": run_id, "path": path, "attempt": attempt}
             )

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
+from celery import Celery
 from celery.concurrency.base import BasePool, apply_target
 from kombu.asynchronous import Hub
 
@@ -24,9 +26,12 @@ from flujo_client.protocol.queues import STEP_TASK, task_id
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.process import WorkerProcess
 
-__all__ = ["AsyncioPool"]
+__all__ = ["AsyncioPool", "WorkerApp"]
 
 logger = logging.getLogger(__name__)
+
+#: What submissions get at the end, and Celery to be told of ends.
+_LAST_S = 5.0
 
 
 class _LoopPoller:
@@ -87,6 +92,18 @@ class _Job:
         self._revoke()
 
 
+class WorkerApp(Celery):  # type: ignore[misc]  # celery has no types
+    """The app of a worker, with what the pool needs of it: Celery makes the pool, and hands it the app.
+
+    Attributes:
+        make_process: Makes the parts of a process with so many slots.
+        shutdown_grace_s: What running steps get at the end.
+    """
+
+    make_process: Callable[[int], WorkerProcess]
+    shutdown_grace_s: float
+
+
 class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
     """A pool of one process whose steps share one event loop."""
 
@@ -94,9 +111,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
     body_can_be_buffer = False
     task_join_will_block = False
 
-    #: Set by `create_app`: makes the process' parts, and seconds that running steps get at the end.
-    make_process: Callable[[int], WorkerProcess]
-    shutdown_grace_s: float = 20.0
+    app: WorkerApp
 
     def on_start(self) -> None:
         """Make the loop and what runs on it."""
@@ -105,11 +120,12 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
         self._poller: _LoopPoller | None = None
         self._winding_up = False
         self._tasks: dict[asyncio.Task[None], _Job] = {}  # Celery holds a job only weakly
+        self._others: weakref.WeakSet[_Job] = weakref.WeakSet()  # of tasks that are no steps
         asyncio.set_event_loop(self.loop)
         self._process = self.loop.run_until_complete(self._open())
 
     async def _open(self) -> WorkerProcess:
-        process = type(self).make_process(self.limit)
+        process = self.app.make_process(self.limit)
         await process.open()
         return process
 
@@ -132,7 +148,9 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
         """Take a message: steps onto the loop, any other task into a thread."""
         if not args or args[0] != STEP_TASK:
             work = self._run_task(target, args, kwargs, callback, accept_callback)
-            return self._spawn(work, _Job(_nothing))  # a thread cannot be stopped
+            job = _Job(_nothing)  # a thread cannot be stopped
+            self._others.add(job)
+            return self._spawn(work, job)
         message = self._read(args[2], callback, accept_callback)
         if message is None:
             return _Job(_nothing)
@@ -222,7 +240,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
 
     def on_stop(self) -> None:
         """Warm shutdown: no new step, a grace for those running, then hand over what is left."""
-        self._wind_up(self.shutdown_grace_s)
+        self._wind_up(self.app.shutdown_grace_s)
 
     def on_terminate(self) -> None:
         """Cold shutdown: hand over at once."""
@@ -232,16 +250,14 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
         self._winding_up = True
         if self._poller is not None:
             self._poller.detach()
-        self._process.stop_intake()
         self.loop.run_until_complete(self._drain(grace_s))
 
     async def _drain(self, grace_s: float) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_s)
-        await self._process.hand_over()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
-        await self._process.close()
+        ended = await self._process.wind_up(grace_s)
+        waiting = [task for task, job in self._tasks.items() if ended or job in self._others]
+        if waiting:
+            await asyncio.wait(waiting, timeout=_LAST_S)
+        await self._process.end()
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Nothing: the job itself is terminated."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -17,16 +19,21 @@ from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.wire import Wire
 from flujo_worker.attempt import AttemptEnd
+from flujo_worker.bodies import SyncBodies
 from flujo_worker.coordinator import StepCoordinator
 from flujo_worker.hooks import worker_hooks
 from flujo_worker.lease import Incarnation, LeaseKeeper
 from flujo_worker.registry import Registry
+from flujo_worker.telemetry import flush_telemetry
 
 __all__ = ["WorkerProcess", "publish_specs"]
 
 logger = logging.getLogger(__name__)
 
 _REGISTER_TIMEOUT_S = 10.0
+
+#: What the exporter gets for the last spans of a process that ends under a body.
+_FLUSH_S = 3.0
 
 
 class WorkerProcess:
@@ -47,7 +54,11 @@ class WorkerProcess:
         self._wire: Wire | None = None
         self._coordinator: StepCoordinator | None = None
         self._stopping = False
-        self._lease = LeaseKeeper(self._connect_lease, self._incarnation, self._keyspace.shards)
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._keeps_leases = False
+        self._unfit = False
+        self._bodies = SyncBodies(slots, self._give_up)
+        self._lease = LeaseKeeper(self._connect_lease, self._incarnation, self._keyspace.shards, self._give_up)
 
     def _connect_lease(self) -> tuple[Scripts, Callable[[], Any]]:
         wire = Wire(self._settings.state_url)
@@ -67,6 +78,7 @@ class WorkerProcess:
             self._incarnation,
             namespace=self._settings.namespace,
             hooks=worker_hooks(self._registry),
+            bodies=self._bodies,
         )
         self._lease.start()
         if not await asyncio.to_thread(self._lease.wait_registered, _REGISTER_TIMEOUT_S):
@@ -86,8 +98,13 @@ class WorkerProcess:
             started: Called when an attempt gets its slot.
             ended: Called when it has ended.
         """
-        alone = len(message.steps) == 1
-        await asyncio.gather(*(self._handle_one(ref, message, alone, started, ended) for ref in message.steps))
+        alone, task = len(message.steps) == 1, asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            await asyncio.gather(*(self._handle_one(ref, message, alone, started, ended) for ref in message.steps))
+        finally:
+            self._under_way.discard(task)
 
     async def _handle_one(
         self,
@@ -118,14 +135,41 @@ class WorkerProcess:
         if self._coordinator is not None:
             self._coordinator.terminate(ref)
 
-    def stop_intake(self) -> None:
-        """Start no further attempt."""
-        self._stopping = True
+    def _give_up(self) -> None:
+        """Have Celery end this process as a SIGTERM does; whoever watches it starts another. Called from any thread."""
+        if not self._unfit:
+            self._unfit = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    async def hand_over(self) -> None:
-        """Cancel what still runs and give it to other workers."""
+    async def wind_up(self, grace_s: float) -> bool:
+        """Start no further attempt, and hand what still runs after the grace over to other workers.
+
+        Args:
+            grace_s: What running steps get. None, if the lease is renewed no more: others run them soon anyway.
+
+        Returns:
+            Whether nothing runs any more; if not, only `end` is left to do.
+        """
+        self._stopping = True
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=grace_s if self._lease.alive else 0)
         if self._coordinator is not None:
-            await self._coordinator.hand_over()
+            self._keeps_leases = not await self._coordinator.hand_over()
+        return not self._keeps_leases
+
+    async def end(self) -> None:
+        """Close; and end the process itself where something would keep it alive, or a supervisor must hear of it.
+
+        A body that runs on ends with the process, and only then other workers may have its lease: it is renewed to the last.
+        """
+        if not self._keeps_leases:
+            await self.close()
+        if not (self._keeps_leases or self._unfit or self._bodies.abandoned):
+            return
+        logger.warning("this process ends now", extra={"abandoned": self._bodies.abandoned, "unfit": self._unfit})
+        await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(flush_telemetry))], timeout=_FLUSH_S)
+        logging.shutdown()
+        os._exit(1 if self._unfit else 0)
 
     async def close(self) -> None:
         """Retire the incarnation and disconnect."""

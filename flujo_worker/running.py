@@ -15,27 +15,34 @@ from flujo_worker.attempt import Attempt, AttemptEnd
 __all__ = ["RunningAttempts", "stopped"]
 
 
+#: What a body gets to end after it was cancelled, and its end to be committed.
+_STOP_S = 5.0
+
+
 class RunningAttempts:
-    """The attempts of one event loop, each on a task of its own."""
+    """The attempts of one event loop from their claim to their commit, each on a task of its own."""
 
     def __init__(self) -> None:
         self._running: dict[Claim, tuple[asyncio.Task[Any], Attempt]] = {}
+        self._handing_over = False
 
     @contextmanager
     def entered(self, attempt: Attempt) -> Iterator[asyncio.Task[Any]]:
-        """While an attempt runs, on the task that enters here."""
+        """While an attempt is under way, on the task that enters here. Once all is handed over, it has nothing to do."""
         task = asyncio.current_task()
         assert task is not None
         self._running[attempt.claim] = task, attempt
+        if self._handing_over:
+            attempt.stop_reason = "handed_over"
         try:
             yield task
         finally:
             del self._running[attempt.claim]
 
     def stop(self, claim: Claim, reason: str) -> None:
-        """Cancel an attempt. Nothing happens if it does not run, or was told before."""
+        """Cancel an attempt. Nothing happens if it does not run, has ended and is being committed, or was told before."""
         task, attempt = self._running.get(claim, (None, None))
-        if task is not None and attempt is not None and attempt.stop_reason is None:
+        if task is not None and attempt is not None and attempt.stop_reason is None and not attempt.settling:
             attempt.stop_reason = reason
             task.cancel()
 
@@ -45,13 +52,21 @@ class RunningAttempts:
             if attempt.ref == ref:
                 self.stop(claim, "terminated")
 
-    async def hand_over(self) -> None:
-        """Cancel what is running so that other workers get it, and wait for it."""
-        tasks = [task for task, _ in self._running.values()]
-        for claim in list(self._running):
-            self.stop(claim, "handed_over")
-        if tasks:
-            await asyncio.wait(tasks)
+    async def hand_over(self) -> list[Attempt]:
+        """Cancel what can be stopped so that other workers get it, and wait for it, though not for ever.
+
+        Returns:
+            What cannot be stopped: sync bodies, which go on untold and may still end by themselves, and async ones that
+            took no notice.
+        """
+        self._handing_over = True
+        for claim, (_, attempt) in list(self._running.items()):
+            if not attempt.in_thread:
+                self.stop(claim, "handed_over")
+        ending = [task for task, attempt in self._running.values() if not attempt.in_thread]
+        if ending:
+            await asyncio.wait(ending, timeout=_STOP_S)
+        return [attempt for _, attempt in self._running.values() if not attempt.settling]
 
 
 def stopped(attempt: Attempt, error: asyncio.CancelledError) -> AttemptEnd:

@@ -14,6 +14,7 @@ from flujo_client.protocol.queues import STEP_TASK, SUBMIT_TASK
 from flujo_client.protocol.settings import Settings
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.consumer import STEP_STRATEGY
+from flujo_worker.notice import EndingNotice
 from flujo_worker.process import WorkerProcess
 from flujo_worker.submit import submit_by_name
 
@@ -21,16 +22,25 @@ __all__ = ["ProcessLoop", "register_tasks"]
 
 _START_TIMEOUT_S = 30.0
 
+#: What handing over takes at most, and somewhat more.
+_STOP_TIMEOUT_S = 15.0
+
 
 class ProcessLoop:
     """One event loop in a thread, for pools whose tasks are sync (prefork, threads): every step of the process runs on it.
 
     Args:
         make_process: Makes the process' parts on the loop.
+        notice: Of the worker's end. The tasks of these pools wait for their steps, and Celery for its tasks: without it
+            nothing would end a step before its own end.
+        grace_s: What running steps get after the notice.
     """
 
-    def __init__(self, make_process: Callable[[], WorkerProcess]) -> None:
+    def __init__(self, make_process: Callable[[], WorkerProcess], notice: EndingNotice, grace_s: float) -> None:
         self._make_process = make_process
+        self._notice = notice
+        self._grace_s = grace_s
+        self._ending: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process: WorkerProcess | None = None
@@ -53,20 +63,35 @@ class ProcessLoop:
     async def _open(self) -> WorkerProcess:
         process = self._make_process()
         await process.open()
+        if self._notice.readable is not None:
+            asyncio.get_running_loop().add_reader(self._notice.readable, self._noticed, process)
         return process
 
-    def stop(self, grace_s: float) -> None:
-        """Hand over what runs and retire; called when the pool's process ends."""
+    def _noticed(self, process: WorkerProcess) -> None:
+        assert self._notice.readable is not None
+        asyncio.get_running_loop().remove_reader(self._notice.readable)
+        self._end(process, self._grace_s)
+
+    def _end(self, process: WorkerProcess, grace_s: float) -> asyncio.Task[None]:
+        if self._ending is None:
+            self._ending = asyncio.create_task(_wind_up(process, grace_s))
+        return self._ending
+
+    def stop(self) -> None:
+        """Wait until the process has ended what it runs; at once, without a notice. Called when the pool's process ends."""
         if self._loop is None or self._process is None:
             return
         process = self._process
-        process.stop_intake()
 
-        async def drain() -> None:
-            await process.hand_over()
-            await process.close()
+        async def ended() -> None:
+            await self._end(process, 0)
 
-        asyncio.run_coroutine_threadsafe(drain(), self._loop).result(grace_s + 10)
+        asyncio.run_coroutine_threadsafe(ended(), self._loop).result(self._grace_s + _STOP_TIMEOUT_S)
+
+
+async def _wind_up(process: WorkerProcess, grace_s: float) -> None:
+    await process.wind_up(grace_s)
+    await process.end()
 
 
 def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop) -> None:

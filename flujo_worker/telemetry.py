@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import metrics, trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, Span, SpanKind
 
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.tracing import configure_sdk, context_of, get_tracer
 
-__all__ = ["StepMetrics", "process_span", "set_up_telemetry"]
+__all__ = ["StepMetrics", "flush_telemetry", "process_span", "set_up_telemetry"]
 
 
 class StepMetrics:
@@ -85,3 +86,10 @@ def process_span(
 def set_up_telemetry() -> None:
     """Set up the SDK of this process, once, if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_TRACES_EXPORTER asks for it."""
     configure_sdk("flujo-worker")
+
+
+def flush_telemetry() -> None:
+    """Send what was recorded and not sent yet; may take as long as the exporter does. Does nothing without an SDK."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.force_flush()

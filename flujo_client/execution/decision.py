@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.quota import Amounts
 from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
@@ -94,7 +95,7 @@ class RunView:
     status: RunStatus
     nodes: Mapping[str, NodeState]
     limits: Amounts
-    owner: str = "pool"
+    owner: str = POOL
     free: Mapping[str, Amounts] = field(default_factory=dict)
     has_context: bool = False
     traceparent: str = ""

@@ -14,18 +14,15 @@ from flujo_client.execution.manager import ExecutionManager
 from flujo_client.execution.redispatch import judge_dispatch
 from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.errors import BrokerUnavailableError, FlujoError, StateUnavailableError
-from flujo_client.protocol.keys import POOL
+from flujo_client.protocol.keys import LEASE_TTL_MS, POOL
 from flujo_client.protocol.replies import Claim, SweepPage
 from flujo_client.protocol.wire import Commands, RedisReplyError
 from flujo_client.publisher import Publisher
 from flujo_client.state import StateManager
 
-__all__ = ["INCARNATION_TTL_MS", "ManagerService"]
+__all__ = ["ManagerService"]
 
 logger = logging.getLogger(__name__)
-
-#: A process that has not renewed for this long is dead.
-INCARNATION_TTL_MS = 2_500
 
 _PERIOD_MS = 500
 _GAP_MS = 2_000
@@ -79,7 +76,7 @@ class ManagerService:
     async def announce(self) -> None:
         """Register as alive. A run may name this manager as its owner from then on."""
         for shard in range(self._keyspace.shards):
-            await self._state.scripts.register("managers", self.manager_id, INCARNATION_TTL_MS, shard)
+            await self._state.scripts.register("managers", self.manager_id, LEASE_TTL_MS, shard)
 
     async def serve(self) -> None:
         """Listen and sweep until cancelled; then hand the own runs to the pool.
@@ -111,7 +108,7 @@ class ManagerService:
     async def _watch(self, shard: int) -> None:
         while True:
             try:
-                await self._state.scripts.register("managers", self.manager_id, INCARNATION_TTL_MS, shard)
+                await self._state.scripts.register("managers", self.manager_id, LEASE_TTL_MS, shard)
                 await self._client.hset(
                     self._keyspace.shard("advances", shard), self.manager_id, self._manager.advanced
                 )
@@ -119,7 +116,7 @@ class ManagerService:
                     shard,
                     period_ms=_PERIOD_MS - 50,
                     gap_ms=_GAP_MS,
-                    ttl_ms=INCARNATION_TTL_MS,
+                    ttl_ms=LEASE_TTL_MS,
                     stale_ms=_STALE_MS,
                     most=_PAGE,
                 )

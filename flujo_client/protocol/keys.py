@@ -11,10 +11,13 @@ import re
 import zlib
 from dataclasses import dataclass
 
-__all__ = ["PERMANENT", "POOL", "RUN_ID_PATTERN", "Keyspace", "RunKeys"]
+__all__ = ["LEASE_TTL_MS", "PERMANENT", "POOL", "RUN_ID_PATTERN", "Keyspace", "RunKeys"]
 
 #: The owner of runs that any pool manager may advance.
 POOL = "pool"
+
+#: A process, worker or manager, that has not renewed for so many ms is dead.
+LEASE_TTL_MS = 2_500
 
 #: What a run id may be: it stands in keys, messages, logs and task ids.
 RUN_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")

@@ -41,8 +41,8 @@ __all__ = ["Scripts"]
 
 
 _NAMES = (
-    "adopt advance bury cancel commit create_run decline emit extend finish load_run lose publish_spec redispatch register "
-    "renew reserve resume sweep"
+    "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
+    "register renew reserve resume sweep"
 )
 
 
@@ -256,6 +256,22 @@ class Scripts:
             reason,
             amounts_text(usage),
         )
+        return bool(reply[0] == 1)
+
+    async def leave(self, claim: Claim, usage: Mapping[str, int]) -> bool:
+        """Note that this process is about to end under a body that it cannot stop; called last, while the lease is renewed.
+
+        The lease stays, so that the body runs nowhere else before this process has ended. Whoever then finds the process
+        dead gives the claim up as handed over.
+
+        Args:
+            usage: What is known to be spent.
+
+        Returns:
+            False if the claim is not held any more.
+        """
+        keys = self.keyspace.run(claim.run_id)
+        reply = await self._call("leave", [keys.attempts], claim.nonce, amounts_text(usage))
         return bool(reply[0] == 1)
 
     async def load_run(self, run_id: str, most_events: int) -> LoadedRun | None:

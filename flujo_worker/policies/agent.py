@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+from flujo_worker.bodies import SyncBodies
 from flujo_worker.policies.stack import StepCall
 
 __all__ = ["AgentCall"]
@@ -14,11 +14,13 @@ class AgentCall:
     """The innermost of an attempt.
 
     Args:
+        bodies: Runs sync functions.
         live: The in-process mode: a sync function runs on the loop itself, as such code expects, unless a timeout must
             interrupt it.
     """
 
-    def __init__(self, *, live: bool) -> None:
+    def __init__(self, bodies: SyncBodies, *, live: bool) -> None:
+        self._bodies = bodies
         self._live = live
 
     async def __call__(self, call: StepCall) -> Any:
@@ -29,4 +31,4 @@ class AgentCall:
             return await definition.call(call.value, **wanted)
         if self._live and call.step.timeout_ms is None:
             return definition.call(call.value, **wanted)
-        return await asyncio.to_thread(definition.call, call.value, **wanted)
+        return await self._bodies.run(call.attempt, definition.call, call.value, **wanted)

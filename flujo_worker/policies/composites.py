@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flujo_client.protocol.context import snapshot_of
 from flujo_worker.attempt import Attempt, AttemptEnd
+from flujo_worker.bodies import SyncBodies
 from flujo_worker.policies.control import ControlCall
 from flujo_worker.policies.hitl import paused_attempt
 from flujo_worker.policies.inputs import InputReader
@@ -22,10 +24,12 @@ class ControlSteps:
     Args:
         reader: Of payloads.
         registry: Which has the functions.
+        bodies: Runs sync ones.
         live: The in-process mode: sync functions run on the loop.
     """
 
-    def __init__(self, reader: InputReader, registry: Registry, *, live: bool) -> None:
+    def __init__(self, reader: InputReader, registry: Registry, bodies: SyncBodies, *, live: bool) -> None:
+        self._bodies = bodies
         self._reader = reader
         self._registry = registry
         self._live = live
@@ -44,6 +48,7 @@ class ControlSteps:
             base=inputs.context_data(task.context),
             branches={branch: inputs.context_data(names) for branch, names in task.branches.items()},
             functions=functions,
+            in_thread=partial(self._bodies.run, attempt),
             live=self._live,
             model_of=lambda data: StepContext.build([snapshot_of(data)], model, attempt.ref.run_id).model,
             typed=inputs.typed,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,7 @@ class ControlCall:
         typed: Makes what a step's function reference returned, and was stored as JSON, what the step declares again.
         run_id: Of the run.
         functions: The user's, by role.
+        in_thread: Calls a sync function in a thread.
         live: The in-process mode: sync functions run on the loop.
     """
 
@@ -37,6 +37,7 @@ class ControlCall:
     base: ContextData
     branches: Mapping[str, ContextData]
     functions: Mapping[str, ControlDefinition]
+    in_thread: Callable[..., Awaitable[Any]]
     live: bool
     model_of: Callable[[ContextData], Any]
     typed: Callable[[str, Any], Any]
@@ -48,7 +49,7 @@ class ControlCall:
         if self.live or inspect.iscoroutinefunction(function):
             answer = function(*arguments)
         else:
-            answer = await asyncio.to_thread(function, *arguments)
+            answer = await self.in_thread(function, *arguments)
         return await answer if inspect.isawaitable(answer) else answer
 
 

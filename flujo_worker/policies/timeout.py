@@ -17,7 +17,7 @@ class TimeoutPolicy:
         """See `Policy`.
 
         Raises:
-            TimeoutError: The time is over. An async function was cancelled; a sync one is left to itself.
+            TimeoutError: The time is over. An async function was cancelled; a sync one runs on in its thread (`SyncBodies`).
         """
         if call.step.timeout_ms is None:
             return await proceed(call)

@@ -19,7 +19,7 @@ LEDGER_VARIABLE = "TEST_LEDGER"
 def ledger(kind: str, run: StepRun, **facts: Any) -> None:
     """Append one line and wait until it is on disk."""
     line = {"kind": kind, "run_id": run.run_id, "path": run.path, "attempt": run.attempt, "nonce": run.nonce}
-    line |= {"pid": os.getpid(), "at_ms": round(time.time() * 1000), **facts}
+    line |= {"pid": os.getpid(), "parent": os.getppid(), "at_ms": round(time.time() * 1000), **facts}
     handle = os.open(os.environ[LEDGER_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(handle, json.dumps(line).encode() + b"\n")
@@ -335,3 +335,29 @@ async def counts_in_floats(number: int, run: StepRun) -> int:
 
 
 miscounted = Pipeline([counts_in_floats], name="miscounted")
+
+
+@step(max_retries=0)
+async def take_no_notice(gate: str, run: StepRun) -> str:
+    """Cannot be cancelled, as code with a bare `except` may be."""
+    ledger("started", run)
+    while True:
+        try:
+            await pass_gate(gate)
+        except asyncio.CancelledError:
+            continue
+        return gate
+
+
+unheeding = Pipeline([take_no_notice], name="unheeding")
+
+
+@step(max_retries=0, timeout_s=0.3)
+def hang(gate: str, run: StepRun) -> str:
+    """A sync step that outlives its timeout, as a client library without one may, until the gate opens."""
+    ledger("started", run)
+    asyncio.run(pass_gate(gate))
+    return gate
+
+
+hanging = Pipeline([hang], name="hanging")

@@ -296,26 +296,6 @@ async def test_a_step_that_no_worker_has_waits_and_goes_on_when_one_comes(make_f
         assert (await run.result(TIMEOUT_S)).output == 6
 
 
-async def test_sigterm_hands_running_steps_over_at_once(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("handover", FLUJO_SHUTDOWN_GRACE_S="0.2")
-    fleet.manager()
-    workers = {worker.pid: worker for worker in (fleet.worker(), fleet.worker())}
-    await fleet.ready(2)
-    async with AsyncFlujoClient(settings=fleet.settings()) as client:
-        await fleet.published(client, "holding")
-        run = await client.submit("holding", "handover", run_id="handover-1")
-        first = (await fleet.until(lambda: fleet.entries(run_id="handover-1", kind="started"), "it runs"))[0]
-
-        workers[first["pid"]].terminate()
-        await fleet.until(lambda: len(fleet.entries(run_id="handover-1", kind="started")) == 2, "it runs elsewhere")
-        fleet.open_gate("handover")
-
-        assert (await run.result(TIMEOUT_S)).output == "after handover"
-        reasons = [event.fields["reason"] async for event in run.events() if event.kind is EventKind.LOST]
-        assert reasons == ["handed_over"]
-        assert workers[first["pid"]].wait(timeout=30) == 0
-
-
 @pytest.mark.parametrize(
     ("pipeline", "says"), [("cancelled_inside", "CancelledError"), ("miscounted", "must be an integer, not 2.25")]
 )

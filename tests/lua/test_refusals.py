@@ -16,6 +16,7 @@ from flujo_client.protocol.quota import Share
 from flujo_client.protocol.replies import (
     Advanced,
     Claim,
+    Committed,
     Duplicate,
     Forbidden,
     LeaseLost,
@@ -79,6 +80,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "extend: want of budget": (lambda s, c: s.extend(c, 1, {"tokens": 71}), Refusal("root", "tokens", 71, 70)),
     "extend: stranger's claim": (lambda s, c: s.extend(new_claim(), 1, {"tokens": 1}), LeaseLost()),
     "commit: stranger's claim": (lambda s, c: commit_claim(s, new_claim(), {"tokens": 1}), LeaseLost()),
+    "leave: stranger's claim": (lambda s, c: s.leave(new_claim(), {"tokens": 1}), False),
     "lose: the worker lives": (lambda s, c: s.lose(c, POOL, "died", {}), False),
     "lose: not overdue": (lambda s, c: s.lose(c, POOL, "overdue", {}), False),
     "lose: stranger's claim": (lambda s, c: s.lose(new_claim(), POOL, "stranger", {}), False),
@@ -246,6 +248,28 @@ async def test_what_a_handed_over_step_did_not_report_stays_charged(
 
     account = account_of(plain_redis, keyspace)
     assert (account["reserved"], account["spent"], account["unknown"]) == (0, 12, 18)
+
+
+async def test_a_worker_that_left_under_a_body_has_handed_it_over_once_it_is_gone(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    claim = await _held(scripts)
+
+    assert await scripts.leave(claim, {"tokens": 12})
+    assert not await scripts.lose(claim, POOL, "died", {}), "it has not ended yet: the body must run nowhere else"
+    plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
+    assert await scripts.lose(claim, POOL, "died", {})
+
+    assert (await load_run(scripts)).events[-1].fields["reason"] == "handed_over"
+    account = account_of(plain_redis, keyspace)
+    assert (account["reserved"], account["spent"], account["unknown"]) == (0, 12, 18)
+
+
+async def test_a_body_that_ends_before_its_process_is_committed(scripts: Scripts) -> None:
+    claim = await _held(scripts)
+    await scripts.leave(claim, {"tokens": 12})
+
+    assert await commit_claim(scripts, claim, {"tokens": 20}) == Committed({})
 
 
 @pytest.mark.parametrize(("lost_spend", "reason", "unknown"), [("refund", "died", 0), ("charge", "stranger", 0)])

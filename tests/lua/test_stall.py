@@ -13,11 +13,10 @@ import redis
 
 from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.caller import ScriptCaller
-from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.keys import LEASE_TTL_MS, POOL, Keyspace
 from flujo_client.protocol.replies import Claim, Committed, Renewal, Reserved, SweepPage, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
-from flujo_worker.lease import LEASE_TTL_MS
 from tests.lua.runs import a_dispatch, commit_claim, new_claim, started_run
 
 STALL_S = 4.0

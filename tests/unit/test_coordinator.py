@@ -6,7 +6,9 @@ import asyncio
 import gc
 import logging
 import math
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -34,6 +36,7 @@ from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.wire import Wire
 from flujo_client.state import StateManager
 from flujo_worker.attempt import AttemptEnd
+from flujo_worker.bodies import SyncBodies
 from flujo_worker.coordinator import StepCoordinator
 from flujo_worker.hooks import worker_hooks
 from flujo_worker.lease import Incarnation
@@ -67,7 +70,12 @@ class Bench:
         self.outbox = Outbox()
         self.manager = ExecutionManager(self.state, self.outbox, retention_ms=60_000)
         self.incarnation = Incarnation()
+        self.exhausted = 0
+        self.bodies = SyncBodies(1, self._count_exhausted)
         self.coordinator = self.make_coordinator()
+
+    def _count_exhausted(self) -> None:
+        self.exhausted += 1
 
     def make_coordinator(self, **options: Any) -> StepCoordinator:
         return StepCoordinator(
@@ -77,6 +85,7 @@ class Bench:
             self.incarnation,
             namespace="ns",
             hooks=worker_hooks(self.registry),
+            bodies=self.bodies,
             **options,
         )
 
@@ -183,6 +192,27 @@ async def test_an_attempt_is_claimed_run_and_committed_once(bench: Bench) -> Non
     assert [end.outcome for end in ends] == ["succeeded", "duplicate"]
     assert await bench.value("out:0") == {"x": [1, None]}
     assert (await bench.finish())["status"] == "completed"
+
+
+async def test_a_sync_body_that_outlives_its_timeout_is_counted_until_it_ends(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocking = Blocking()
+    await bench.submit(blocking.step(timeout_s=0.05, max_retries=0))
+
+    end = await bench.step()
+
+    assert isinstance(end.error, TimeoutError)
+    assert (bench.bodies.abandoned, bench.exhausted) == (1, 1), "it has one slot"
+    assert "hang as this process has slots" in caplog.text
+    blocking.go_on.set()
+    bench.bodies.close()
+    await asyncio.wait_for(_until(lambda: bench.bodies.abandoned == 0), 30)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
 
 
 async def test_a_sync_step_runs_in_a_thread_and_in_process_on_the_loop(bench: Bench) -> None:
@@ -513,17 +543,101 @@ async def test_what_still_runs_is_handed_over_with_what_it_used(bench: Bench) ->
     delivered = asyncio.create_task(bench.step())
     await asyncio.wait_for(waiting.started.wait(), 30)
 
-    await bench.coordinator.hand_over()
+    assert await bench.coordinator.hand_over(), "nothing runs any more"
 
     assert (await delivered).outcome == "handed_over"
     assert (await bench.account("spent"), await bench.account("unknown")) == (3, 7)
     waiting.go_on.set()
     assert bench.outbox.refs[0][0].attempt == 2
+    bench.coordinator = bench.make_coordinator()  # of another worker
     assert (await bench.step()).outcome == "succeeded"
 
 
 async def test_with_nothing_running_there_is_nothing_to_hand_over(bench: Bench) -> None:
+    assert await bench.coordinator.hand_over()
+
+
+class Blocking:
+    """A sync step that a test holds up in its thread."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.go_on = threading.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def step(self, **terms: Any) -> Step[Any, Any]:
+        def block(value: Any, run: StepRun) -> Any:
+            run.usage.add(tokens=3)
+            self._loop.call_soon_threadsafe(self.started.set)
+            assert self.go_on.wait(30)
+            return value
+
+        return of(block, **terms)
+
+
+async def test_a_sync_body_keeps_its_lease_and_may_still_end(bench: Bench) -> None:
+    blocking = Blocking()
+    await bench.submit(blocking.step(expected_tokens=10), limits=UsageLimits(total_tokens_limit=100))
+    delivered = asyncio.create_task(bench.step())
+    await asyncio.wait_for(blocking.started.wait(), 30)
+
+    assert not await bench.coordinator.hand_over(), "the process must end"
+
+    assert await bench.account("reserved") == 10
+    attempts = bench.scripts.keyspace.run("r").attempts
+    left = [field for field in await bench.scripts.commands.execute("HKEYS", attempts) if field.endswith(b"|left")]
+    assert len(left) == 1
+    blocking.go_on.set()
+    assert (await delivered).outcome == "succeeded"
+
+
+async def test_a_body_that_takes_no_notice_holds_nobody_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flujo_worker.running._STOP_S", 0)
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def deaf(value: Any) -> Any:
+        started.set()
+        while not go_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await go_on.wait()
+        return value
+
+    await bench.submit(of(deaf))
+    delivered = asyncio.create_task(bench.step())
+    await asyncio.wait_for(started.wait(), 30)
+
+    assert not await bench.coordinator.hand_over()
+
+    go_on.set()
+    await delivered
+
+
+async def test_a_redis_that_is_away_holds_up_no_process_that_leaves(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> bool:
+        raise StateUnavailableError("away")
+
+    blocking = Blocking()
+    await bench.submit(blocking.step())
+    delivered = asyncio.create_task(bench.step())
+    await asyncio.wait_for(blocking.started.wait(), 30)
+    monkeypatch.setattr(bench.scripts, "leave", away)
+
+    assert not await bench.coordinator.hand_over()
+
+    blocking.go_on.set()
+    await delivered
+
+
+async def test_what_is_claimed_while_all_is_handed_over_is_given_back_unstarted(bench: Bench) -> None:
+    waiting = Waiting()
+    await bench.submit(waiting.step(expected_tokens=10), limits=UsageLimits(total_tokens_limit=100))
     await bench.coordinator.hand_over()
+
+    assert (await bench.step()).outcome == "handed_over"
+
+    assert not waiting.started.is_set()
 
 
 async def test_a_step_of_a_run_that_ended_is_stopped_and_settled(bench: Bench) -> None:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.replies import Renewal, WorkerDead
@@ -32,6 +34,10 @@ class _Watched(Scripts):
         if incarnation != self._first and shard == self.keyspace.shards - 1 and isinstance(answer, Renewal):
             self.renewed.set()
         return answer
+
+
+def _must_not_end() -> None:
+    raise AssertionError("the thread ended by itself")
 
 
 def test_of_many_who_find_a_process_dead_one_renames_it() -> None:
@@ -72,7 +78,7 @@ async def test_a_name_taken_during_a_renewal_is_kept(redis_url: str) -> None:
         clients.append(_Watched(wire, keyspace, first, rename_between_shards))
         return clients[0], wire.close
 
-    keeper = LeaseKeeper(connect, incarnation, keyspace.shards)
+    keeper = LeaseKeeper(connect, incarnation, keyspace.shards, _must_not_end)
     keeper.start()
     assert await asyncio.to_thread(buried.wait, TIMEOUT_S)
     assert await asyncio.to_thread(clients[0].renewed.wait, TIMEOUT_S)
@@ -84,3 +90,19 @@ async def test_a_name_taken_during_a_renewal_is_kept(redis_url: str) -> None:
         assert await wire.execute("ZSCORE", keyspace.shard("incarnations", shard), taken) is not None
         await wire.execute("DEL", keyspace.shard("incarnations", shard))
     await wire.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lease_that_ends_by_itself_is_told() -> None:
+    ended = threading.Event()
+
+    def faulty() -> tuple[Scripts, Callable[[], Any]]:
+        raise LookupError("a fault of ours")
+
+    keeper = LeaseKeeper(faulty, Incarnation(), 1, ended.set)
+
+    keeper.start()
+
+    assert ended.wait(TIMEOUT_S)
+    keeper.stop()
+    assert not keeper.alive

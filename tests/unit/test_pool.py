@@ -12,7 +12,7 @@ from flujo_client.protocol.errors import NonRetryableError
 from flujo_client.protocol.messages import StepMessage, StepRef
 from flujo_client.protocol.queues import STEP_TASK
 from flujo_worker.attempt import AttemptEnd
-from flujo_worker.pool import AsyncioPool
+from flujo_worker.pool import AsyncioPool, WorkerApp
 from flujo_worker.process import WorkerProcess
 
 REF = StepRef(run_id="r", path="0", attempt=1, function="m:f", label="flujo.p.f", owner="pool")
@@ -42,14 +42,15 @@ class Pool(AsyncioPool):
     """A pool over a process of the test's."""
 
     process = Process()
-    make_process = staticmethod(lambda slots: cast("WorkerProcess", Pool.process))
 
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
     """A started pool; no hub turns."""
     Pool.process = Process()
-    made = Pool(1)
+    app = WorkerApp()
+    app.make_process = lambda slots: cast("WorkerProcess", Pool.process)
+    made = Pool(1, app=app)
     made.on_start()
     yield made
     made.loop.close()

@@ -1,10 +1,11 @@
---[[ lose — give up a claim whose worker died, hung past its deadline or handed it over; its reservation becomes unknown unless refunded.
+--[[ lose — give up a claim whose worker died, hung past its deadline or handed it over; its reservation becomes unknown unless refunded. A worker that left under the body (leave.lua) has not died: the claim counts as handed over.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 event stream   5 dirty zset   6 held zset of the incarnation   7 incarnations zset   8 inbox list
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 incarnation   6 reason: died, overdue, stranger or handed_over   7 usage known if handed over, "meter=amount ..."
 REPLY {1} lost | {0} the claim is not held any more | {-1} the reason no longer holds ]]
 local path, claim = ARGV[2], 'claim|' .. ARGV[4] .. '|'
 local member = table.concat({ARGV[1], path, ARGV[3], ARGV[4]}, ' ')
-local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms')
+local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms',
+  claim .. 'left')
 if stored[1] ~= 'held' then
   redis.call('ZREM', KEYS[6], member)
   return {0}
@@ -12,13 +13,15 @@ end
 local now, alive_until = now_ms(), redis.call('ZSCORE', KEYS[7], ARGV[5])
 if ARGV[6] == 'died' and alive_until and tonumber(alive_until) >= now then return {-1} end
 if ARGV[6] == 'overdue' and tonumber(stored[2]) >= now then return {-1} end
+local left = ARGV[6] == 'died' and stored[5]
+local reason = left and 'handed_over' or ARGV[6]
 
 local terms = {}
 for term in string.gmatch((stored[4] or '') .. ';', '([^;]*);') do terms[#terms + 1] = term end
 local chain, book = words(terms[3]), book_open(KEYS[3])
-local refunded = terms[2] == 'refund' or ARGV[6] == 'stranger'
-local final = ARGV[6] == 'stranger' or ARGV[6] == 'handed_over'  -- no late bill can follow
-local usage = final and amounts(ARGV[7]) or {}  -- else the late bill brings it, and would charge it twice
+local refunded = terms[2] == 'refund' or reason == 'stranger'
+local final = reason == 'stranger' or reason == 'handed_over'  -- no late bill can follow
+local usage = final and amounts(left or ARGV[7]) or {}  -- else the late bill brings it, and would charge it twice
 local reserved = amounts(stored[3])
 for meter in pairs(usage) do reserved[meter] = reserved[meter] or 0 end
 for meter, held in pairs(reserved) do
@@ -38,5 +41,5 @@ for meter, known in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. m
 redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', final and 'settled' or 'lost')
 redis.call('ZREM', KEYS[6], member)
 append(KEYS[1], KEYS[4], KEYS[5], KEYS[8], ARGV[1], {'kind', 'lost', 'path', path, 'attempt', ARGV[3], 'nonce', ARGV[4],
-  'reason', ARGV[6], 'incarnation', ARGV[5]})
+  'reason', reason, 'incarnation', ARGV[5]})
 return {1}
