@@ -17,6 +17,7 @@ from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.events import RunReader, raise_for
 from flujo_client.execution.graph import step_at
 from flujo_client.execution.manager import ExecutionManager
+from flujo_client.hook_facts import HookFacts
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.context import snapshot_of
@@ -157,7 +158,17 @@ class RunDriver:
 
     async def _start(self, engine: Engine, value: Any, run_id: str, context: dict[str, Any] | None) -> None:
         spec = self._pipeline.to_spec()
-        await self._observer.before_run(PreRunPayload(initial_input=value, run_id=run_id, pipeline_name=spec.name))
+        self._observer.attach(HookFacts(engine.state, _reader(engine), self._context_model))
+        limits = self._terms.limits
+        self._observer.announce(
+            PreRunPayload(
+                initial_input=value,
+                run_id=run_id,
+                pipeline_name=spec.name,
+                initial_budget_cost_usd=limits.total_cost_usd_limit if limits else None,
+                initial_budget_tokens=limits.total_tokens_limit if limits else None,
+            )
+        )
         await engine.specs.keep(spec)
         await submit_run(
             engine.scripts,
@@ -189,6 +200,7 @@ class RunDriver:
             raise ResumeError(f"Run {run_id}: step {token} was answered before.", run_id=run_id)
         accepted = self._accepted(pause, answer)
         ended = self._observer.expect(run_id)
+        self._observer.attach(HookFacts(engine.state, _reader(engine), self._context_model))
         try:
             await engine.adopt(run_id)
             after = await desk.answer(run_id, accepted, pause.token)
@@ -211,7 +223,7 @@ class RunDriver:
         self, engine: Engine, run_id: str, ended: asyncio.Future[None], after: str
     ) -> AsyncGenerator[Chunk | PipelineResult]:
         """Chunks after an event, then the result, when the run has ended or waits for an answer."""
-        reader = RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
+        reader = _reader(engine)
         result = None
         while result is None:
             async with aclosing(self._chunks(engine, reader, run_id, ended, after)) as chunks:
@@ -221,6 +233,9 @@ class RunDriver:
             if result is None:  # somebody has answered meanwhile
                 ended = self._observer.expect(run_id)
                 after = (await reader.record(run_id))["applied"]
+        fault = self._observer.fault(run_id)
+        if fault is not None:
+            raise fault
         if self.tracing:
             result.trace_tree = await TraceReader(engine.scripts, engine.codec, engine.specs).read(run_id)
         yield result
@@ -275,6 +290,10 @@ class RunDriver:
                 f"The initial context does not fit {self._context_model.__name__}: {fault['loc']}: {fault['msg']}."
             ) from error
         return snapshot_of(model.model_dump())
+
+
+def _reader(engine: Engine) -> RunReader:
+    return RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
 
 
 def _rests(record: Mapping[str, str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -24,7 +24,7 @@ from flujo_client.protocol.errors import (
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.payloads import Expression, PayloadCodec, expression_fields
-from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus
+from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus, StepResult
 from flujo_client.protocol.types import Producer, TypeValidator
 
 __all__ = ["RunReader", "raise_for"]
@@ -194,10 +194,22 @@ class RunReader:
             **context.get("set", {}),
             **{name: self._value(part, payloads) for name, part in live.items()},
         }
-        known = context_model.model_config.get("extra") == "allow"
-        data = data if known else {key: value for key, value in data.items() if key in context_model.model_fields}
-        skeleton["final_pipeline_context"] = context_model.model_validate(data)
+        skeleton["final_pipeline_context"] = _modelled(data, context_model)
         return PipelineResult.model_validate(skeleton)
+
+    async def step_result(self, run_id: str, part: dict[str, Any]) -> StepResult:
+        """The result of one node, with outputs in the place of references to them."""
+        self._fill(part, await self._payloads(run_id, _references(part)))
+        return StepResult.model_validate(part)
+
+    async def value(self, run_id: str, expression: Expression) -> Any:
+        """A value of a run, by the payloads that make it."""
+        return self._value(expression, await self._payloads(run_id, set(expression_fields(expression))))
+
+    async def context(self, run_id: str, names: Sequence[str], model: type[BaseModel]) -> BaseModel:
+        """A context of a run, by its payloads, oldest first."""
+        payloads = await self._payloads(run_id, set(names))
+        return _modelled(fold_context(self._codec.decode(payloads[name]) for name in names), model)
 
     def _read(self, stored: bytes) -> dict[str, Any]:
         skeleton: dict[str, Any] = pydantic_core.from_json(stored)
@@ -226,6 +238,12 @@ class RunReader:
         if isinstance(expression, str):
             return self._codec.decode(payloads[expression]) if expression in payloads else None
         return {name: self._value(inner, payloads) for name, inner in expression.items()}
+
+
+def _modelled(data: Mapping[str, Any], model: type[BaseModel]) -> BaseModel:
+    """A context as its model, which need not know every field."""
+    known = model.model_config.get("extra") == "allow"
+    return model.model_validate(data if known else {key: data[key] for key in data if key in model.model_fields})
 
 
 async def _answered(reply: Awaitable[T]) -> T:

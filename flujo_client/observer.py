@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from flujo_client.execution.decision import Decision, NodeStatus, RunView
-from flujo_client.protocol.errors import ControlFlowError
+from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
+from flujo_client.execution.graph import RunGraph
+from flujo_client.execution.kinds.table import KINDS
+from flujo_client.hook_facts import HookFacts
+from flujo_client.protocol.errors import ControlFlowError, HookFailedError
 from flujo_client.protocol.hooks import HookDispatcher
-from flujo_client.protocol.messages import ANSWER, CONTROL_PREFIX, Event, EventKind
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
-from flujo_client.protocol.replies import Dispatch
 from flujo_client.protocol.results import (
+    HookPayload,
+    OnLimitPayload,
     OnPauseRequestedPayload,
     OnStepFailurePayload,
     PipelineResult,
@@ -21,8 +24,8 @@ from flujo_client.protocol.results import (
     PostStepPayload,
     PreRunPayload,
     PreStepPayload,
-    StepResult,
 )
+from flujo_client.protocol.spec import SequenceSpec
 
 __all__ = ["HookObserver"]
 
@@ -30,71 +33,135 @@ logger = logging.getLogger(__name__)
 
 
 class HookObserver:
-    """Turns what a manager does into hook calls, and tells who waits for a run that it has ended.
+    """Turns what a manager decides into hook calls, and tells who waits for a run that it has ended or pauses.
 
     Args:
-        hooks: Called for everything.
-        on_finish: Called after a run only.
+        hooks: Called for everything but the end of a run.
+        end_hooks: Called after a run.
         resources: Shown to hooks.
     """
 
-    def __init__(self, hooks: HookDispatcher, on_finish: HookDispatcher, resources: Any) -> None:
+    def __init__(self, hooks: HookDispatcher, end_hooks: HookDispatcher, resources: Any) -> None:
         self._hooks = hooks
-        self._on_finish = on_finish
+        self._end_hooks = end_hooks
         self._resources = resources
+        self._facts: HookFacts | None = None
+        self._starts: dict[str, PreRunPayload] = {}
         self._ended: dict[str, asyncio.Future[None]] = {}
         self._results: dict[str, dict[str, Any]] = {}
+        self._faults: dict[str, BaseException] = {}
+
+    def attach(self, facts: HookFacts) -> None:
+        """Name the place where facts of runs are read, before the first run."""
+        self._facts = facts
+
+    def announce(self, payload: PreRunPayload) -> None:
+        """A run is about to be created: its pre_run hooks are called before anything of it is decided."""
+        self._starts[payload.run_id] = payload
 
     def expect(self, run_id: str) -> asyncio.Future[None]:
-        """A future that is done when the run has ended under this manager."""
+        """A future that is done when the run has ended, or waits for an answer, under this manager."""
         self._ended[run_id] = asyncio.get_running_loop().create_future()
         return self._ended[run_id]
 
     def take(self, run_id: str) -> dict[str, Any] | None:
         """The result of a run that ended under this manager, once; None if it did not."""
         self._ended.pop(run_id, None)
+        self._starts.pop(run_id, None)
         return self._results.pop(run_id, None)
 
-    async def before_run(self, payload: PreRunPayload) -> None:
-        """Call the pre_run hooks."""
-        await self._hooks.dispatch(payload)
+    def fault(self, run_id: str) -> BaseException | None:
+        """What a hook raised, once, where FLUJO_STRICT_HOOKS lets a faulty hook end its run."""
+        return self._faults.pop(run_id, None)
 
-    async def before_dispatch(self, run: RunView, dispatch: Dispatch) -> None:
-        """Call the pre_step hooks of an attempt."""
-        if "!" in dispatch.path or dispatch.function == CONTROL_PREFIX + ANSWER:
+    async def before_storing(self, run: RunView, decision: Decision, told: set[str]) -> None:
+        """Call the hooks of what the decision ends, of what it says of the run, and of what it starts.
+
+        Raises:
+            ControlFlowError: A hook ends the run.
+        """
+        if not self._hooks:
             return
-        node = run.spec.node(dispatch.path)
-        await self._hooks.dispatch(
+        try:
+            for key, path, tell in self._news(run, decision):
+                if f"{key} {path}" not in told:
+                    told.add(f"{key} {path}")
+                    await tell(run, decision, path)
+        except HookFailedError as fault:
+            self._faults[run.run_id] = fault.__cause__ or fault
+            raise
+
+    def _news(self, run: RunView, decision: Decision) -> Iterator[tuple[str, str, Any]]:
+        """What there is to tell: the start of the run, ends from the innermost node outwards, pauses, the limit, and starts."""
+        if run.run_id in self._starts and "root" not in run.nodes:
+            yield "pre_run", "root", self._tell_run_start
+        changed = [path for path in decision.nodes if _is_told(run, path)]
+        for path in sorted(changed, key=lambda path: (-path.count("."), _place(path))):
+            now, before = decision.nodes[path], run.nodes.get(path, NodeState())
+            if now.status.ended and not before.status.ended:
+                yield "end", path, self._tell_end
+            elif now.status is NodeStatus.PAUSED and before.status is not NodeStatus.PAUSED:
+                yield "pause", path, self._tell_pause
+        if _limit_path(decision) is not None:
+            yield "limit", _limit_path(decision) or "root", self._tell_limit
+        if not decision.status.terminal:
+            for path in sorted(changed, key=_place):
+                if _begins(decision.nodes[path], run.nodes.get(path, NodeState())):
+                    yield "start", path, self._tell_start
+
+    async def _tell_run_start(self, run: RunView, decision: Decision, path: str) -> None:
+        payload = self._starts.pop(run.run_id)
+        context = await self._read.context(run, decision, path)
+        await self._dispatch(payload.model_copy(update={"context": context}))
+
+    async def _tell_end(self, run: RunView, decision: Decision, path: str) -> None:
+        if _limit_path(decision) == path:
+            return  # users of limits know: on_limit, and no on_step_failure
+        result = await self._read.result(run, decision, path)
+        facts = await self._place(run, decision, path)
+        succeeded = decision.nodes[path].status.succeeded
+        await self._dispatch((PostStepPayload if succeeded else OnStepFailurePayload)(**facts, step_result=result))
+
+    async def _tell_pause(self, run: RunView, decision: Decision, path: str) -> None:
+        pause = decision.nodes[path].pause
+        assert pause is not None
+        name, facts = _name(run, path), await self._place(run, decision, path)
+        await self._dispatch(OnPauseRequestedPayload(**facts, step_name=name, pause_message=pause.message))
+
+    async def _tell_limit(self, run: RunView, decision: Decision, path: str) -> None:
+        error = decision.error or {}
+        known = ("account", "meter", "asked", "free", "overrun")
+        data = {key: str(value) for key, value in error["data"].items() if key in known}
+        facts = await self._place(run, decision, path)
+        await self._dispatch(OnLimitPayload(**facts, step_name=_name(run, path), message=error["message"], limit=data))
+
+    async def _tell_start(self, run: RunView, decision: Decision, path: str) -> None:
+        graph = RunGraph(run.spec, KINDS, lambda at: decision.nodes.get(at) or run.nodes.get(at) or NodeState())
+        chain = [run.free[account] for account in graph.accounts(path) if account in run.free]
+        left = {meter: sum(free.get(meter, 0) for free in chain) for meter in run.limits} if chain else {}
+        await self._dispatch(
             PreStepPayload(
-                run_id=run.run_id,
-                path=dispatch.path,
-                step=node,
-                attempt_number=dispatch.attempt,
-                resources=self._resources,
+                **await self._place(run, decision, path),
+                step=run.spec.node(path),
+                step_input=await self._read.input(run, decision, path),
+                attempt_number=max(1, decision.nodes[path].attempt),
+                quota_before_usd=to_usd(left[COST]) if COST in left else None,
+                quota_before_tokens=left.get(TOKENS),
             )
         )
 
-    async def after_events(self, run: RunView, events: Sequence[Event], decision: Decision) -> None:
-        """Call the post_step and on_step_failure hooks of the steps that ended."""
-        for event in events:
-            state = decision.nodes.get(event.path)
-            if event.kind is EventKind.PAUSED and state is not None:
-                await self._hooks.dispatch(_pause_payload(run, event))
-            if event.kind not in (EventKind.SUCCEEDED, EventKind.FAILED) or state is None or "!" in event.path:
-                continue
-            result = StepResult(
-                name=getattr(run.spec.node(event.path), "name", event.path),
-                success=event.kind is EventKind.SUCCEEDED,
-                attempts=state.attempt,
-                latency_s=state.latency_ms / 1000,
-                token_counts=state.usage.get(TOKENS, 0),
-                cost_usd=to_usd(state.usage.get(COST, 0)),
-                feedback=(state.error or {}).get("message"),
-            )
-            if result.success:
-                await self._hooks.dispatch(PostStepPayload(run_id=run.run_id, path=event.path, step_result=result))
-            elif state.status is NodeStatus.FAILED:
-                await self._hooks.dispatch(OnStepFailurePayload(run_id=run.run_id, path=event.path, step_result=result))
+    async def _place(self, run: RunView, decision: Decision, path: str) -> dict[str, Any]:
+        """What payloads of every kind say."""
+        context = await self._read.context(run, decision, path)
+        return {"run_id": run.run_id, "path": path, "context": context, "resources": self._resources}
+
+    @property
+    def _read(self) -> HookFacts:
+        assert self._facts is not None
+        return self._facts
+
+    async def _dispatch(self, payload: HookPayload) -> None:
+        await self._hooks.dispatch(payload)
 
     async def after_pause(self, run_id: str) -> None:
         """Wake who waits."""
@@ -104,30 +171,45 @@ class HookObserver:
 
     async def after_end(self, run_id: str, result: dict[str, Any]) -> None:
         """Call the post_run hooks, and wake who waits."""
-        shown = {
-            **result,
-            "final_pipeline_context": None,
-            "step_history": [_without_outputs(part) for part in result["step_history"]],
-        }
-        payload = PostRunPayload(pipeline_result=PipelineResult.model_validate(shown), resources=self._resources)
-        for hooks in (self._on_finish, self._hooks):
-            try:
-                await hooks.dispatch(payload)
-            except ControlFlowError as signal:
-                logger.warning(
-                    "a post_run hook cannot steer a run that has ended",
-                    extra={"run_id": run_id, "signal": repr(signal)},
-                )
+        if self._end_hooks:
+            await self._tell_run_end(run_id, result)
         ended = self._ended.get(run_id)
         if ended is not None and not ended.done():
             self._results[run_id] = result
             ended.set_result(None)
 
+    async def _tell_run_end(self, run_id: str, result: dict[str, Any]) -> None:
+        shown: PipelineResult = await self._read.run_result(run_id, result)
+        payload = PostRunPayload(pipeline_result=shown, context=shown.final_pipeline_context, resources=self._resources)
+        try:
+            await self._end_hooks.dispatch(payload)
+        except HookFailedError as fault:
+            self._faults[run_id] = fault.__cause__ or fault
+        except ControlFlowError as signal:
+            logger.warning(
+                "a post_run hook cannot steer a run that has ended", extra={"run_id": run_id, "signal": repr(signal)}
+            )
 
-def _pause_payload(run: RunView, event: Event) -> OnPauseRequestedPayload:
-    name, message = getattr(run.spec.node(event.path), "name", event.path), event.data["verdict"]["message"]
-    return OnPauseRequestedPayload(run_id=run.run_id, path=event.path, step_name=name, pause_message=message)
+
+def _is_told(run: RunView, path: str) -> bool:
+    """Whether hooks hear of a node: of every one that has a name of its own."""
+    return path != "root" and "!" not in path and not isinstance(run.spec.node(path), SequenceSpec)
 
 
-def _without_outputs(part: dict[str, Any]) -> dict[str, Any]:
-    return {**part, "output": None, "step_history": [_without_outputs(inner) for inner in part.get("step_history", ())]}
+def _begins(now: NodeState, before: NodeState) -> bool:
+    return now.status in (NodeStatus.DISPATCHED, NodeStatus.RUNNING) and before.status is NodeStatus.WAITING
+
+
+def _limit_path(decision: Decision) -> str | None:
+    """The step that the budget could not pay for, where that ends the run."""
+    if decision.error is None or decision.error["type"] != "UsageLimitExceededError":
+        return None
+    return str(decision.error["data"].get("path", "root"))
+
+
+def _place(path: str) -> tuple[int, ...]:
+    return tuple(map(int, path.split(".")))
+
+
+def _name(run: RunView, path: str) -> str:
+    return str(getattr(run.spec.node(path.partition("!")[0]), "name", path))

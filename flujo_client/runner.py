@@ -16,7 +16,7 @@ from flujo_client.engine import QueuedEngine
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import paused_at
 from flujo_client.protocol.errors import ConfigurationError
-from flujo_client.protocol.hooks import HookDispatcher
+from flujo_client.protocol.hooks import HookDispatcher, strict_hooks
 from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import PipelineContext, PipelineResult
@@ -62,7 +62,7 @@ class Flujo:
         initial_context_data: For the context model; a run may add to it.
         resources: Handed to steps that ask for `resources`; in process only, workers have their own.
         usage_limits: Budget of every run.
-        hooks: Called in this process: pre_run, pre_step, post_step, on_step_failure, post_run.
+        hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
         pipeline_name: Instead of the pipeline's own name.
         enable_tracing: Whether results carry the run's `trace_tree`.
         settings: Instead of the FLUJO_* variables.
@@ -91,8 +91,8 @@ class Flujo:
         self._resources = resources
         self._terms = RunTerms(context_model, initial_context_data or {}, usage_limits, enable_tracing)
         self._observer = HookObserver(
-            HookDispatcher([*self.pipeline.hooks, *hooks]),
-            HookDispatcher(self.pipeline.on_finish),
+            HookDispatcher([*self.pipeline.hooks, *hooks], strict=strict_hooks()),
+            HookDispatcher([*self.pipeline.hooks, *self.pipeline.on_finish, *hooks], strict=strict_hooks()),
             resources,
         )
         self._driver = RunDriver(self.pipeline, self._terms, self._observer)

@@ -115,8 +115,7 @@ class StateManager:
             )
         nodes = {path.decode(): NodeState.model_validate_json(node) for path, node in _pairs(raw_nodes)}
         paths = [path for path, node in nodes.items() if node.attempt and "!" not in path]
-        rows = await self._commands.execute("HMGET", keys.payloads, *(f"res:{path}" for path in paths)) if paths else []
-        results = {path: self._codec.decode(row) for path, row in zip(paths, rows, strict=True) if row is not None}
+        results = await self.step_results(run_id, paths)
         usage = {
             field.decode().removeprefix("total|"): int(amount)
             for field, amount in _pairs(accounts)
@@ -124,6 +123,12 @@ class StateManager:
         }
         fields = {field.decode(): value.decode() for field, value in _pairs(record)}
         return assemble_result(await self.specs.get(fields["spec"]), fields, nodes, results, usage)
+
+    async def step_results(self, run_id: str, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What workers committed of steps beside their outputs, by path."""
+        key = self.keyspace.run(run_id).payloads
+        rows = await self._commands.execute("HMGET", key, *(f"res:{path}" for path in paths)) if paths else []
+        return {path: self._codec.decode(row) for path, row in zip(paths, rows, strict=True) if row is not None}
 
     async def record(self, run_id: str) -> dict[str, str]:
         """A run's record, by field; empty if the run is unknown."""

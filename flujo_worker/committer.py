@@ -71,6 +71,17 @@ class Committer:
             end.outcome = "lost"
             logger.warning("outcome not taken: the lease was lost or the run has ended", extra=attempt.ids)
 
+    async def abort(self, attempt: Attempt, reason: str) -> None:
+        """End the attempt's run as aborted, however long Redis stays away."""
+        while True:
+            try:
+                await self._scripts.abort(attempt.ref.run_id, attempt.reserved.owner, reason)
+            except StateUnavailableError as failure:
+                logger.warning("run not aborted yet, trying again", extra={**attempt.ids, "error": str(failure)})
+                await asyncio.sleep(_COMMIT_RETRY_S)
+            else:
+                return
+
     def _encode(self, attempt: Attempt, end: AttemptEnd) -> dict[str, Any]:
         result, error = end.result, end.error
         assert result is not None

@@ -9,7 +9,13 @@ from typing import Any
 
 from opentelemetry.trace import Status, StatusCode
 
-from flujo_client.protocol.errors import FlujoError, PausedException, QuotaExceededError, StateUnavailableError
+from flujo_client.protocol.errors import (
+    FlujoError,
+    PausedException,
+    PipelineAbortSignal,
+    QuotaExceededError,
+    StateUnavailableError,
+)
 from flujo_client.protocol.hooks import HookDispatcher
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.payloads import PayloadCodec
@@ -177,6 +183,8 @@ class StepCoordinator:
             while this_task.cancelling():
                 this_task.uncancel()
             end = stopped(attempt, error)
+        except PipelineAbortSignal as signal:
+            end = AttemptEnd("aborted", error=signal)
         except Exception as error:
             logger.info("attempt failed", exc_info=True, extra=attempt.ids)
             end = AttemptEnd("failed", error=error)
@@ -250,6 +258,8 @@ class StepCoordinator:
             payload = OnStepFailurePayload(**ids, step_result=end.result)
         try:
             await self._dispatch_hook(payload)
+        except PipelineAbortSignal as signal:
+            await self._committer.abort(attempt, signal.message or type(signal).__name__)
         except Exception:
             logger.exception("a hook failed after the commit; the outcome stands", extra=ids)
 

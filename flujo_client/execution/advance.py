@@ -135,7 +135,17 @@ def _on_lost(draft: Draft, event: Event) -> None:
     draft.fail(node_of(event.path), event.path)
 
 
+def _on_aborted(draft: Draft, event: Event) -> None:
+    if draft.state(event.path).attempt == event.attempt:
+        _record_attempt(draft, event, status=NodeStatus.FAILED, error=event.data["error"])
+        draft.end(RunStatus.ABORTED, event.data["error"])
+
+
 def _on_cancelled(draft: Draft, event: Event) -> None:
+    if event.fields.get("status") == RunStatus.ABORTED:
+        reason = event.fields["reason"]
+        draft.end(RunStatus.ABORTED, {"type": "PipelineAbortSignal", "message": reason, "data": {}})
+        return
     message = f"Run {draft.run.run_id} was cancelled: {event.fields.get('reason', '')}"
     draft.end(
         RunStatus.CANCELLED, {"type": "RunCancelledError", "message": message, "data": {"run_id": draft.run.run_id}}
@@ -150,6 +160,7 @@ _RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
     EventKind.CREATED: _on_created,
     EventKind.SUCCEEDED: _on_succeeded,
     EventKind.FAILED: _on_failed,
+    EventKind.ABORTED: _on_aborted,
     EventKind.PAUSED: _on_paused,
     EventKind.ANSWERED: _on_answered,
     EventKind.REFUSED: _on_refused,

@@ -29,11 +29,15 @@ logger = logging.getLogger(__name__)
 class RunObserver(Protocol):
     """Sees the runs that the caller's own manager drives: the place of hooks that run in the caller."""
 
-    async def before_dispatch(self, run: RunView, dispatch: Dispatch) -> None:
-        """Called before an attempt is published."""
+    async def before_storing(self, run: RunView, decision: Decision, told: set[str]) -> None:
+        """Called before a decision is stored: what it ends is committed, what it starts has not started.
 
-    async def after_events(self, run: RunView, events: Sequence[Event], decision: Decision) -> None:
-        """Called after a decision was stored."""
+        Args:
+            told: What was told before; the same decision may have to be made again.
+
+        Raises:
+            ControlFlowError: The run is to be aborted instead.
+        """
 
     async def after_pause(self, run_id: str) -> None:
         """Called when a decision was stored after which a run waits for an answer."""
@@ -109,7 +113,7 @@ class ExecutionManager:
             StateUnavailableError: Redis does not answer; nothing is lost, call again.
         """
         run_id = self._state.get_run_id_from_context(context)
-        told: set[tuple[str, str, int]] = set()
+        told: set[str] = set()
         while True:
             found = await self._state.load_workflow_state(run_id)
             if found is None:
@@ -124,7 +128,7 @@ class ExecutionManager:
                 more = await self._state.load_nodes(run_id, decision.missing)
                 run = replace(run, nodes={**run.nodes, **more})
                 decision = advance(run, events)
-            if not await self._tell_observer(run, events, decision, told):
+            if not await self._tell_observer(run, decision, told):
                 continue
             outcome = await self._state.persist_workflow_state(loaded, decision)
             if isinstance(outcome, SplitStale | Forbidden):
@@ -164,12 +168,10 @@ class ExecutionManager:
         self.set_final_context(result, RunStatus.PAUSED)
         return result
 
-    async def _tell_observer(
-        self, run: RunView, events: Sequence[Event], decision: Decision, told: set[tuple[str, str, int]]
-    ) -> bool:
+    async def _tell_observer(self, run: RunView, decision: Decision, told: set[str]) -> bool:
         """Tell the caller's hooks what has happened and what would start, before the decision is stored and anything can.
 
-        A hook that raises a control-flow signal cancels the run: nothing of the decision happens then, and what is
+        A hook that raises a control-flow signal aborts the run: nothing of the decision happens then, and what is
         committed stays. The run's owner alone decides meanwhile, so the abort is exact however long a hook takes.
 
         Args:
@@ -180,18 +182,10 @@ class ExecutionManager:
         """
         if self._observer is None:
             return True
-        happened = [event for event in events if ("event", event.id, 0) not in told]
-        starting = [(dispatch.path, dispatch.attempt, dispatch) for dispatch in decision.dispatches]
-        told.update(("event", event.id, 0) for event in happened)
         try:
-            await self._observer.after_events(run, happened, decision)
-            for path, attempt, dispatch in starting:
-                if ("start", path, attempt) not in told:
-                    told.add(("start", path, attempt))
-                    await self._observer.before_dispatch(run, dispatch)
+            await self._observer.before_storing(run, decision, told)
         except ControlFlowError as signal:
-            reason = f"{type(signal).__name__} from a hook: {signal}"
-            await self._state.scripts.cancel(run.run_id, run.owner, reason)
+            await self._state.scripts.abort(run.run_id, run.owner, signal.message or type(signal).__name__)
             return False
         return True
 
@@ -270,5 +264,5 @@ def _with_cancel(loaded: LoadedRun) -> list[Event]:
     events = loaded.events
     if loaded.record["gate"] != "cancelled" or not events or any(event.kind is EventKind.CANCELLED for event in events):
         return events
-    fields = {"reason": loaded.record.get("reason", "")}
+    fields = {"reason": loaded.record.get("reason", ""), "status": loaded.record.get("ending", "cancelled")}
     return [*events, Event(id=events[-1].id, kind=EventKind.CANCELLED, path="root", fields=fields)]

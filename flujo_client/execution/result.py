@@ -71,4 +71,5 @@ def assemble_result(
         "error": pydantic_core.from_json(record["error"]) if record.get("error") else None,
         "usage": dict(usage),
         "pause_token": waiting,
+        "left_by_caller": record.get("left") == "1",
     }

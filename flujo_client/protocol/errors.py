@@ -31,6 +31,7 @@ FlujoError
 │  └─ ResumeError                    a run cannot be resumed
 ├─ ControlFlowError                  never swallowed by the engine
 │  ├─ InfiniteRedirectError          plugins redirect in a circle
+│  ├─ HookFailedError                a hook raised where FLUJO_STRICT_HOOKS=1
 │  ├─ InfiniteFallbackError          a step would fall back on itself
 │  ├─ PipelineAbortSignal            ends the run as aborted
 │  └─ PausedException                pauses the run until somebody answers
@@ -72,6 +73,7 @@ __all__ = [
     "FlujoError",
     "GranularResumeError",
     "HitlPolicyError",
+    "HookFailedError",
     "ImproperStepInvocationError",
     "InfiniteFallbackError",
     "InfiniteRedirectError",
@@ -324,6 +326,10 @@ class ResumeError(ExecutionError):
 
 class ControlFlowError(FlujoError):
     """Raised to steer a run; the engine never treats it as a failure."""
+
+
+class HookFailedError(ControlFlowError):
+    """A hook raised, and FLUJO_STRICT_HOOKS=1 says that this ends the run; `__cause__` is what it raised."""
 
 
 class InfiniteRedirectError(ControlFlowError):

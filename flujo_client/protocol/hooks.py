@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flujo_client.protocol.errors import ControlFlowError
+from flujo_client.protocol.errors import ControlFlowError, HookFailedError
 from flujo_client.protocol.results import HookPayload
 
-__all__ = ["Hook", "HookDispatcher"]
+__all__ = ["Hook", "HookDispatcher", "strict_hooks"]
 
 logger = logging.getLogger(__name__)
 
 #: An async callable that takes one payload. Its annotation says which payloads it gets; none: all.
 Hook = Callable[[Any], Any]
+
+
+def strict_hooks() -> bool:
+    """Whether FLUJO_STRICT_HOOKS=1 says that a faulty hook ends its run."""
+    return os.environ.get("FLUJO_STRICT_HOOKS") == "1"
 
 
 class HookDispatcher:
@@ -32,11 +38,16 @@ class HookDispatcher:
         self._hooks = [(hook, _accepted(hook)) for hook in hooks]
         self._strict = strict
 
+    def __bool__(self) -> bool:
+        """Whether there is any hook to call."""
+        return bool(self._hooks)
+
     async def dispatch(self, payload: HookPayload) -> None:
         """Call every hook that accepts the payload.
 
         Raises:
             ControlFlowError: A hook steers the run, such as `PipelineAbortSignal`; later hooks are not called.
+            HookFailedError: A hook raised anything else, and the dispatcher is strict.
         """
         for hook, accepted in self._hooks:
             if accepted and not isinstance(payload, accepted):
@@ -47,10 +58,11 @@ class HookDispatcher:
                     await answer
             except ControlFlowError:
                 raise
-            except Exception:
+            except Exception as error:
+                name = getattr(hook, "__name__", repr(hook))
                 if self._strict:
-                    raise
-                logger.exception("Error in hook '%s'", getattr(hook, "__name__", repr(hook)))
+                    raise HookFailedError(f"Error in hook '{name}': {type(error).__name__}: {error}") from error
+                logger.exception("Error in hook '%s'", name)
 
 
 def _accepted(hook: Hook) -> tuple[type, ...]:

@@ -110,10 +110,11 @@ class EventKind(StrEnum):
     SUCCEEDED = "succeeded"  # commit: the output is stored
     FAILED = "failed"  # commit: an attempt failed; retry or give up
     PAUSED = "paused"  # commit: a step waits for an answer
+    ABORTED = "aborted"  # commit: the step says that the run is to end
     ANSWERED = "answered"  # resume: somebody answered, perhaps before the pause is committed
     REFUSED = "refused"  # reserve: the budget cannot pay
     LOST = "lost"  # lose: the worker died, hung, or handed it over
-    CANCELLED = "cancelled"  # cancel
+    CANCELLED = "cancelled"  # cancel: `status` says whether somebody cancelled it or a hook aborted it
     SUSPENDED = "suspended"  # advance: nothing of the run can go on without an answer; tells followers, not managers
     FINISHED = "finished"  # finish: the result is stored; the last event
     CHUNK = "chunk"  # emit: a piece of a running step's stream

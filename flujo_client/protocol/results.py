@@ -13,6 +13,7 @@ __all__ = [
     "ConversationTurn",
     "HookPayload",
     "HumanInteraction",
+    "OnLimitPayload",
     "OnPauseRequestedPayload",
     "OnStepFailurePayload",
     "Pause",
@@ -136,6 +137,9 @@ class PipelineResult(BaseModel):
     run_id: str = ""
     status: RunStatus = RunStatus.COMPLETED
     error: dict[str, Any] | None = None
+    left_by_caller: bool = Field(
+        False, description="the run outlived its caller, whose hooks were not called any more after that"
+    )
     usage: dict[str, int] = Field(default_factory=dict, description="what the run used, by meter; nano-USD for cost")
     pause_token: str | None = Field(None, description="names the question that a paused run asks first")
 
@@ -183,7 +187,12 @@ class PostRunPayload(HookPayload):
 
 class _StepHookPayload(HookPayload):
     run_id: str = ""
-    path: str = Field("", description="place of the step in the run, such as 1.0.2; the depth is its count of dots")
+    path: str = Field("", description="place of the step in the run, such as 1.0.2")
+
+    @property
+    def depth(self) -> int:
+        """0 for a step of the pipeline itself, more for one inside others."""
+        return self.path.count(".")
 
 
 class PreStepPayload(_StepHookPayload):
@@ -211,6 +220,17 @@ class OnPauseRequestedPayload(_StepHookPayload):
     event_name: ClassVar[str] = "on_pause_requested"
     step_name: str = ""
     pause_message: str = ""
+
+
+class OnLimitPayload(_StepHookPayload):
+    """The budget could not pay for a step, which ends the run."""
+
+    event_name: ClassVar[str] = "on_limit"
+    step_name: str = ""
+    message: str = ""
+    limit: dict[str, str] = Field(
+        default_factory=dict, description="the account, its meter, and what was asked and free, or overrun"
+    )
 
 
 class OnStepFailurePayload(_StepHookPayload):

@@ -456,6 +456,13 @@ class Scripts:
 
     async def cancel(self, run_id: str, owner: str, reason: str) -> str | None:
         """Close a run's gate. None if it is cancelled (now or before); its status if it had ended, `unknown` if there is none."""
+        return await self._close_gate(run_id, owner, reason, "cancelled")
+
+    async def abort(self, run_id: str, owner: str, reason: str) -> str | None:
+        """Close a run's gate because its own code says so; see `cancel`."""
+        return await self._close_gate(run_id, owner, reason, "aborted")
+
+    async def _close_gate(self, run_id: str, owner: str, reason: str, ending: str) -> str | None:
         keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
         reply = await self._call(
             "cancel",
@@ -468,6 +475,7 @@ class Scripts:
             ],
             run_id,
             reason,
+            ending,
         )
         return None if reply[0] >= 0 else _text(reply[1])
 

@@ -172,6 +172,7 @@ async def test_clients_killed_at_seeded_moments_leave_their_runs_to_the_pool(
         await _all_end(client, fleet, moment)
         for run_id in moment.held:
             assert (await client.reader.record(run_id))["owner"] == POOL
+            assert (await client.run(run_id).result(TIMEOUT_S)).left_by_caller
 
     for pair in range(0, SEEDS, 2):  # two at a time: most of a round is the start of a process
         await asyncio.gather(one_round(pair), one_round(pair + 1))

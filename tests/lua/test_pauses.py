@@ -10,7 +10,7 @@ import redis
 
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import EventKind
-from flujo_client.protocol.replies import Advanced, Answered, AnsweredBefore, Reserved, RunInactive
+from flujo_client.protocol.replies import Advanced, Answered, AnsweredBefore, Forbidden, Reserved, RunInactive
 from flujo_client.protocol.scripts import Scripts
 from tests.conftest import dump
 from tests.lua.runs import a_dispatch, advance_run, load_run, new_claim, started_run
@@ -66,6 +66,21 @@ async def test_a_run_that_was_cancelled_or_ended_takes_no_answer(
     assert dump(plain_redis, keyspace) == before
     if end == "failed":
         assert await scripts.finish("r1", POOL, b"{}", 1000)
+
+
+async def test_of_abort_and_cancel_the_first_says_how_the_run_ends(scripts: Scripts) -> None:
+    await started_run(scripts, a_dispatch("0"))
+
+    assert await scripts.abort("r1", POOL, "a hook") is None
+    assert await scripts.cancel("r1", POOL, "somebody") is None
+
+    loaded = await load_run(scripts)
+    assert (loaded.record["ending"], loaded.record["reason"]) == ("aborted", "a hook")
+    (event,) = loaded.events
+    assert event.fields["status"] == "aborted"
+    assert await advance_run(scripts, loaded, status="running") == Forbidden("cancelled")
+    assert isinstance(await advance_run(scripts, loaded, status="aborted"), Advanced)
+    assert await scripts.finish("r1", POOL, b"{}", 1000)
 
 
 async def test_an_answer_may_come_while_the_step_that_will_pause_still_runs(scripts: Scripts) -> None:

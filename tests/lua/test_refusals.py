@@ -89,6 +89,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "renew: unknown incarnation": (lambda s, c: s.renew("w9", 1000, 0), WorkerDead()),
     "bury: the worker lives": (lambda s, c: s.bury("w1", 0), False),
     "bury: unknown incarnation": (lambda s, c: s.bury("w9", 0), False),
+    "abort: unknown run": (lambda s, c: s.abort("nobody", POOL, ""), "unknown"),
     "cancel: unknown run": (lambda s, c: s.cancel("nobody", POOL, ""), "unknown"),
     "adopt: not the owner": (lambda s, c: s.adopt("r1", "m1", "m2"), False),
     "emit: stranger's claim": (lambda s, c: s.emit(new_claim(), 1, b"jx"), False),
@@ -119,6 +120,7 @@ REPEATS: dict[str, Callable[[Scripts, Claim], Awaitable[Any]]] = {
     "commit with overrun": lambda s, c: commit_claim(s, c, {"tokens": 500}),
     "emit": lambda s, c: s.emit(c, 1, b"jx"),
     "cancel": lambda s, c: s.cancel("r1", POOL, "enough"),
+    "abort": lambda s, c: s.abort("r1", POOL, "enough"),
     "resume": lambda s, c: s.resume("r1", "0", POOL, "op", b"j1"),
     "publish_spec": lambda s, c: s.publish_spec("p", "h", b"{}"),
 }

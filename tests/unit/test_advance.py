@@ -353,3 +353,31 @@ def test_a_refusal_names_step_account_and_amounts() -> None:
     assert run.error is not None
     assert run.error["message"] == "Token limit of 10 exceeded"
     assert run.error["suggestion"] == ("(run r, step 'a' at 0: it asked for 50 tokens, and account root could get 10)")
+
+
+def test_a_step_that_aborts_ends_the_run_as_aborted_with_its_spend() -> None:
+    run = Replay(step("a"), step("b"), limits={"tokens": 9})
+
+    error = {"type": "PipelineAbortSignal", "message": "stop", "data": {}}
+    run.happen(EventKind.ABORTED, "0", data=json_bytes({"error": error}).decode(), usage="tokens=3")
+
+    assert (run.status, run.error) == (RunStatus.ABORTED, error)
+    assert (run.nodes["0"].status, run.nodes["0"].usage) == (NodeStatus.FAILED, {"tokens": 3})
+
+
+def test_an_abort_of_an_earlier_attempt_ends_nothing() -> None:
+    run = Replay(step("a"))
+    late = run.event(EventKind.ABORTED, "0", data='{"error":{"type":"PipelineAbortSignal","message":"stop"}}')
+    run.lose("0")
+
+    assert run.decide(late).status is RunStatus.RUNNING
+
+
+def test_a_hooks_abort_ends_the_run_and_keeps_what_is_committed() -> None:
+    run = Replay(step("a"), step("b"))
+    run.succeed("0")
+
+    run.happen(EventKind.CANCELLED, "root", reason="enough", status="aborted")
+
+    assert (run.status, (run.error or {})["type"]) == (RunStatus.ABORTED, "PipelineAbortSignal")
+    assert run.nodes["0"].status is NodeStatus.SUCCEEDED

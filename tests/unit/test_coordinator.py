@@ -901,7 +901,7 @@ async def test_a_strict_hook_that_fails_after_the_commit_changes_nothing(
     monkeypatch.setenv("FLUJO_STRICT_HOOKS", "1")
 
     async def faulty(payload: PostStepPayload) -> None:
-        raise PipelineAbortSignal("too late")
+        raise ValueError("too late")
 
     await bench.submit(of(echo), hooks=[faulty])
 
@@ -910,14 +910,26 @@ async def test_a_strict_hook_that_fails_after_the_commit_changes_nothing(
     assert (await bench.finish())["status"] == "completed"
 
 
-async def test_a_hook_that_aborts_before_the_step_fails_it(bench: Bench) -> None:
+async def test_a_hook_that_aborts_after_the_step_ends_the_run_and_keeps_the_step(bench: Bench) -> None:
+    async def abort(payload: PostStepPayload) -> None:
+        raise PipelineAbortSignal("enough")
+
+    await bench.submit(of(echo), of(echo, name="never"), hooks=[abort])
+    assert (await bench.step()).outcome == "succeeded"
+
+    result = await bench.finish()
+
+    assert (result["status"], [part["name"] for part in result["step_history"]]) == ("aborted", ["echo"])
+
+
+async def test_a_hook_that_aborts_before_the_step_ends_the_run(bench: Bench) -> None:
     async def abort(payload: PreStepPayload) -> None:
         raise PipelineAbortSignal("stop here")
 
     await bench.submit(of(echo), hooks=[abort])
 
-    assert (await bench.step()).outcome == "failed"
-    assert (await bench.finish())["status"] == "failed"
+    assert (await bench.step()).outcome == "aborted"
+    assert (await bench.finish())["status"] == "aborted"
 
 
 async def test_a_packed_message_is_linked_not_followed(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Union
 
 import pytest
 
-from flujo_client.protocol.errors import PipelineAbortSignal
+from flujo_client.protocol.errors import HookFailedError, PipelineAbortSignal
 from flujo_client.protocol.hooks import HookDispatcher
 from flujo_client.protocol.results import HookPayload, PostRunPayload, PreRunPayload, PreStepPayload
 
@@ -33,7 +33,7 @@ async def test_hooks_get_what_they_declare_and_a_faulty_one_breaks_nothing(caplo
 
     assert seen == ["one pre_run", "two pre_run", "all pre_run", "two pre_step", "all pre_step"]
     assert "Error in hook 'faulty'" in caplog.text
-    with pytest.raises(ValueError, match="hook"):
+    with pytest.raises(HookFailedError, match="Error in hook 'faulty': ValueError: hook"):
         await HookDispatcher([faulty], strict=True).dispatch(PreRunPayload())
 
 

@@ -26,7 +26,6 @@ from flujo_client.protocol.errors import (
     NonRetryableError,
     PipelineAbortSignal,
     PipelineContextInitializationError,
-    RunCancelledError,
     RunConflictError,
     TypeMismatchError,
     UnqueueableError,
@@ -439,7 +438,7 @@ async def test_runs_that_nobody_named_leave_nothing_in_memory() -> None:
         assert (await flujo.run_async(1, run_id="named")).output == "<2>"
 
 
-@pytest.mark.parametrize("event", ["pre_step", "post_step"])
+@pytest.mark.parametrize("event", ["pre_run", "pre_step", "post_step"])
 def test_a_hook_that_aborts_ends_the_run_and_starts_nothing_more(event: str) -> None:
     calls: list[int] = []
 
@@ -451,10 +450,10 @@ def test_a_hook_that_aborts_ends_the_run_and_starts_nothing_more(event: str) -> 
         if payload.event_name == event:
             raise PipelineAbortSignal("enough")
 
-    with pytest.raises(RunCancelledError, match="PipelineAbortSignal from a hook: enough"):
-        Flujo(Pipeline([Step.from_callable(count)] * 3), hooks=[abort]).run(1)
+    result = Flujo(Pipeline([Step.from_callable(count)] * 3), hooks=[abort]).run(1)
 
-    assert len(calls) == (0 if event == "pre_step" else 1)
+    assert (result.status, result.success) == (RunStatus.ABORTED, False)
+    assert len(calls) == len(result.step_history) == (1 if event == "post_step" else 0)
 
 
 def test_a_post_run_hook_cannot_undo_the_end() -> None:

@@ -11,7 +11,7 @@ if run[1] ~= ARGV[9] then return {-5, run[1] or ''} end
 local now = now_ms()
 if run[3] == ARGV[2] then return {1, run[2], redis.call('ZSCORE', KEYS[5], ARGV[1]) and 1 or 0, int(now)} end
 if run[2] ~= ARGV[3] or run[3] ~= ARGV[4] then return {0, run[2], run[3]} end
-if run[4] == 'closed' or (run[4] == 'cancelled' and ARGV[6] ~= 'cancelled') then return {-1, run[4]} end
+if run[4] == 'closed' or (run[4] == 'cancelled' and ARGV[6] ~= 'cancelled' and ARGV[6] ~= 'aborted') then return {-1, run[4]} end
 
 local at, book, writes = 14, book_open(KEYS[4]), {}
 local function take(count)
