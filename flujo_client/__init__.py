@@ -9,8 +9,10 @@ from flujo_client.archive.opening import sql_backend
 from flujo_client.client import AsyncFlujoClient, FlujoClient
 from flujo_client.dsl.conditional import ConditionalStep
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy, StepConfig
+from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.loop import LoopStep
 from flujo_client.dsl.machine import StateMachineStep, Transition
+from flujo_client.dsl.mapping import MapStep
 from flujo_client.dsl.parallel import ParallelStep
 from flujo_client.dsl.pipeline import Pipeline, Step, step
 from flujo_client.dsl.refine import RefinementCheck
@@ -149,6 +151,7 @@ __all__ = [
     "InfiniteFallbackError",
     "InfiniteRedirectError",
     "LoopStep",
+    "MapStep",
     "MergeStrategy",
     "MessageError",
     "MissingAgentError",

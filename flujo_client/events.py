@@ -23,7 +23,7 @@ from flujo_client.protocol.errors import (
 )
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import Event, EventKind
-from flujo_client.protocol.payloads import Expression, PayloadCodec, expression_fields
+from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, expression_fields
 from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus, StepResult
 from flujo_client.protocol.types import Producer, TypeValidator
 
@@ -235,9 +235,7 @@ class RunReader:
             self._fill(inner, payloads)
 
     def _value(self, expression: Expression, payloads: Mapping[str, bytes]) -> Any:
-        if isinstance(expression, str):
-            return self._codec.decode(payloads[expression]) if expression in payloads else None
-        return {name: self._value(inner, payloads) for name, inner in expression.items()}
+        return evaluate(expression, lambda field: self._codec.decode(payloads[field]) if field in payloads else None)
 
 
 def _modelled(data: Mapping[str, Any], model: type[BaseModel]) -> BaseModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pydantic_core
@@ -12,7 +12,7 @@ from flujo_client.execution.decision import NodeState
 from flujo_client.execution.trace import build_trace, traced_inputs
 from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.messages import Event
-from flujo_client.protocol.payloads import Expression, PayloadCodec, expression_fields
+from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, expression_fields
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.traces import TraceSpan
@@ -72,7 +72,8 @@ class TraceReader:
         payloads = {name: self._codec.decode(row) for name, row in zip(wanted, rows, strict=True) if row is not None}
         stored = {name.removeprefix("res:"): payloads[name] for name in results if name in payloads}
         large = {name: f"({size} bytes)" for name, size in zip(values, sizes, strict=True) if size > _LARGEST_INPUT}
-        shown = {path: _text(_value(one, payloads | large)) for path, one in inputs.items()}
+        known = payloads | large
+        shown = {path: _text(evaluate(one, known.get)) for path, one in inputs.items()}
         return build_trace(spec, record, nodes, stored, events, shown)
 
     async def _events(self, key: str) -> list[Event]:
@@ -89,12 +90,6 @@ class TraceReader:
 
 def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _value(expression: Expression, values: Mapping[str, Any]) -> Any:
-    if isinstance(expression, str):
-        return values.get(expression)
-    return {name: _value(part, values) for name, part in expression.items()}
 
 
 def _text(value: Any) -> str:

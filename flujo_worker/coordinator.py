@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from opentelemetry.trace import Status, StatusCode
@@ -43,6 +44,7 @@ from flujo_worker.policies.hitl import paused_attempt
 from flujo_worker.policies.injection import ResourcesPolicy, StepRunPolicy
 from flujo_worker.policies.inputs import InputReader
 from flujo_worker.policies.stack import Policy, Proceed, StepCall, stacked
+from flujo_worker.policies.store import ControlStore
 from flujo_worker.policies.timeout import TimeoutPolicy
 from flujo_worker.policies.usage import measure_usage
 from flujo_worker.policies.values import InputPolicy, OutputPolicy
@@ -99,7 +101,7 @@ class StepCoordinator:
         validator = TypeValidator()
         reader = InputReader(codec, validator, registry.find)
         self._call_step = self._build_policy_stack(reader, validator)
-        self._controls = ControlSteps(reader, registry, bodies, live=live)
+        self._controls = ControlSteps(reader, registry, bodies, partial(ControlStore, scripts, codec), live=live)
 
     def _build_policy_stack(self, reader: InputReader, validator: TypeValidator) -> Proceed:
         """The way of a step: from top to bottom into the user's function, and back from bottom to top."""

@@ -41,6 +41,16 @@ class Factories:
         return made
 
     @staticmethod
+    def map_over(
+        name: str, pipeline_to_run: Step[Any, Any] | Pipeline, *, iterable_input: str | None = None, **options: Any
+    ) -> Step[Any, Any]:
+        """Run a body for each item of a list; see `MapStep` for the options."""
+        made: Step[Any, Any] = COMPOSITES["map"](
+            name=name, pipeline_to_run=pipeline_to_run, iterable_input=iterable_input, **options
+        )
+        return made
+
+    @staticmethod
     def branch_on(
         name: str,
         condition_callable: Callable[[Any, Any], Any],

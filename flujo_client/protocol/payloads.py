@@ -8,29 +8,80 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import pydantic_core
 
 from flujo_client.protocol.errors import PayloadError
 
-__all__ = ["Expression", "JsonCodec", "LiveCodec", "PayloadCodec", "expression_fields", "json_bytes"]
+__all__ = [
+    "Expression",
+    "JsonCodec",
+    "LiveCodec",
+    "PayloadCodec",
+    "evaluate",
+    "evaluate_json",
+    "expression_fields",
+    "joined",
+    "json_bytes",
+]
 
 #: Payloads above this many bytes are compressed, if a sample from their middle shrinks to this share of itself.
 _COMPRESS_ABOVE = 32 * 1024
 _SAMPLE_BYTES = 8 * 1024
 _WORTH_IT = 0.6
 
-#: Where a value comes from: a payload field, or a dict of expressions by branch name.
+#: Where a value comes from: a payload field; a dict of expressions by branch name; or `{"$join": [field, ...]}`, lists of
+#: which one is made. No branch is called so.
 Expression = str | dict[str, Any]
+
+_JOIN = "$join"
+
+
+def joined(fields: Sequence[str]) -> Expression:
+    """The expression of lists, one after the other."""
+    return fields[0] if len(fields) == 1 else {_JOIN: list(fields)}
 
 
 def expression_fields(expression: Expression) -> list[str]:
     """The payload fields that an expression reads, in order."""
     if isinstance(expression, str):
         return [expression]
+    if _JOIN in expression:
+        return list(expression[_JOIN])
     return [field for part in expression.values() for field in expression_fields(part)]
+
+
+def evaluate(expression: Expression, read: Callable[[str], Any]) -> Any:
+    """The value of an expression.
+
+    Args:
+        read: Gives the value of a payload field.
+    """
+    if isinstance(expression, str):
+        return read(expression)
+    if _JOIN in expression:
+        lists = [read(field) for field in expression[_JOIN]]
+        return [item for part in lists for item in (part if isinstance(part, list) else [part])]
+    return {name: evaluate(part, read) for name, part in expression.items()}
+
+
+def evaluate_json(expression: Expression, read: Callable[[str], bytes | None]) -> bytes | None:
+    """The JSON of an expression, joined from that of its payloads without reading them; None if they are live objects."""
+    if isinstance(expression, str):
+        return read(expression)
+    texts = [(name, evaluate_json(part, read)) for name, part in _named_parts(expression)]
+    parts = [(name, text) for name, text in texts if text is not None]
+    if len(parts) < len(texts):
+        return None
+    if _JOIN in expression:
+        return b"[" + b",".join(text[1:-1] for _, text in parts if text != b"[]") + b"]"
+    return b"{" + b",".join(json_bytes(name) + b":" + text for name, text in parts) + b"}"
+
+
+def _named_parts(expression: dict[str, Any]) -> list[tuple[str, Expression]]:
+    return [(field, field) for field in expression[_JOIN]] if _JOIN in expression else list(expression.items())
 
 
 def json_bytes(value: Any) -> bytes:

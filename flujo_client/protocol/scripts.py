@@ -42,7 +42,7 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
-    "register renew reserve resume sweep"
+    "register renew reserve resume stash sweep"
 )
 
 
@@ -538,6 +538,12 @@ class Scripts:
             "emit", [keys.attempts, keys.events], claim.path, claim.attempt, claim.nonce, sequence, chunk
         )
         return bool(reply[0] != 0)
+
+    async def stash(self, claim: Claim, field: str, first: int, payloads: Sequence[bytes]) -> bool:
+        """Store payloads of a running attempt, `<field>.<number>` from the first number on. False if the lease is lost."""
+        keys = self.keyspace.run(claim.run_id)
+        reply = await self._call("stash", [keys.attempts, keys.payloads], claim.nonce, field, first, *payloads)
+        return bool(reply[0] == 1)
 
     async def publish_spec(self, name: str, spec_hash: str, spec: bytes) -> bool:
         """Store a spec; the name's pointer moves to it if it is new. Returns whether the name points at it."""

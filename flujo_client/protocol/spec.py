@@ -27,6 +27,7 @@ __all__ = [
     "LeafSpec",
     "LoopSpec",
     "MachineSpec",
+    "MapSpec",
     "NodeSpec",
     "ParallelSpec",
     "PipelineSpec",
@@ -238,6 +239,30 @@ class MachineSpec(_Composite):
         return _given(**{f"when{place}": transition.when for place, transition in enumerate(self.transitions)})
 
 
+class MapSpec(_Composite):
+    """A body for each item of a list, some at a time; the output is the list of what they gave."""
+
+    kind: Literal["map"] = "map"
+    body: SequenceSpec
+    iterable_input: str | None = Field(None, description="field of the context that has the items; None: the input")
+    max_concurrency: int = Field(ge=1, description="items at once")
+    on_item_failure: Literal["fail", "none", "skip"] = "fail"
+    merge: Literal["no_merge", "overwrite", "context_update", "error_on_conflict", "keep_first"] = "context_update"
+    merge_numbers: Literal["sum", "max", "conflict"] = "sum"
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: an item's body."""
+        return self.body
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return (self.body,)
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`."""
+        return {}
+
+
 class SubPipelineSpec(_Composite):
     """A pipeline as one node, on the context around it or on one of its own."""
 
@@ -272,7 +297,7 @@ def _given(**references: str | None) -> dict[str, str]:
     return {role: reference for role, reference in references.items() if reference is not None}
 
 
-CompositeSpec = ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec | SubPipelineSpec
+CompositeSpec = ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec | MapSpec | SubPipelineSpec
 LeafSpec = StepSpec | HitlSpec
 NodeSpec = Annotated[LeafSpec | SequenceSpec | CompositeSpec, Field(discriminator="kind")]
 

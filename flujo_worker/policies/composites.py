@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from flujo_worker.policies.control import ControlCall
 from flujo_worker.policies.hitl import paused_attempt
 from flujo_worker.policies.inputs import InputReader
 from flujo_worker.policies.step_context import StepContext
+from flujo_worker.policies.store import ControlStore
 from flujo_worker.policies.table import CONTROLS
 from flujo_worker.registry import Registry
 
@@ -25,11 +27,21 @@ class ControlSteps:
         reader: Of payloads.
         registry: Which has the functions.
         bodies: Runs sync ones.
+        store_of: Makes what an attempt may store.
         live: The in-process mode: sync functions run on the loop.
     """
 
-    def __init__(self, reader: InputReader, registry: Registry, bodies: SyncBodies, *, live: bool) -> None:
+    def __init__(
+        self,
+        reader: InputReader,
+        registry: Registry,
+        bodies: SyncBodies,
+        store_of: Callable[[Attempt], ControlStore],
+        *,
+        live: bool,
+    ) -> None:
         self._bodies = bodies
+        self._store_of = store_of
         self._reader = reader
         self._registry = registry
         self._live = live
@@ -52,6 +64,7 @@ class ControlSteps:
             live=self._live,
             model_of=lambda data: StepContext.build([snapshot_of(data)], model, attempt.ref.run_id).model,
             typed=inputs.typed,
+            store=self._store_of(attempt),
             run_id=attempt.ref.run_id,
         )
         end = await CONTROLS[task.kind, task.control](call)

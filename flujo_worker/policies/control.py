@@ -10,6 +10,7 @@ from typing import Any
 from flujo_client.protocol.context import ContextData
 from flujo_client.protocol.messages import TaskRecord
 from flujo_client.protocol.types import ControlDefinition
+from flujo_worker.policies.store import ControlStore
 
 __all__ = ["ControlCall", "ControlEnd"]
 
@@ -25,6 +26,7 @@ class ControlCall:
         branches: What branches made of it, by name.
         model_of: Makes the context's model of data. Raises `ContextError` if it does not fit.
         typed: Makes what a step's function reference returned, and was stored as JSON, what the step declares again.
+        store: For what it stores beside its output.
         run_id: Of the run.
         functions: The user's, by role.
         in_thread: Calls a sync function in a thread.
@@ -41,6 +43,7 @@ class ControlCall:
     live: bool
     model_of: Callable[[ContextData], Any]
     typed: Callable[[str, Any], Any]
+    store: ControlStore
     run_id: str
 
     async def call(self, role: str, *arguments: Any) -> Any:

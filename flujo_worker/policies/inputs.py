@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from flujo_client.protocol.context import ContextData, fold_context
 from flujo_client.protocol.messages import TaskRecord
-from flujo_client.protocol.payloads import Expression, PayloadCodec, expression_fields, json_bytes
+from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, evaluate_json, expression_fields
 from flujo_client.protocol.types import Producer, StepDefinition, TypeValidator
 from flujo_worker.attempt import Attempt
 from flujo_worker.policies.step_context import StepContext
@@ -108,18 +108,8 @@ class AttemptInputs:
         return fold_context(self._codec.decode(self._payloads[name]) for name in names)
 
     def _json(self, expression: Expression) -> bytes | None:
-        """The JSON of an expression, joined from its payloads without reading them; None if they are live objects."""
-        if isinstance(expression, str):
-            return self._codec.json(self._payloads[expression])
-        parts = []
-        for name, part in expression.items():
-            text = self._json(part)
-            if text is None:
-                return None
-            parts.append(json_bytes(name) + b":" + text)
-        return b"{" + b",".join(parts) + b"}"
+        """The JSON of an expression; None if its payloads are live objects."""
+        return evaluate_json(expression, lambda field: self._codec.json(self._payloads[field]))
 
     def _live(self, expression: Expression) -> Any:
-        if isinstance(expression, str):
-            return self._codec.decode(self._payloads[expression])
-        return {name: self._live(part) for name, part in expression.items()}
+        return evaluate(expression, lambda field: self._codec.decode(self._payloads[field]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flujo_client.protocol.payloads import Expression
+from flujo_client.protocol.payloads import evaluate
 
 __all__ = ["complete_result"]
 
@@ -21,12 +21,5 @@ def complete_result(part: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     whole = {**{key: value for key, value in part.items() if key != "$stored"}, **stored}
     whole["metadata_"] = {**stored.get("metadata_", {}), **part.get("metadata_", {})}
     if isinstance(part.get("output"), dict) and "$payload" in part["output"]:
-        whole["output"] = evaluate(part["output"]["$payload"], values)
+        whole["output"] = evaluate(part["output"]["$payload"], values.__getitem__)
     return {**whole, "step_history": [complete_result(inner, values) for inner in part.get("step_history", ())]}
-
-
-def evaluate(expression: Expression, values: Mapping[str, Any]) -> Any:
-    """The value of an expression."""
-    if isinstance(expression, str):
-        return values[expression]
-    return {name: evaluate(inner, values) for name, inner in expression.items()}

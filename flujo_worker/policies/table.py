@@ -10,6 +10,7 @@ from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.hitl import ask, take_answer
 from flujo_worker.policies.loop import judge_iteration, map_first_input
 from flujo_worker.policies.machine import choose_state
+from flujo_worker.policies.mapping import gather_items, list_items
 from flujo_worker.policies.parallel import merge_branches, narrow_context
 from flujo_worker.policies.pipeline import make_result, open_context
 
@@ -25,6 +26,8 @@ CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[Contr
     ("machine", "next"): choose_state,
     ("hitl", "ask"): ask,
     ("hitl", "answer"): take_answer,
+    ("map", "items"): list_items,
+    ("map", "gather"): gather_items,
     ("pipeline", "enter"): open_context,
     ("pipeline", "result"): make_result,
 }

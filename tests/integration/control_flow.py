@@ -239,3 +239,26 @@ merged = Pipeline(
     name="merged",
 )
 named = Pipeline([Step.parallel("name", {"a": scribble, "b": judge}, reduce=name_drafts)], name="named")
+
+
+@step
+async def counted(number: int, *, context: Tally) -> int:
+    context.counter += 1
+    return number * 2
+
+
+@step
+async def sum_up(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@step(max_retries=0)
+async def odd_only(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError(f"{number} is even")
+    return number
+
+
+mapped = Pipeline([Step.map_over("map", counted, iterable_input="numbers"), sum_up], name="mapped")
+picky = Pipeline([Step.map_over("picky", odd_only, max_concurrency=2)], name="picky")
+lenient = Pipeline([Step.map_over("lenient", odd_only, on_item_failure="none")], name="lenient")

@@ -17,12 +17,15 @@ from tests.integration.control_flow import (
     backed,
     doubtful,
     layered,
+    lenient,
     lost,
+    mapped,
     merged,
     named,
     nested,
     never,
     ordering,
+    picky,
     polished,
     reduced,
     refined,
@@ -142,3 +145,18 @@ async def test_a_function_merges_the_contexts_of_branches(modes: Modes) -> None:
     result = await modes.run(merged, 0, context_model=Tally)
 
     assert (result.output, result.final_pipeline_context.counter) == ({"a": 2, "b": 2}, 4)
+
+
+async def test_a_map_over_more_items_than_one_step_gathers(modes: Modes) -> None:
+    numbers = list(range(600))
+
+    result = await modes.run(mapped, 0, context_model=Tally, initial_context_data={"numbers": numbers})
+
+    assert (result.output, result.final_pipeline_context.counter) == (2 * sum(numbers), 600)
+
+
+async def test_a_failed_item_is_named_or_is_none_in_the_output(modes: Modes) -> None:
+    failed, passed = await modes.run(picky, [1, 2, 3]), await modes.run(lenient, [1, 2, 3])
+
+    assert "1 of 3 items failed: item 1: step 'odd_only'" in (failed.step_history[0].feedback or "")
+    assert (passed.status, passed.output) == (RunStatus.COMPLETED, [1, None, 3])

@@ -133,6 +133,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "renew": lambda s: s.renew("w", 1, 0),
     "reserve": lambda s: s.reserve(CLAIM, "pool"),
     "resume": lambda s: s.resume("r", "0", "pool", "op", b"j1"),
+    "stash": lambda s: s.stash(CLAIM, "out:0!items", 0, [b""]),
     "sweep": _sweep,
 }
 
@@ -170,6 +171,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
         ([-5, b"2"], SchemaMismatchError),
     ],
     "resume": [([1, b"5-0"], Answered), ([0, b"given"], AnsweredBefore), ([-1, b"failed"], RunInactive)],
+    "stash": [([1], True), ([0], False)],
     "sweep": [([0], NoneType), ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"]], SweepPage)],
 }
 
@@ -218,6 +220,7 @@ def test_header_numbers_what_the_body_uses(name: str) -> None:
     keys, args = _numbers(header, "KEYS"), _numbers(header, "ARGV")
     used_keys = {int(number) for number in re.findall(r"KEYS\[(\d+)\]", body)}
     used_args = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", body)}
+    used_args |= {int(number) for number in re.findall(r"for i = (\d+), #ARGV", body)}
     for last in re.findall(r"for i = 1, (\d+) do redis\.call\('PEXPIRE', KEYS\[i\]", body):
         used_keys |= set(range(1, int(last) + 1))
     if name == "advance":  # the rows behind the numbered arguments are taken from `at`

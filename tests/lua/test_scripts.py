@@ -379,6 +379,19 @@ async def test_a_chunk_is_appended_once_and_only_under_a_held_claim(scripts: Scr
     assert (await load_run(scripts)).events == []  # chunks are for followers, not for managers
 
 
+async def test_payloads_are_stashed_by_number_while_the_claim_is_held(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await started_run(scripts, a_dispatch("0"))
+    claim = new_claim()
+    await scripts.reserve(claim, POOL)
+
+    assert await scripts.stash(claim, "out:0!items", 9, [b"j9", b"j10"])
+
+    stored = plain_redis.hmget(keyspace.run("r1").payloads, ["out:0!items.9", "out:0!items.10"])
+    assert stored == [b"j9", b"j10"]
+
+
 async def test_a_name_moves_only_to_a_new_spec(scripts: Scripts) -> None:
     assert await scripts.publish_spec("p", "one", b"{}")
     assert await scripts.publish_spec("p", "two", b"{}")

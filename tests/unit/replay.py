@@ -16,6 +16,7 @@ from flujo_client.protocol.spec import (
     HitlSpec,
     LoopSpec,
     MachineSpec,
+    MapSpec,
     ParallelSpec,
     PipelineSpec,
     SequenceSpec,
@@ -58,6 +59,10 @@ def machine(*names: str, ends: tuple[str, ...] = (), **terms: Any) -> MachineSpe
     )
 
 
+def map_over(*body: Any, **terms: Any) -> MapSpec:
+    return MapSpec(name="map", body=sequence(*body), **{"max_concurrency": 2, **terms})
+
+
 def sub_pipeline(*body: Any, **terms: Any) -> SubPipelineSpec:
     return SubPipelineSpec(name="sub", body=sequence(*body), **terms)
 
@@ -86,7 +91,7 @@ class Replay:
             run_id="r",
             spec=self.spec,
             status=self.status,
-            nodes={path: node for path, node in self.nodes.items() if path in wanted},
+            nodes={path: self.nodes[path] for path in wanted if path in self.nodes},
             limits=self.limits,
             free={"root": dict(self.limits)} if self.limits else {},
             has_context=self.has_context,

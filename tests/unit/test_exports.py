@@ -37,9 +37,9 @@ OTHERS = """
 
 #: Not built yet. A name that appears must leave this list.
 NOT_YET = """
-    make_agent_async init_telemetry TaskClient adapter_step MapStep BaseContext typed_context mapper ExecutedCommandLog FlujoAgentResult
+    make_agent_async init_telemetry TaskClient adapter_step BaseContext typed_context mapper ExecutedCommandLog FlujoAgentResult
     FlujoAgentUsage ExecutionBackend StepExecutionRequest AgentProcessors PluginOutcome ValidationPlugin Validator ValidationResult
-    ValidationFinding ValidationReport AppResources BranchKey HumanInTheLoopStep DynamicParallelRouterStep GranularStep CacheStep
+    ValidationFinding ValidationReport AppResources BranchKey DynamicParallelRouterStep GranularStep CacheStep
     ContextReference BaseModel
  PipelineRegistry InMemoryCache TaskStatus TaskSummary TaskDetail SystemState
     TaskNotFoundError AsyncAgentProtocol

@@ -9,6 +9,7 @@ from flujo_client.execution.kinds.conditional import ConditionalKind
 from flujo_client.execution.kinds.hitl import HitlKind
 from flujo_client.execution.kinds.loop import LoopKind
 from flujo_client.execution.kinds.machine import MachineKind
+from flujo_client.execution.kinds.mapping import MapKind
 from flujo_client.execution.kinds.parallel import ParallelKind
 from flujo_client.execution.kinds.pipeline import SubPipelineKind
 from flujo_client.execution.kinds.sequence import SequenceKind
@@ -24,5 +25,6 @@ KINDS: Final[Kinds] = {
     "loop": LoopKind(),
     "conditional": ConditionalKind(),
     "machine": MachineKind(),
+    "map": MapKind(),
     "pipeline": SubPipelineKind(),
 }
