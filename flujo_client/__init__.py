@@ -9,15 +9,28 @@ from flujo_client.archive.opening import sql_backend
 from flujo_client.client import AsyncFlujoClient, FlujoClient
 from flujo_client.dsl.conditional import ConditionalStep
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy, StepConfig
+from flujo_client.dsl.decorators import adapter_step, step
+from flujo_client.dsl.estimates import EstimatorRegistry, get_estimator_registry
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.loop import LoopStep
 from flujo_client.dsl.machine import StateMachineStep, Transition
 from flujo_client.dsl.mapping import MapStep
 from flujo_client.dsl.parallel import ParallelStep
-from flujo_client.dsl.pipeline import Pipeline, Step, step
+from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.dsl.refine import RefinementCheck
+from flujo_client.dsl.skills import SkillRegistry, get_skill_registry
+from flujo_client.dsl.step import Step
 from flujo_client.dsl.subpipeline import SubPipelineStep
 from flujo_client.execution.manager import ExecutionManager
+from flujo_client.protocol.agent_results import FlujoAgentResult, FlujoAgentUsage
+from flujo_client.protocol.attachments import (
+    AgentProcessors,
+    AppResources,
+    PluginOutcome,
+    ValidationPlugin,
+    ValidationResult,
+    Validator,
+)
 from flujo_client.protocol.errors import (
     AgentIOValidationError,
     BrokerUnavailableError,
@@ -38,10 +51,12 @@ from flujo_client.protocol.errors import (
     ImproperStepInvocationError,
     InfiniteFallbackError,
     InfiniteRedirectError,
+    InvariantViolatedError,
     MessageError,
     MissingAgentError,
     NonRetryableError,
     OrchestratorRetryError,
+    OutputRejectedError,
     ParallelStepError,
     PausedException,
     PayloadError,
@@ -104,7 +119,7 @@ from flujo_client.protocol.results import (
     StepResult,
 )
 from flujo_client.protocol.settings import Settings
-from flujo_client.protocol.step_run import StepRun
+from flujo_client.protocol.step_run import StepRun, current_step_run
 from flujo_client.protocol.types import TypeValidator
 from flujo_client.runner import Flujo
 from flujo_client.state import StateManager
@@ -115,6 +130,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Aborted",
     "AgentIOValidationError",
+    "AgentProcessors",
+    "AppResources",
     "AsyncFlujoClient",
     "BackgroundLaunched",
     "BranchFailureStrategy",
@@ -131,12 +148,15 @@ __all__ = [
     "ControlFlowError",
     "ConversationRole",
     "ConversationTurn",
+    "EstimatorRegistry",
     "ExecutionError",
     "ExecutionManager",
     "Failure",
     "FeatureDisabled",
     "FileBackend",
     "Flujo",
+    "FlujoAgentResult",
+    "FlujoAgentUsage",
     "FlujoClient",
     "FlujoError",
     "GranularResumeError",
@@ -150,6 +170,7 @@ __all__ = [
     "InMemoryBackend",
     "InfiniteFallbackError",
     "InfiniteRedirectError",
+    "InvariantViolatedError",
     "LoopStep",
     "MapStep",
     "MergeStrategy",
@@ -160,6 +181,7 @@ __all__ = [
     "OnPauseRequestedPayload",
     "OnStepFailurePayload",
     "OrchestratorRetryError",
+    "OutputRejectedError",
     "ParallelStep",
     "ParallelStepError",
     "Pause",
@@ -173,6 +195,7 @@ __all__ = [
     "PipelineResult",
     "PipelineValidationError",
     "PluginError",
+    "PluginOutcome",
     "PostRunPayload",
     "PostStepPayload",
     "PostgresBackend",
@@ -195,6 +218,7 @@ __all__ = [
     "SchemaMismatchError",
     "Settings",
     "SettingsError",
+    "SkillRegistry",
     "StateBackend",
     "StateMachineStep",
     "StateManager",
@@ -219,8 +243,16 @@ __all__ = [
     "UsageLimitExceededError",
     "UsageLimits",
     "ValidationError",
+    "ValidationPlugin",
+    "ValidationResult",
+    "Validator",
     "WorkflowState",
     "__version__",
+    "adapter_step",
+    "current_step_run",
+    "get_estimator_registry",
+    "get_skill_registry",
+    "mapper",
     "step",
     "to_outcome",
     "unwrap",
@@ -228,6 +260,9 @@ __all__ = [
 
 #: Of the installed distribution.
 __version__ = version("flujo-distributed")
+
+#: A function as a step, under the name that says what a mapper is for.
+mapper = Step.from_mapper
 
 
 def __getattr__(name: str) -> Any:

@@ -272,11 +272,14 @@ class RunDriver:
         return await reader.complete(run_id, skeleton, output_type=output_type, context_model=self._context_model)
 
     def _first_context(self, value: Any, data: Mapping[str, Any], run_id: str) -> dict[str, Any] | None:
-        leaves = self._pipeline.leaves()
-        asks = any("context" in leaf.injects or leaf.updates_context or leaf.sink_to for leaf in leaves)
+        asks = any(leaf.wants_context for leaf in self._pipeline.to_spec().steps())
         values = {**self._terms.context_data, **data}
         if not (self._terms.context_model is not None or values or asks):
             return None
+        if "scratchpad" in values:
+            raise PipelineContextInitializationError(
+                "The initial context has a 'scratchpad'.", suggestion="Declare a field for what it is to hold."
+            )
         fields = self._context_model.model_fields
         if "initial_prompt" in fields:
             values.setdefault("initial_prompt", str(value))

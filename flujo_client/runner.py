@@ -269,7 +269,9 @@ class Flujo:
             return QueuedEngine(self._settings, serves_pool=False, observer=self._observer)
         registry = Registry(resources=self._resources, context_model=self._terms.context_model or PipelineContext)
         registry.add(self.pipeline)
-        return EmbeddedEngine(registry, observer=self._observer, memory=self._memory)
+        return EmbeddedEngine(
+            registry, observer=self._observer, memory=self._memory, strict_pricing=self._settings.strict_pricing
+        )
 
     def disable_tracing(self) -> None:
         """Results of later runs carry no trace tree; building one costs a little."""

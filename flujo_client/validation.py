@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from flujo_client.dsl.callables import unqueueable_reason
-from flujo_client.dsl.compatibility import compatible
 from flujo_client.dsl.hitl import HumanInTheLoopStep
-from flujo_client.dsl.pipeline import UNNAMED, Pipeline
+from flujo_client.dsl.pipeline import UNNAMED, Pipeline, fits
 from flujo_client.protocol.errors import ConfigurationError, HitlPolicyError, PipelineValidationError, UnqueueableError
 from flujo_client.protocol.types import TypeValidator, describe_type
 
@@ -24,7 +23,9 @@ def check_pipeline(pipeline: Pipeline, validator: TypeValidator, *, queued: bool
     Raises:
         PipelineValidationError: Neighbours do not fit, at any depth; lists what cannot be queued as well.
         UnqueueableError: Lists each callable that no worker could find, and how to name it.
-        ConfigurationError: It has no steps, or no name although it is queued.
+        MissingAgentError: A step has nothing to run.
+        ConfigurationError: It has no steps, or no name although it is queued; an agent cannot be found, or asks for what
+            there is not.
     """
     if not pipeline.steps:
         raise ConfigurationError(f"Pipeline '{pipeline.name or UNNAMED}' has no steps.")
@@ -32,6 +33,8 @@ def check_pipeline(pipeline: Pipeline, validator: TypeValidator, *, queued: bool
         raise ConfigurationError(
             "A pipeline without a name cannot be queued.", suggestion='Name it: Pipeline(name="digest", steps=[...]).'
         )
+    for leaf in pipeline.leaves():
+        _ = leaf.call
     faults = _type_faults(pipeline, validator, pipeline.name or UNNAMED)
     unqueueable = _unqueueable(pipeline) if queued else []
     if faults:
@@ -68,9 +71,9 @@ def _unqueueable(pipeline: Pipeline) -> list[str]:
     """Each function that no worker could find, and how to name it."""
     functions = [(f"step '{leaf.name}'", leaf.agent) for leaf in pipeline.leaves()]
     functions += [
-        (f"step '{part.name}', {role}", function)
-        for part in pipeline.all_steps()
-        for role, function in part.controls().items()
+        (f"'{place}', {role}" if role.startswith("static") else f"step '{place}', {role}", function)
+        for place, named in pipeline.named_functions()
+        for role, function in named.items()
     ]
     reasons = [(place, unqueueable_reason(function)) for place, function in functions]
     return [f"{place}: {reason}" for place, reason in reasons if reason]
@@ -80,7 +83,7 @@ def _type_faults(pipeline: Pipeline, validator: TypeValidator, place: str) -> li
     faults = []
     for one, other in zip(pipeline.steps, pipeline.steps[1:], strict=False):
         output, expected = validator.get_step_output_type(one), validator.get_step_input_type(other)
-        if not compatible(output, expected):
+        if not fits(one, other):
             faults.append(
                 f"{place}: Type mismatch between steps '{one.name}' (returns {describe_type(output)}) and "
                 f"'{other.name}' (expects {describe_type(expected)})"

@@ -30,6 +30,10 @@ class Attempt:
         quota_before: What its account could pay before, as (USD, tokens).
         in_thread: A sync function of it runs in a thread, where nothing can stop it.
         settling: Its body has ended and its end is being committed: it must not be stopped any more.
+        metadata: Facts for the result.
+        measured: What its agents' answers say that they used; counts if the step itself reported nothing.
+        kept_output: An output that a failure shows all the same, if there is one.
+        kept_context: What a failure changes in the context all the same.
         stop_reason: Why it was told to stop, once it was: `run ended`, `terminated` or `handed_over`.
     """
 
@@ -44,12 +48,21 @@ class Attempt:
     stop_reason: str | None = None
     in_thread: bool = False
     settling: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+    measured: Amounts = field(default_factory=dict)
+    kept_output: tuple[Any, ...] = ()
+    kept_context: tuple[str, dict[str, Any]] | None = None
     quota_before: tuple[float, int] = field(init=False)
 
     def __post_init__(self) -> None:
         """Take the estimate from what this process holds of the budget, as reserve.lua took it from the accounts."""
         self.quota_before = self.meter.quota.get_remaining()
         self.meter.quota.reserve(self.task.step.estimate)
+
+    @property
+    def used(self) -> Amounts:
+        """What it is known to have used so far: what the step reported, else what its agents' answers said."""
+        return dict(self.meter.used or self.measured)
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -63,7 +76,7 @@ class AttemptEnd:
 
     Attributes:
         verdict: What a control step tells `advance()`.
-        stores: Whether there is an output.
+        stores: Whether there is an output; of a failure, one that is shown and goes nowhere.
         outcome: `succeeded`, `failed`, or why nothing was committed: `duplicate`, `inactive`, `refused`, `not_here`, `lost`, `handed_over`.
     """
 
@@ -75,6 +88,12 @@ class AttemptEnd:
     result: StepResult | None = None
     verdict: dict[str, Any] = field(default_factory=dict)
     stores: bool = True
+
+    @classmethod
+    def failure(cls, attempt: Attempt, error: BaseException) -> AttemptEnd:
+        """The end of an attempt that failed on its way, with what it keeps."""
+        kept = attempt.kept_output
+        return cls("failed", kept[0] if kept else None, error, attempt.kept_context, stores=bool(kept))
 
 
 def read_task(ref: StepRef, text: bytes) -> tuple[TaskRecord, SchemaMismatchError | None]:

@@ -92,11 +92,13 @@ class Committer:
             data["quota_before"] = {meter: left + estimate.get(meter, 0) for meter, left in before.items()}
         if error is not None:
             data["error"] = describe_error(error, result.feedback or "")
-            data["retryable"] = not isinstance(error, FlujoError)
+            data["retryable"] = not isinstance(error, FlujoError) or error.retryable
             data["fatal"] = isinstance(error, ContextInheritanceError if attempt.task.control else _FATAL)
+        stores = end.stores and end.outcome in ("succeeded", "failed")
+        if stores and end.outcome == "failed":
+            data["keeps_output"] = True
         if end.verdict:
             data["verdict"] = end.verdict
-        stores = end.outcome == "succeeded" and end.stores
         return {
             "output": self._codec.encode(end.output) if stores else b"",
             "result": self._codec.encode(result.model_dump(include={"name", "latency_s", "feedback", "metadata_"})),
@@ -108,6 +110,6 @@ class Committer:
     def _refuse_output(self, attempt: Attempt, end: AttemptEnd, error: PayloadError) -> None:
         ref = attempt.ref
         end.error = PayloadError(f"Run {ref.run_id}, step '{attempt.task.step.name}' ({ref.path}): {error}")
-        end.outcome, end.output, end.context, end.verdict = "failed", None, None, {}
+        end.outcome, end.output, end.context, end.verdict, end.stores = "failed", None, None, {}, False
         assert end.result is not None
         end.result = end.result.model_copy(update={"success": False, "output": None, "feedback": str(end.error)})

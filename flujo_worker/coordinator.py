@@ -11,7 +11,6 @@ from typing import Any
 from opentelemetry.trace import Status, StatusCode
 
 from flujo_client.protocol.errors import (
-    FlujoError,
     PausedException,
     PipelineAbortSignal,
     QuotaExceededError,
@@ -38,15 +37,22 @@ from flujo_worker.intake import Intake
 from flujo_worker.lease import Incarnation
 from flujo_worker.policies.agent import AgentCall
 from flujo_worker.policies.announcing import PreStepHookPolicy
+from flujo_worker.policies.calling import UserCalls
 from flujo_worker.policies.composites import ControlSteps
 from flujo_worker.policies.context import ContextPolicy
+from flujo_worker.policies.feedback import feedback_of
 from flujo_worker.policies.hitl import paused_attempt
-from flujo_worker.policies.injection import ResourcesPolicy, StepRunPolicy
+from flujo_worker.policies.injection import StepRunPolicy
 from flujo_worker.policies.inputs import InputReader
+from flujo_worker.policies.invariants import InvariantPolicy
+from flujo_worker.policies.plugins import PluginPolicy
+from flujo_worker.policies.processors import OutputProcessorPolicy, PromptProcessorPolicy
+from flujo_worker.policies.resources import ResourcesPolicy
 from flujo_worker.policies.stack import Policy, Proceed, StepCall, stacked
 from flujo_worker.policies.store import ControlStore
 from flujo_worker.policies.timeout import TimeoutPolicy
-from flujo_worker.policies.usage import measure_usage
+from flujo_worker.policies.usage import UsagePolicy
+from flujo_worker.policies.validators import ValidatorPolicy
 from flujo_worker.policies.values import InputPolicy, OutputPolicy
 from flujo_worker.registry import Registry
 from flujo_worker.running import RunningAttempts, stopped
@@ -55,9 +61,6 @@ from flujo_worker.telemetry import StepMetrics, process_span
 __all__ = ["StepCoordinator"]
 
 logger = logging.getLogger(__name__)
-
-#: Characters of an error's text that are committed.
-_LONGEST_FEEDBACK = 20_000
 
 
 class StepCoordinator:
@@ -72,6 +75,7 @@ class StepCoordinator:
         hooks: Called beside the step.
         bodies: Runs sync functions.
         live: The in-process mode: values are live objects and sync steps run on the loop.
+        strict_pricing: An agent's tokens without a price fail the run.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class StepCoordinator:
         hooks: HookDispatcher,
         bodies: SyncBodies,
         live: bool = False,
+        strict_pricing: bool = False,
     ) -> None:
         self._scripts = scripts
         self._registry = registry
@@ -100,19 +105,26 @@ class StepCoordinator:
         self._metrics = StepMetrics()
         validator = TypeValidator()
         reader = InputReader(codec, validator, registry.find)
-        self._call_step = self._build_policy_stack(reader, validator)
+        self._call_step = self._build_policy_stack(reader, validator, strict_pricing=strict_pricing)
         self._controls = ControlSteps(reader, registry, bodies, partial(ControlStore, scripts, codec), live=live)
 
-    def _build_policy_stack(self, reader: InputReader, validator: TypeValidator) -> Proceed:
+    def _build_policy_stack(self, reader: InputReader, validator: TypeValidator, *, strict_pricing: bool) -> Proceed:
         """The way of a step: from top to bottom into the user's function, and back from bottom to top."""
+        calls = UserCalls(self._bodies, live=self._live)
         policies: list[Policy] = [
-            InputPolicy(reader),
+            InvariantPolicy(calls, self._registry),
             ContextPolicy(reader, self._registry),
+            InputPolicy(reader, validator),
             ResourcesPolicy(self._registry),
-            StepRunPolicy(self._scripts, self._codec),
+            StepRunPolicy(self._scripts, self._codec, strict_pricing=strict_pricing),
             PreStepHookPolicy(self._dispatch_hook),
-            OutputPolicy(validator),
             TimeoutPolicy(),
+            ValidatorPolicy(calls),
+            PluginPolicy(calls),
+            OutputProcessorPolicy(calls),
+            OutputPolicy(validator),
+            UsagePolicy(strict=strict_pricing),
+            PromptProcessorPolicy(calls),
         ]
         return stacked(policies, AgentCall(self._bodies, live=self._live))
 
@@ -151,7 +163,7 @@ class StepCoordinator:
         for attempt in left:
             logger.warning("a body cannot be stopped, the process leaves with it", extra=attempt.ids)
             try:
-                await self._scripts.leave(attempt.claim, measure_usage(attempt.meter.used, None))
+                await self._scripts.leave(attempt.claim, attempt.used)
             except StateUnavailableError as error:  # then its end counts as the death of a worker
                 logger.warning("leaving was not noted", extra={**attempt.ids, "error": str(error)})
         return not left
@@ -189,9 +201,9 @@ class StepCoordinator:
             end = AttemptEnd("aborted", error=signal)
         except Exception as error:
             logger.info("attempt failed", exc_info=True, extra=attempt.ids)
-            end = AttemptEnd("failed", error=error)
+            end = AttemptEnd.failure(attempt, error)
         except SystemExit as error:
-            end = AttemptEnd("failed", error=error)
+            end = AttemptEnd.failure(attempt, error)
         finally:
             attempt.settling = True
         self.update_pipeline_result(attempt, end)
@@ -201,7 +213,7 @@ class StepCoordinator:
         if attempt.stop_reason == "handed_over":  # claimed while everything else was handed over
             return AttemptEnd("handed_over")
         if attempt.fault is not None:
-            return AttemptEnd("failed", error=attempt.fault)
+            return AttemptEnd.failure(attempt, attempt.fault)
         if attempt.definition is None:
             return await self._controls.run(attempt)
         call = StepCall(attempt, attempt.definition)
@@ -213,12 +225,8 @@ class StepCoordinator:
 
     def update_pipeline_result(self, attempt: Attempt, end: AttemptEnd) -> StepResult:
         """Fold how an attempt ended, and what a nested run used, into the result that is committed with it."""
-        end.usage = {} if attempt.task.control else measure_usage(attempt.meter.used, end.output)
-        feedback = None
-        if end.error is not None:
-            text = _text_of(end.error)
-            own = isinstance(end.error, FlujoError)
-            feedback = text if own else f"Agent execution failed with {type(end.error).__name__}: {text}"
+        end.usage = {} if attempt.task.control else attempt.used
+        feedback = None if end.error is None else feedback_of(end.error)
         end.result = StepResult(
             name=attempt.task.step.name,
             output=end.output,
@@ -228,6 +236,7 @@ class StepCoordinator:
             token_counts=end.usage.get(TOKENS, 0),
             cost_usd=to_usd(end.usage.get(COST, 0)),
             feedback=feedback,
+            metadata_=attempt.metadata,
         )
         return end.result
 
@@ -268,13 +277,3 @@ class StepCoordinator:
     async def _dispatch_hook(self, payload: HookPayload) -> None:
         """Call the hooks of this worker's registry."""
         await self._hooks.dispatch(payload)
-
-
-def _text_of(error: BaseException) -> str:
-    """What an error says, as text that can be committed: user code may raise what has none, or no valid one."""
-    try:
-        text = str(error)
-    except Exception:
-        logger.exception("the text of an error could not be made")
-        text = "(its text could not be made)"
-    return text[:_LONGEST_FEEDBACK].encode("utf-8", "replace").decode()

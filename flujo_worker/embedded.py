@@ -69,6 +69,7 @@ class EmbeddedEngine:
         observer: Hooks of the caller.
         memory: Of the engine before it, whose runs are then known; default: a new one.
         retention_ms: How long finished runs stay readable.
+        strict_pricing: An agent's tokens without a price fail the run.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class EmbeddedEngine:
         observer: RunObserver | None = None,
         memory: EmbeddedMemory | None = None,
         retention_ms: int = 3_600_000,
+        strict_pricing: bool = False,
     ) -> None:
         memory = memory or EmbeddedMemory()
         self.redis = self.blocking = memory.redis
@@ -98,6 +100,7 @@ class EmbeddedEngine:
             hooks=worker_hooks(registry),
             bodies=self._bodies,
             live=True,
+            strict_pricing=strict_pricing,
         )
         self.manager = ExecutionManager(
             self.state, _LocalPublisher(self._execute), retention_ms=retention_ms, observer=observer

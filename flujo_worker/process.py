@@ -79,6 +79,7 @@ class WorkerProcess:
             namespace=self._settings.namespace,
             hooks=worker_hooks(self._registry),
             bodies=self._bodies,
+            strict_pricing=self._settings.strict_pricing,
         )
         self._lease.start()
         if not await asyncio.to_thread(self._lease.wait_registered, _REGISTER_TIMEOUT_S):

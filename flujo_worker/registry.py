@@ -102,7 +102,7 @@ class Registry:
         return spec
 
     def _refuse_other(self, function: str, known: _Callable | None, new: _Callable) -> None:
-        if known is not None and known.call != new.call:
+        if known is not None and not _same(known, new):
             raise ConfigurationError(
                 f"Two different objects are known as '{function}'.",
                 suggestion="An object is named by its class and its step: give the steps different names.",
@@ -125,7 +125,11 @@ class Registry:
         """
         named = self._controls.get(reference)
         known = None if named is None else named.call
-        models = (model for model in (declared, known) if isinstance(model, type) and issubclass(model, BaseModel))
+        models = (
+            model
+            for model in (declared, known)
+            if isinstance(model, type) and issubclass(model, BaseModel) and model is not BaseModel
+        )
         return next(models, self.context_model)
 
     def has(self, function: str) -> bool:
@@ -141,6 +145,14 @@ class Registry:
     def functions(self) -> list[str]:
         """Every function reference that this worker can run."""
         return sorted([*self._steps, *self._controls])
+
+
+def _same(known: _Callable, new: _Callable) -> bool:
+    """Whether two definitions call the same function, or equal objects; and have the same attached to them."""
+    if getattr(known, "attachments", None) != getattr(new, "attachments", None):
+        return False
+    mine, theirs = getattr(known.call, "__self__", None), getattr(new.call, "__self__", None)
+    return known.call == new.call or (mine is not None and type(mine) is type(theirs) and mine == theirs)
 
 
 def _refuse_unnamed(module: str, registry: Registry) -> None:

@@ -75,9 +75,9 @@ def stopped(attempt: Attempt, error: asyncio.CancelledError) -> AttemptEnd:
     if attempt.stop_reason == "handed_over":
         return AttemptEnd("handed_over")
     if attempt.stop_reason == "terminated":
-        return AttemptEnd("failed", error=NonRetryableError(f"Run {ref.run_id} step {ref.path} was revoked."))
+        return AttemptEnd.failure(attempt, NonRetryableError(f"Run {ref.run_id} step {ref.path} was revoked."))
     if attempt.stop_reason is not None:
         ended = NonRetryableError(f"Run {ref.run_id} ended while the step was running.")
-        return AttemptEnd("failed", error=ended)
+        return AttemptEnd.failure(attempt, ended)
     told = asyncio.CancelledError(*(error.args or ("the step cancelled itself, or awaited what was cancelled",)))
-    return AttemptEnd("failed", error=told)
+    return AttemptEnd.failure(attempt, told)

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from flujo_client.protocol.agent_results import FlujoAgentResult
+from flujo_client.protocol.attachments import AppResources
 from flujo_client.protocol.errors import ConfigurationError, MissingAgentError
 
-__all__ = ["ControlFunction", "Signature", "inspect_callable", "reference_of", "unqueueable_reason"]
+__all__ = [
+    "ControlFunction",
+    "Signature",
+    "check_injection",
+    "inspect_callable",
+    "is_model_agent",
+    "reference_of",
+    "unqueueable_reason",
+]
 
-#: What a step function may ask for by keyword.
-_INJECTABLE = frozenset({"context", "resources", "run"})
+#: What a step function gets by keyword if it names it; and also if it takes any keyword, which `run` is not part of.
+_INJECTABLE = frozenset({"context", "resources", "run", "temperature", "top_k", "top_p"})
+_OPEN_ENDED = _INJECTABLE - {"run"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +39,7 @@ class Signature:
 
     Attributes:
         call: Takes the input, then what is injected by keyword.
-        injects: Which of `context`, `resources` and `run` it asks for.
+        injects: Which of the injectable names it asks for.
     """
 
     call: Callable[..., Any]
@@ -49,39 +61,92 @@ def inspect_callable(agent: Any, step: str) -> Signature:
         raise MissingAgentError(
             f"Step '{step}' has no agent.", suggestion="Give it a function, or an object with run()."
         )
+    if is_model_agent(agent):
+        return _model_agent_signature(agent)
     call = agent.run if hasattr(agent, "run") and not inspect.isroutine(agent) else agent
     if not callable(call):
         raise ConfigurationError(f"The agent of step '{step}' is a {type(agent).__name__}, which cannot be called.")
+    parameters = _parameters_of(call, step)
+    takes = [parameter.name for parameter in parameters.values() if parameter.kind in _POSITIONAL]
+    if not takes and not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values()):
+        raise ConfigurationError(
+            f"The function of step '{step}' takes no input.",
+            suggestion="Its first parameter is the output of the step before.",
+        )
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    hints = _hints(call)
+    named = parameters.keys() - set(takes[:1])
+    function = call if inspect.isroutine(call) or isinstance(call, functools.partial) else type(call).__call__
+    return Signature(
+        call=call,
+        is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
+        injects=frozenset(_INJECTABLE & named | (_OPEN_ENDED if open_ended else set())),
+        input_type=hints.get(takes[0], Any) if takes else Any,
+        output_type=_answered(hints.get("return", Any)),
+        context_type=hints.get("context", Any),
+    )
+
+
+def _answered(annotation: Any) -> Any:
+    """What a step goes on with: an agent's result is taken apart, and what is in it nobody declares."""
+    return Any if annotation is FlujoAgentResult else annotation
+
+
+def check_injection(agent: Any, step: str) -> None:
+    """Check what an agent's keyword-only parameters declare.
+
+    Raises:
+        ConfigurationError: `context` is no pydantic model, or `resources` no `AppResources`.
+    """
+    call = agent.run if hasattr(agent, "run") and not inspect.isroutine(agent) else agent
+    hints = _hints(call)
+    for parameter in _parameters_of(call, step).values():
+        expected = _DECLARED_AS.get(parameter.name)
+        if parameter.kind is not parameter.KEYWORD_ONLY or expected is None:
+            continue
+        if parameter.annotation is not parameter.empty and parameter.name not in hints:
+            continue  # only the user's local scope knows what it means
+        if not any(isinstance(one, type) and issubclass(one, expected) for one in _alternatives(hints, parameter.name)):
+            raise ConfigurationError(
+                f"The '{parameter.name}' parameter of step '{step}' must be annotated with a class of "
+                f"{expected.__name__}.",
+                suggestion=f"Write *, {parameter.name}: YourModel, where YourModel derives from {expected.__name__}.",
+            )
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_DECLARED_AS: dict[str, type] = {"context": BaseModel, "resources": AppResources}
+
+
+def _parameters_of(call: Callable[..., Any], step: str) -> Mapping[str, inspect.Parameter]:
     try:
-        signature = inspect.signature(call)
+        return inspect.signature(call).parameters
     except ValueError as error:
         raise ConfigurationError(
             f"The function of step '{step}' does not say what it takes: {error}.",
             suggestion="Wrap it in a function of your own.",
         ) from error
-    parameters = [
-        parameter
-        for parameter in signature.parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    names = [parameter.name for parameter in parameters]
-    if not names or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
-        raise ConfigurationError(
-            f"The function of step '{step}' takes no input.",
-            suggestion="Its first parameter is the output of the step before.",
-        )
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    hints = _hints(call)
-    injects = _INJECTABLE.intersection(names[1:]) | ({"context"} if open_ended else set())
-    function = call if inspect.isroutine(call) or isinstance(call, functools.partial) else type(call).__call__
-    return Signature(
-        call=call,
-        is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
-        injects=frozenset(injects),
-        input_type=hints.get(names[0], Any),
-        output_type=hints.get("return", Any),
-        context_type=hints.get("context", Any),
+
+
+def _alternatives(hints: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    """The classes that an annotation allows: of `Notes | None`, both."""
+    annotation = hints.get(name)
+    return typing.get_args(annotation) or (annotation,)
+
+
+def is_model_agent(agent: Any) -> bool:
+    """Whether an agent is one of pydantic-ai, which need not be installed."""
+    return any(
+        cls.__name__ == "AbstractAgent" and cls.__module__.partition(".")[0] == "pydantic_ai"
+        for cls in type(agent).__mro__
     )
+
+
+def _model_agent_signature(agent: Any) -> Signature:
+    """A pydantic-ai agent: takes a prompt, or what becomes one; its model is metered."""
+    model_agents = importlib.import_module("flujo_client.metering.model_agents")  # needs the extra, as the agent did
+    settings = frozenset({"resources", "temperature", "top_k", "top_p"})
+    return Signature(model_agents.ModelAgentCall(agent), True, settings, Any, model_agents.output_type(agent), Any)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +187,30 @@ def _hints(call: Any) -> dict[str, Any]:
         return {}
 
 
-def reference_of(agent: Any, step: str) -> str:
+def reference_of(agent: Any, step: str, *, attached: bool = False) -> str:
     """The name by which a spec refers to an agent.
 
-    `module:qualname` for functions, `module:Class#step` for objects; both are the same in every process that imports the
-    module. What has no such name gets one that is valid in this process only, with an `@`.
+    `module:qualname` for functions, `module:Class#step` for objects and for functions of steps with attachments, named
+    agents as they are named; all are the same in every process that imports the module. What has no such name gets one
+    that is valid in this process only, with an `@`.
+
+    Args:
+        attached: The step has plugins, processors and the like: another step may use the same function without them.
     """
+    if isinstance(agent, str | Mapping):
+        named = agent if isinstance(agent, str) else agent.get("id") or agent.get("path")
+        return f"{named}#{step}"
     target = _named(agent)
     module, qualname = _module_name(target.__module__), target.__qualname__
-    plain = target is agent and getattr(agent, "__self__", None) is None
+    plain = not attached and target is agent and getattr(agent, "__self__", None) is None
     name = f"{module}:{qualname}" if plain else f"{module}:{qualname}#{step}"
     return f"{name}@{id(agent):x}" if unqueueable_reason(agent) else name
 
 
 def unqueueable_reason(agent: Any) -> str | None:
     """Why a worker could not find an agent; None if it can."""
+    if isinstance(agent, str | Mapping):
+        return None
     if isinstance(agent, functools.partial):
         return "a partial has no name: write a function"
     target = _named(agent)

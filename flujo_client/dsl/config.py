@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 
-__all__ = ["BranchFailureStrategy", "MergeStrategy", "StepConfig"]
+__all__ = ["BranchFailureStrategy", "MergeStrategy", "StepConfig", "adapter_marks", "override_config"]
 
 
 class StepConfig(BaseModel):
@@ -18,6 +20,8 @@ class StepConfig(BaseModel):
     Attributes:
         max_retries: Attempts after the first that failed; 1 means two attempts.
         timeout_s: Seconds per attempt; None for no limit but the lease's hour.
+        temperature, top_k, top_p: Handed to agents that take them.
+        preserve_fallback_diagnostics: Noted in the result of a step that fell back.
         queue: Served by workers that name it; for steps that need special machines.
         backoff_s: Seconds before the first retry, doubled for each further one; 0 retries at once.
         backoff_max_s: Longest such delay.
@@ -34,6 +38,10 @@ class StepConfig(BaseModel):
 
     max_retries: int = Field(1, ge=0)
     timeout_s: float | None = Field(None, gt=0)
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    preserve_fallback_diagnostics: bool = False
     queue: str = DEFAULT_QUEUE
     backoff_s: float = Field(0.0, ge=0)
     backoff_max_s: float = Field(60.0, ge=0)
@@ -44,6 +52,23 @@ class StepConfig(BaseModel):
     expected_meters: dict[str, int] = Field(default_factory=dict)
     on_worker_lost: Literal["retry", "fail"] = "retry"
     lost_spend: Literal["charge", "refund"] = "charge"
+
+
+def override_config(config: StepConfig | None, terms: Mapping[str, Any]) -> StepConfig:
+    """A config with some of its terms replaced; a warning names those that were set and are not meant any more."""
+    if config is None:
+        return StepConfig(**terms)
+    replaced = sorted(config.model_fields_set & terms.keys())
+    if replaced:
+        warnings.warn(f"{', '.join(replaced)} given besides config: the config's own are not used.", stacklevel=4)
+    return StepConfig(**{**{name: getattr(config, name) for name in config.model_fields_set}, **terms})
+
+
+def adapter_marks(adapter_id: str | None, adapter_allow: str | None) -> dict[str, Any]:
+    """The marks of an adapter in a step's `meta`. Raises `ValueError` if it does not say which it is, and what allows it."""
+    if not adapter_id or not adapter_allow:
+        raise ValueError("An adapter step needs adapter_id and adapter_allow.")
+    return {"is_adapter": True, "adapter_id": adapter_id, "adapter_allow": adapter_allow}
 
 
 class MergeStrategy(StrEnum):

@@ -6,15 +6,37 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flujo_client.dsl.composites import COMPOSITES
+from flujo_client.dsl.config import StepConfig, override_config
 
 if TYPE_CHECKING:
-    from flujo_client.dsl.pipeline import Pipeline, Step
+    from flujo_client.dsl.pipeline import Pipeline
+    from flujo_client.dsl.step import Step
 
 __all__ = ["Factories", "Nesting"]
 
 
 class Factories:
     """What `Step` can make besides a step of a function."""
+
+    @classmethod
+    def review(cls, agent: Any, **options: Any) -> Step[Any, Any]:
+        """A step named `review`; see `Step` and `StepConfig` for the options."""
+        return _named(cls, "review", agent, options)
+
+    @classmethod
+    def solution(cls, agent: Any, **options: Any) -> Step[Any, Any]:
+        """A step named `solution`; see `Step` and `StepConfig` for the options."""
+        return _named(cls, "solution", agent, options)
+
+    @classmethod
+    def validate_step(cls, agent: Any, *, strict: bool = True, **options: Any) -> Step[Any, Any]:
+        """A step named `validate`, which calls no model as far as estimates go.
+
+        Args:
+            strict: An output that a validator refuses is dropped.
+        """
+        marks = {"is_validation_step": True, "strict_validation": strict}
+        return _named(cls, "validate", agent, {**options, "meta": {**marks, **options.get("meta", {})}})
 
     @staticmethod
     def parallel(name: str, branches: Mapping[str, Step[Any, Any] | Pipeline], **options: Any) -> Step[Any, Any]:
@@ -106,3 +128,11 @@ class Nesting:
             name=name, pipeline=self, inherit_context=inherit_context, **options
         )
         return made
+
+
+def _named(cls: Any, name: str, agent: Any, options: Mapping[str, Any]) -> Step[Any, Any]:
+    terms = {key: value for key, value in options.items() if key in StepConfig.model_fields}
+    fields = {key: value for key, value in options.items() if key not in terms and value is not None}
+    config = override_config(fields.pop("config", None), terms)
+    made: Step[Any, Any] = cls(name=name, agent=agent, config=config, **fields)
+    return made

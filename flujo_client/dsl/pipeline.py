@@ -1,244 +1,36 @@
-"""`Step` and `Pipeline`: functions composed with `>>`. One module, as each is made of the other.
+"""`Pipeline`: steps composed with `>>`.
 
-Steps that hold pipelines (`parallel.py`, `loop.py`, `conditional.py`) build on these two. `factories.py` makes them.
+Steps that hold pipelines (`parallel.py`, `loop.py`, `conditional.py`) build on it and on `Step`. `factories.py` makes them.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
-from flujo_client.dsl.callables import ControlFunction, Signature, inspect_callable, reference_of
+from flujo_client.dsl.callables import ControlFunction, reference_of
 from flujo_client.dsl.compatibility import compatible
-from flujo_client.dsl.config import StepConfig
-from flujo_client.dsl.factories import Factories, Nesting
-from flujo_client.protocol.errors import (
-    ConfigurationError,
-    ImproperStepInvocationError,
-    InfiniteFallbackError,
-    PipelineValidationError,
-    StepInvocationError,
-)
-from flujo_client.protocol.quota import COST, TOKENS, to_nano_usd
-from flujo_client.protocol.spec import NodeSpec, PipelineSpec, RetrySpec, SequenceSpec, StepSpec
+from flujo_client.dsl.composites import composite
+from flujo_client.dsl.factories import Nesting
+from flujo_client.dsl.step import Step
+from flujo_client.protocol.errors import ConfigurationError, PipelineValidationError
+from flujo_client.protocol.spec import PipelineSpec, SequenceSpec, map_leaves
 from flujo_client.protocol.types import ControlDefinition, StepDefinition, describe_type, make_adapter
 
-__all__ = ["UNNAMED", "Pipeline", "Step", "step"]
+__all__ = ["UNNAMED", "Pipeline", "Step", "fits"]
+
+#: What turns a setting off, as `Settings` reads it.
+_OFF = ("0", "false", "no", "off")
 
 #: The name of a pipeline that has none; it runs in process only.
 UNNAMED = "unnamed"
 
-In = TypeVar("In")
-Out = TypeVar("Out")
 
-_TEMPLATE = StepSpec(name="step", function="step")
-
-
-class Step(Factories, BaseModel, Generic[In, Out]):
-    """A named function with its terms. Data, not a call: compose it and run the pipeline.
-
-    Attributes:
-        name: Letters, digits and `_.:<>-`; stands in task names and metrics.
-        agent: An async or sync function, or an object with `run`. Its first parameter is the input; it may ask for
-            `context`, `resources` and `run` by name.
-        config: The terms.
-        updates_context: Its output's keys are set on the context.
-        sink_to: Dotted place in the context that gets its output.
-        fallback_step: Runs once, on the same input, when every attempt has failed; its result is the step's.
-        meta: The user's own.
-    """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", ignored_types=(cached_property,))
-
-    name: str = Field(min_length=1)
-    agent: Any = None
-    config: StepConfig = StepConfig()
-    updates_context: bool = False
-    sink_to: str | None = None
-    fallback_step: Any = None  # a Step; pydantic cannot build a generic class with a field of itself
-    meta: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _name_fits(cls, name: str) -> str:
-        StepSpec.__pydantic_validator__.validate_assignment(_TEMPLATE, "name", name)
-        return name
-
-    @classmethod
-    def from_callable(
-        cls,
-        function: Callable[..., Any],
-        name: str | None = None,
-        *,
-        updates_context: bool = False,
-        sink_to: str | None = None,
-        config: StepConfig | None = None,
-        **terms: Any,
-    ) -> Self:
-        """Make a step of a function.
-
-        Args:
-            function: Async or sync; its first parameter is the input.
-            name: Default: the function's.
-            terms: Fields of `StepConfig`, over those of `config`.
-        """
-        label = name or getattr(function, "__name__", type(function).__name__)
-        base = (config or StepConfig()).model_dump()
-        built = cls(
-            name=label,
-            agent=function,
-            config=StepConfig(**{**base, **terms}),
-            updates_context=updates_context,
-            sink_to=sink_to,
-        )
-        _ = built.signature  # faults show where the step is made, not where it runs
-        return built
-
-    def fallback(self, step: Step[Any, Any]) -> Self:
-        """Set `fallback_step`, and return the step itself.
-
-        Raises:
-            InfiniteFallbackError: The step would fall back on itself.
-            ConfigurationError: Steps that hold others cannot have or be a fallback.
-        """
-        if self.is_complex or step.is_complex:
-            raise ConfigurationError(f"Step '{self.name}': only a step of a function has, or is, a fallback.")
-        if any(link is self for link in step.fallbacks()):
-            raise InfiniteFallbackError(f"Fallback loop detected for step '{self.name}'")
-        self.fallback_step = step
-        return self
-
-    def fallbacks(self) -> Iterator[Step[Any, Any]]:
-        """The step, the step that it falls back on, and so on."""
-        link: Step[Any, Any] | None = self
-        while link is not None:
-            yield link
-            link = link.fallback_step
-
-    @cached_property
-    def signature(self) -> Signature:
-        """The function, analysed."""
-        return inspect_callable(self.agent, self.name)
-
-    @property
-    def is_complex(self) -> bool:
-        """Whether the step holds other steps."""
-        return False
-
-    @property
-    def function(self) -> str:
-        """See `StepDefinition.function`."""
-        return reference_of(self.agent, self.name)
-
-    @property
-    def call(self) -> Callable[..., Any]:
-        """See `StepDefinition.call`."""
-        return self.signature.call
-
-    @property
-    def is_async(self) -> bool:
-        """See `StepDefinition.is_async`."""
-        return self.signature.is_async
-
-    @property
-    def injects(self) -> frozenset[str]:
-        """See `StepDefinition.injects`."""
-        return self.signature.injects
-
-    @property
-    def input_type(self) -> Any:
-        """The annotation of the function's first parameter."""
-        return self.signature.input_type
-
-    @property
-    def output_type(self) -> Any:
-        """The annotation of what the function returns."""
-        return self.signature.output_type
-
-    @property
-    def context_type(self) -> Any:
-        """The annotation of its `context` parameter."""
-        return self.signature.context_type
-
-    def parts(self) -> Mapping[str, Pipeline]:
-        """The pipelines that it holds, by what people call them."""
-        return {}
-
-    def controls(self) -> Mapping[str, Callable[..., Any]]:
-        """The functions of its own that workers call between its parts, by role."""
-        return {}
-
-    def to_node(self) -> NodeSpec:
-        """The step as a spec's node."""
-        return self.to_leaf()
-
-    def to_leaf(self) -> StepSpec:
-        """The step as a leaf of a spec."""
-        config = self.config
-        estimate = {
-            COST: to_nano_usd(config.expected_cost_usd),
-            TOKENS: config.expected_tokens,
-            **config.expected_meters,
-        }
-        return StepSpec(
-            name=self.name,
-            function=self.function,
-            queue=config.queue,
-            retry=RetrySpec(
-                retries=config.max_retries,
-                base_ms=round(config.backoff_s * 1000),
-                most_ms=round(config.backoff_max_s * 1000),
-                jitter=config.jitter,
-                never=tuple(cls.__name__ for cls in config.never_retry),
-            ),
-            timeout_ms=None if config.timeout_s is None else max(1, round(config.timeout_s * 1000)),
-            estimate={meter: amount for meter, amount in estimate.items() if amount > 0},
-            is_async=self.is_async,
-            uses_context="context" in self.injects,
-            updates_context=self.updates_context,
-            sink_to=self.sink_to,
-            on_worker_lost=config.on_worker_lost,
-            lost_spend=config.lost_spend,
-            input_type=describe_type(self.input_type),
-            output_type=describe_type(self.output_type),
-            fallback=None if self.fallback_step is None else self.fallback_step.to_leaf(),
-        )
-
-    def __rshift__(self, other: Step[Any, Any] | Pipeline) -> Pipeline:
-        """`a >> b`: b gets a's output."""
-        if not isinstance(other, Step | Pipeline):
-            raise TypeError(f"Step '{self.name}' goes on with a step or a pipeline, not with {type(other).__name__}.")
-        return Pipeline([self, other])
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: a step is data.
-
-        Raises:
-            ImproperStepInvocationError: Always.
-        """
-        raise ImproperStepInvocationError(
-            f"Step '{self.name}' is not called but composed: run it with Flujo(step).run(...).",
-            suggestion="To test its function alone, await step.arun(...).",
-        )
-
-    async def arun(self, data: Any, **injected: Any) -> Any:
-        """Call the step's function directly, for unit tests."""
-        answer = self.call(data, **injected)
-        return await answer if self.is_async else answer
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name in ("run", "stream"):
-                raise StepInvocationError(self.name)
-            return super().__getattr__(name)
-
-
+@composite("sequence")
 class Pipeline(Nesting):
     """Steps one after the other; each gets the output of the one before.
 
@@ -247,6 +39,7 @@ class Pipeline(Nesting):
         name: By which services submit it; needed to queue it.
         hooks: Called for runs of this pipeline by `Flujo`.
         on_finish: Hooks called after a run only.
+        static_invariants: What must hold after each of its steps; see `Step.static_invariants`.
 
     Raises:
         PipelineValidationError: Neighbours declare types that cannot fit; lists all of them. It is a ValueError as well.
@@ -259,16 +52,19 @@ class Pipeline(Nesting):
         name: str | None = None,
         hooks: Sequence[Callable[..., Any]] = (),
         on_finish: Sequence[Callable[..., Any]] = (),
+        static_invariants: Sequence[Any] = (),
     ) -> None:
         self.name = name
         self.steps: list[Step[Any, Any]] = []
         self.hooks = list(hooks)
         self.on_finish = list(on_finish)
+        self.static_invariants = list(static_invariants)
         for part in steps:
             if isinstance(part, Pipeline):
                 self.steps += part.steps
                 self.hooks += part.hooks
                 self.on_finish += part.on_finish
+                self.static_invariants += part.static_invariants
             elif isinstance(part, Step):
                 self.steps.append(part)
             else:
@@ -282,7 +78,13 @@ class Pipeline(Nesting):
 
     def named(self, name: str) -> Pipeline:
         """The same pipeline under a name."""
-        return Pipeline(self.steps, name=name, hooks=self.hooks, on_finish=self.on_finish)
+        return Pipeline(
+            self.steps,
+            name=name,
+            hooks=self.hooks,
+            on_finish=self.on_finish,
+            static_invariants=self.static_invariants,
+        )
 
     def __rshift__(self, other: Step[Any, Any] | Pipeline) -> Pipeline:
         """`pipeline >> step`: the other gets this one's output."""
@@ -325,10 +127,22 @@ class Pipeline(Nesting):
     def control_definitions(self) -> Mapping[str, ControlDefinition]:
         """The functions of its composites by reference, as a worker's registry takes them."""
         return {
-            reference_of(function, part.name): ControlFunction.of(function)
-            for part in self.all_steps()
-            for function in part.controls().values()
+            reference_of(function, place): ControlFunction.of(function)
+            for place, functions in self.named_functions()
+            for function in functions.values()
         }
+
+    def named_functions(self) -> Iterator[tuple[str, Mapping[str, Callable[..., Any]]]]:
+        """The functions that specs refer to beside those of steps, by what they are for, each with whose they are."""
+        yield self.name or UNNAMED, self._rules()
+        for part in self.all_steps():
+            yield part.name, part.controls()
+            for inner in part.parts().values():
+                yield part.name, inner._rules()
+
+    def _rules(self) -> Mapping[str, Callable[..., Any]]:
+        rules = [rule for rule in self.static_invariants if not isinstance(rule, str)]
+        return {f"static invariant {number}": rule for number, rule in enumerate(rules, 1)}
 
     def to_spec(self) -> PipelineSpec:
         """The pipeline as pure data.
@@ -344,7 +158,24 @@ class Pipeline(Nesting):
         """Its steps as a spec's node. Raises `ConfigurationError` if it has none."""
         if not self.steps:
             raise ConfigurationError(f"Pipeline '{self.name or UNNAMED}' has no steps.")
-        return SequenceSpec(nodes=tuple(part.to_node() for part in self.steps))
+        sequence = SequenceSpec(nodes=tuple(part.to_node() for part in self.steps))
+        if not self.static_invariants:
+            return sequence
+        rules = tuple(rule for rule in self.static_invariants if isinstance(rule, str))
+        functions = tuple(reference_of(rule, self.name or UNNAMED) for rule in self._rules().values())
+        return map_leaves(sequence, lambda leaf: leaf.with_invariants(rules, functions))
+
+
+def fits(one: Step[Any, Any], other: Step[Any, Any]) -> bool:
+    """Whether a step's output can be the next one's input.
+
+    Adapters, and steps with an input of their own, fit everything; all do with FLUJO_STRICT_DSL=0, until the values come.
+    """
+    if os.environ.get("FLUJO_STRICT_DSL", "").lower() in _OFF:
+        return True
+    if one.is_adapter or other.is_adapter or other.template is not None:
+        return True
+    return compatible(one.output_type, other.input_type)
 
 
 def _check_neighbours(steps: Sequence[Step[Any, Any]]) -> None:
@@ -352,7 +183,7 @@ def _check_neighbours(steps: Sequence[Step[Any, Any]]) -> None:
         f"Type mismatch between steps '{one.name}' (returns {describe_type(one.output_type)}) and "
         f"'{other.name}' (expects {describe_type(other.input_type)})"
         for one, other in pairwise(steps)
-        if not compatible(one.output_type, other.input_type)
+        if not fits(one, other)
     ]
     if faults:
         raise PipelineValidationError(
@@ -366,19 +197,3 @@ def _schema_of(annotation: Any) -> dict[str, object]:
         return {} if adapter is None else adapter.json_schema()
     except (PydanticInvalidForJsonSchema, PydanticUserError):
         return {}
-
-
-@overload
-def step(function: Callable[..., Any], /) -> Step[Any, Any]: ...
-@overload
-def step(*, name: str | None = None, **terms: Any) -> Callable[[Callable[..., Any]], Step[Any, Any]]: ...
-def step(function: Callable[..., Any] | None = None, /, **terms: Any) -> Any:
-    """Make a function a step: `@step`, or `@step(max_retries=2, timeout_s=30)`.
-
-    Args:
-        terms: As `Step.from_callable` takes them: `name`, `updates_context`, `sink_to`, `config`, and the fields of
-            `StepConfig`.
-    """
-    if function is not None:
-        return Step.from_callable(function)
-    return lambda decorated: Step.from_callable(decorated, **terms)

@@ -43,7 +43,7 @@ class _Artifact:
     def __init__(self, key: str) -> None:
         self._key = key
 
-    async def run(self, check: Any, *, context: Any) -> Any:
+    async def run(self, check: Any, context: Any) -> Any:
         """The artifact, as JSON values on a fleet."""
         return _kept(context, f"{self._key}_artifact")
 

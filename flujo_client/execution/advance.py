@@ -70,7 +70,10 @@ def _on_failed(draft: Draft, event: Event) -> None:
         return
     data = event.data
     if node.status is NodeStatus.DISPATCHED:
-        node = _record_attempt(draft, event, failures=node.failures + 1, error=data["error"])
+        node = _record_attempt(
+            draft, event, failures=node.failures + 1, error=data["error"], keeps_output=data.get("keeps_output", False)
+        )
+        _take_context(draft, event)
     if event.fields.get("overrun"):
         _breach(draft, event.path, _first_meter(event.fields["overrun"]), event.fields)
         return
@@ -81,7 +84,10 @@ def _on_failed(draft: Draft, event: Event) -> None:
     step, seed = draft.step(event.path), f"{draft.run.run_id}/{event.path}/{event.attempt}"
     decision = after_failure(step.retry, node.failures, data["error"]["type"], data.get("retryable", True), seed)
     if decision.again and not node.fallback:  # a fallback has one attempt
-        draft.dispatch_again(event.path, decision.delay_ms)
+        if event.fields.get("context"):
+            draft.dispatch_step(event.path, step, decision.delay_ms)
+        else:
+            draft.dispatch_again(event.path, decision.delay_ms)
         return
     if step.fallback is not None:
         draft.update(event.path, fallback=node.fallback + 1, original_error=node.original_error or data["error"])
@@ -177,7 +183,8 @@ def _take_context(draft: Draft, event: Event) -> None:
     if not form:
         return
     before = () if form == "snapshot" else draft.context(event.path)
-    draft.update(draft.written_scope(event.path), context=(*before, f"ctx:{event.path}"))
+    failed = f"#{event.attempt}" if event.kind is EventKind.FAILED else ""  # as commit.lua names them
+    draft.update(draft.written_scope(event.path), context=(*before, f"ctx:{event.path}{failed}"))
 
 
 def _record_attempt(draft: Draft, event: Event, **changes: Any) -> NodeState:

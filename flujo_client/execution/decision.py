@@ -70,6 +70,7 @@ class NodeState(BaseModel):
     answering: bool = Field(False, description="its attempt applies the answer")
     active: int = Field(0, description="root: nodes of the run with an attempt under way")
     paused: int = Field(0, description="root: nodes of the run that wait for an answer")
+    keeps_output: bool = Field(False, description="step: the last attempt failed, and shows its output all the same")
     opened: int = Field(0, description="parallel: branches entered; loop: iterations begun")
     split: bool = Field(False, description="parallel, map: the budget is shared out")
     pending: int = Field(0, description="parallel, map: children not ended")

@@ -8,7 +8,7 @@ from typing import Any
 from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
 from flujo_client.execution.graph import Kinds, Producer, RunGraph
 from flujo_client.execution.paths import control_path, parent_of
-from flujo_client.protocol.messages import TaskRecord
+from flujo_client.protocol.messages import StepOutputRef, TaskRecord
 from flujo_client.protocol.payloads import Expression, expression_fields
 from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.quota import amounts_text
@@ -106,10 +106,21 @@ class Draft(RunGraph):
         """The run ends."""
         self.status, self.error = status, error
 
-    def dispatch_step(self, path: str, step: StepSpec) -> None:
-        """An attempt on the terms of this step."""
-        wants_context = step.uses_context or step.updates_context or step.sink_to is not None
-        self.dispatch(path, step, self.input(path), self.producer_before(path), wants_context)
+    def dispatch_step(self, path: str, step: StepSpec, delay_ms: int = 0) -> None:
+        """An attempt on the terms of this step, and on the context as it is now."""
+        outputs = {
+            name: StepOutputRef(expression=self.output(place), function=self.producer(place).function)
+            for name, place in self.named_before(path, step.reads).items()
+        }
+        self.dispatch(
+            path,
+            step,
+            self.input(path),
+            self.producer_before(path),
+            step.wants_context,
+            delay_ms=delay_ms,
+            outputs=outputs,
+        )
 
     def dispatch_control(
         self,
@@ -140,7 +151,15 @@ class Draft(RunGraph):
         )
 
     def dispatch(
-        self, path: str, step: StepSpec, value: Expression, producer: Producer, wants_context: bool, **terms: Any
+        self,
+        path: str,
+        step: StepSpec,
+        value: Expression,
+        producer: Producer,
+        wants_context: bool,
+        *,
+        delay_ms: int = 0,
+        **terms: Any,
     ) -> None:
         """Journal an attempt with all that its worker needs."""
         context = self.context(path) if wants_context else ()
@@ -156,7 +175,8 @@ class Draft(RunGraph):
             traceparent=self.run.traceparent,
             **terms,
         )
-        fields = [*expression_fields(value), *context, *_branch_fields(task.branches)]
+        outputs = [name for output in task.outputs.values() for name in expression_fields(output.expression)]
+        fields = [*expression_fields(value), *context, *_branch_fields(task.branches), *outputs]
         lease_ms = (step.timeout_ms or LONGEST_STEP_MS) + LEASE_GRACE_MS
         chain = " ".join(self.accounts(path))
         attempt = self.state(path).attempt + 1
@@ -168,6 +188,7 @@ class Draft(RunGraph):
                 queue=step.queue,
                 function=step.function,
                 label=task_label(self.spec.name, step.name),
+                delay_ms=delay_ms,
                 terms=";".join((str(lease_ms), step.lost_spend, chain, amounts_text(step.estimate), " ".join(fields))),
                 task=task.model_dump_json(exclude_defaults=True).encode(),
                 is_async=step.is_async,

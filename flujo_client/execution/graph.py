@@ -6,7 +6,7 @@ What differs between the kinds of nodes is in `kinds/`, one kind a file; everyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from flujo_client.execution.decision import NodeState
@@ -160,6 +160,24 @@ class RunGraph:
                 return self.producer(child_of(parent, index - 1))
             path = parent
         return Producer("input", "Any", "")
+
+    def named_before(self, path: str, names: Sequence[str]) -> dict[str, str]:
+        """The paths of nodes that ended before a node, by name, the nearest of a name; in its sequence and those around it.
+
+        Args:
+            names: `*` for all of them.
+        """
+        found: dict[str, str] = {}
+        while names and path != "root":
+            parent, index = parent_of(path)
+            node = self.spec.node(parent)
+            if isinstance(node, SequenceSpec):
+                for place in reversed(range(index)):
+                    before = node.nodes[place]
+                    if not isinstance(before, SequenceSpec) and ("*" in names or before.name in names):
+                        found.setdefault(before.name, child_of(parent, place))
+            path = parent
+        return found
 
     def _above(self, path: str) -> Iterator[tuple[str, NodeKind]]:
         """A node and those above it, innermost first, each with the kind of its parent."""

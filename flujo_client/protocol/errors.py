@@ -17,7 +17,7 @@ FlujoError
 │  ├─ StepInvocationError            a step was asked for a method of its agent
 │  ├─ NonRetryableError              user code says: do not try again
 │  ├─ AgentIOValidationError         an agent's input or output does not validate
-│  ├─ PluginError                    a validation plugin is faulty
+│  ├─ PluginError                    a plugin is faulty, or does not let an output stand
 │  ├─ ParallelStepError              a parallel step cannot be put together
 │  ├─ OrchestratorRetryError         user code asks for another attempt
 │  ├─ ReplayError                    a run cannot be replayed from what was recorded
@@ -42,6 +42,8 @@ FlujoError
 │  └─ ContextFieldError, ContextIsolationError, ContextMutationError
 ├─ ValidationError
 │  ├─ UsageAmountError               a step says that it used what is no amount
+│  ├─ OutputRejectedError            a validator does not accept a step's output
+│  ├─ InvariantViolatedError         a static invariant does not hold after a step
 │  ├─ TypeMismatchError              an output does not fit the next step's input
 │  ├─ TemplateResolutionError        a template names what is not there
 │  └─ PipelineValidationError        a pipeline has faults; lists all of them
@@ -55,7 +57,7 @@ QuotaExceededError stands apart, as users of `Quota` know it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "AgentIOValidationError",
@@ -77,10 +79,12 @@ __all__ = [
     "ImproperStepInvocationError",
     "InfiniteFallbackError",
     "InfiniteRedirectError",
+    "InvariantViolatedError",
     "MessageError",
     "MissingAgentError",
     "NonRetryableError",
     "OrchestratorRetryError",
+    "OutputRejectedError",
     "ParallelStepError",
     "PausedException",
     "PayloadError",
@@ -122,7 +126,12 @@ class FlujoError(Exception):
         code: A short name of the fault, for programs.
         cause: What led to it; the same as `raise ... from cause`.
         data: Facts of the error by name, JSON values; attributes `error.data["..."]`, and sent with it.
+
+    Attributes:
+        retryable: Whether an attempt that ends with it is worth another one.
     """
+
+    retryable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -273,7 +282,9 @@ class AgentIOValidationError(ExecutionError):
 
 
 class PluginError(ExecutionError):
-    """A validation plugin is faulty."""
+    """A plugin is faulty, or does not let a step's output stand; that is tried again if the step has a fallback."""
+
+    retryable = True
 
 
 class ParallelStepError(ExecutionError):
@@ -282,6 +293,8 @@ class ParallelStepError(ExecutionError):
 
 class OrchestratorRetryError(ExecutionError):
     """Raised by user code that asks for another attempt."""
+
+    retryable = True
 
 
 class ReplayError(ExecutionError):
@@ -401,6 +414,14 @@ class ContextMutationError(ContextError):
 
 class ValidationError(FlujoError):
     """Something does not fit its declared type or shape."""
+
+
+class OutputRejectedError(ValidationError):
+    """A validator does not accept a step's output."""
+
+
+class InvariantViolatedError(ValidationError):
+    """A static invariant does not hold after a step."""
 
 
 class TypeMismatchError(ValidationError):

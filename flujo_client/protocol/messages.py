@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "EventKind",
     "StepMessage",
+    "StepOutputRef",
     "StepRef",
     "TaskRecord",
     "parse_step_message",
@@ -79,6 +80,13 @@ def parse_step_message(body: dict[str, Any]) -> StepMessage:
         ) from error
 
 
+class StepOutputRef(_Model):
+    """Where an earlier step's output is, and the function by which a worker knows its type."""
+
+    expression: Any
+    function: str = ""
+
+
 class TaskRecord(_Model):
     """What a worker needs beyond the ids, journalled with the dispatch and returned by reserve.lua."""
 
@@ -97,6 +105,9 @@ class TaskRecord(_Model):
     context_model: str = Field("", description="of the sub-pipeline around it; empty: the worker's own")
     branches: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="merge: context of each branch, by name"
+    )
+    outputs: dict[str, StepOutputRef] = Field(
+        default_factory=dict, description="what the step reads of earlier ones, by name"
     )
     merge: str = ""
     traceparent: str = ""

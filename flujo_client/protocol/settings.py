@@ -46,6 +46,10 @@ class Settings(BaseModel):
     max_deliveries: int = Field(
         3, ge=1, description="FLUJO_MAX_DELIVERIES: workers that a step may kill before it is dead-lettered"
     )
+    strict_pricing: bool = Field(
+        False, description="FLUJO_STRICT_PRICING: an agent's tokens without a price fail the run"
+    )
+    strict_dsl: bool = Field(True, description="FLUJO_STRICT_DSL: neighbours whose types cannot fit are an error")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,7 +38,10 @@ __all__ = [
     "SubPipelineSpec",
     "TransitionSpec",
     "load_spec",
+    "map_leaves",
 ]
+
+_N = TypeVar("_N", bound=BaseModel)
 
 #: Rises when a spec can say something that the release before could not read.
 SPEC_VERSION: Final = 1
@@ -70,15 +74,42 @@ class StepSpec(_Model):
     retry: RetrySpec = RetrySpec()
     timeout_ms: int | None = Field(None, gt=0, description="per attempt; None: the lease's longest")
     estimate: dict[str, int] = Field(default_factory=dict, description="upper bound of an attempt's use, by meter")
+    usage_limits: dict[str, int] = Field(default_factory=dict, description="most of all attempts together, by meter")
     is_async: bool = True
+    settings: dict[str, float] = Field(default_factory=dict, description="of the model: temperature, top_k, top_p")
+    template: Any = Field(None, description="the input instead of the step before's output; may hold {{ }} templates")
+    reads: tuple[str, ...] = Field((), description="earlier steps whose outputs it reads as well; * for all")
     uses_context: bool = False
     updates_context: bool = False
+    validate_fields: bool = Field(False, description="only fields of the context's model may be updated")
     sink_to: str | None = None
+    persist_feedback_to: str | None = Field(None, description="list in the context for the feedback of failures")
+    persist_validation_to: str | None = Field(None, description="list in the context for what validators said")
+    invariants: tuple[str, ...] = Field((), description="expressions that hold after it")
+    invariant_functions: tuple[str, ...] = Field((), description="functions that hold after it, of its pipelines")
+    strict: bool = Field(False, description="an output that a validator refused is dropped")
     on_worker_lost: Literal["retry", "fail"] = "retry"
     lost_spend: Literal["charge", "refund"] = "charge"
     input_type: str = "Any"
     output_type: str = "Any"
+    preserve_fallback_diagnostics: bool = False
     fallback: StepSpec | None = Field(None, description="runs once on the same input when every attempt has failed")
+
+    @property
+    def wants_context(self) -> bool:
+        """Whether an attempt needs the context, to read or to write."""
+        kept = self.persist_feedback_to or self.persist_validation_to
+        return self.uses_context or self.updates_context or self.sink_to is not None or kept is not None
+
+    def with_invariants(self, rules: tuple[str, ...], functions: tuple[str, ...]) -> StepSpec:
+        """The step under the invariants of a pipeline that it is part of."""
+        changes: dict[str, Any] = {
+            "invariants": (*self.invariants, *rules),
+            "invariant_functions": (*self.invariant_functions, *functions),
+            "uses_context": True,
+            "fallback": None if self.fallback is None else self.fallback.with_invariants(rules, functions),
+        }
+        return self.model_copy(update=changes)
 
 
 class HitlSpec(_Model):
@@ -349,6 +380,24 @@ def _leaves(node: NodeSpec) -> list[StepSpec]:
         return []
     parts = node.nodes if isinstance(node, SequenceSpec) else node.parts()
     return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def map_leaves(node: _N, change: Callable[[StepSpec], StepSpec]) -> _N:
+    """A node with every step in it changed."""
+    if isinstance(node, StepSpec):
+        return change(node)  # type: ignore[return-value]  # a step of a step
+    if isinstance(node, HitlSpec):
+        return node
+    changed: dict[str, Any] = {}
+    for name in type(node).model_fields:
+        value = getattr(node, name)
+        if isinstance(value, StepSpec | HitlSpec | SequenceSpec | _Composite):
+            changed[name] = map_leaves(value, change)
+        elif isinstance(value, tuple) and any(
+            isinstance(part, StepSpec | HitlSpec | SequenceSpec | _Composite) for part in value
+        ):
+            changed[name] = tuple(map_leaves(part, change) for part in value)
+    return node.model_copy(update=changed)
 
 
 def load_spec(text: str | bytes) -> PipelineSpec:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from flujo_client.protocol.errors import UsageLimitExceededError
-from flujo_client.protocol.quota import COST, TOKENS, Amounts, Quota, add_amounts, used_amounts
+from flujo_client.protocol.quota import Amounts, Quota, add_amounts, used_amounts
 
-__all__ = ["StepRun", "UsageMeter"]
+__all__ = ["StepRun", "UsageMeter", "current_step_run", "entered_step_run"]
+
+_CURRENT: ContextVar[StepRun | None] = ContextVar("flujo_step_run", default=None)
+
+
+def current_step_run() -> StepRun | None:
+    """The attempt that this code runs in, for libraries that a step calls; None outside of steps."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def entered_step_run(run: StepRun) -> Iterator[None]:
+    """While a step's function runs."""
+    token = _CURRENT.set(run)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
 
 
 class UsageMeter:
@@ -25,7 +44,7 @@ class UsageMeter:
     def __init__(self, quota: Quota, estimate: Amounts, extend: Callable[[Amounts], Awaitable[str | None]]) -> None:
         self.quota = quota
         self.used: Amounts = {}
-        self._reserved = Quota.of({COST: 0, TOKENS: 0, **estimate})
+        self._reserved: Amounts = dict(estimate)  # and not yet used up
         self._extend = extend
 
     def add(self, *, tokens: int = 0, cost_usd: float = 0.0, **meters: int) -> None:
@@ -50,16 +69,61 @@ class UsageMeter:
             UsageAmountError: One of them is no amount.
             UsageLimitExceededError: The budget cannot pay. Let it through: the run ends with it.
         """
-        amounts = used_amounts(tokens, cost_usd, meters)
-        if amounts.keys() <= self._reserved.remaining().keys() and self._reserved.reserve(amounts):
-            return  # a meter that the estimate does not name has nothing reserved yet
-        refused = await self._extend(amounts)
+        await self._reserve(used_amounts(tokens, cost_usd, meters))
+
+    async def _reserve(self, amounts: Amounts) -> None:
+        """Take amounts from what is reserved, and what is missing from the account; all of it or nothing."""
+        held = {meter: min(amount, self._reserved.get(meter, 0)) for meter, amount in amounts.items() if amount > 0}
+        missing = {meter: amounts[meter] - amount for meter, amount in held.items() if amount < amounts[meter]}
+        self._give_back({meter: -amount for meter, amount in held.items()})
+        refused = await self._extend(missing) if missing else None
         if refused is not None:
+            self._give_back(held)
             raise UsageLimitExceededError(
-                f"The budget cannot pay {amounts[refused]} {refused} more.", meter=refused, asked=amounts[refused]
+                f"The budget cannot pay {missing[refused]} {refused} more.", meter=refused, asked=missing[refused]
             )
-        self._reserved.refund(amounts)
-        self._reserved.reserve(amounts)
+
+    def _give_back(self, amounts: Amounts) -> None:
+        for meter, amount in amounts.items():
+            self._reserved[meter] = self._reserved.get(meter, 0) + amount
+
+    @asynccontextmanager
+    async def call(
+        self, *, tokens: int = 0, cost_usd: float = 0.0, unbilled: tuple[type[BaseException], ...] = (), **meters: int
+    ) -> AsyncIterator[Callable[..., None]]:
+        """One call of a provider: reserve an upper bound before it, report what it used after it, keep the rest for the next.
+
+        Yields a function that takes what was used, as `add` does. A call that ends without a report may have been billed
+        all the same (a time-out, a connection that broke): its whole bound counts as used.
+
+        Args:
+            tokens, cost_usd, meters: The bound, as `reserve` takes it.
+            unbilled: Errors after which the provider bills nothing.
+
+        Raises:
+            UsageLimitExceededError: The budget cannot pay, for the bound or, after the call, for what it used beyond it. Let
+            it through.
+        """
+        bound = used_amounts(tokens, cost_usd, meters)
+        await self._reserve(bound)
+        before, reported = dict(self.used), False
+
+        def report(**used: Any) -> None:
+            nonlocal reported
+            reported = True
+            self.add(**used)
+
+        try:
+            yield report
+        except unbilled:
+            reported = True
+            raise
+        finally:
+            if not reported:
+                self.used = add_amounts(self.used, bound)
+            cost = {meter: amount - before.get(meter, 0) for meter, amount in self.used.items()}
+            self._give_back({meter: max(0, amount - cost.get(meter, 0)) for meter, amount in bound.items()})
+        await self._reserve({meter: amount - bound.get(meter, 0) for meter, amount in cost.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +138,7 @@ class StepRun:
         nonce: Of this attempt alone.
         usage: Report and reserve usage here.
         logger: Carries run, step and attempt.
+        strict_pricing: Whether usage that has no price is an error.
         emit: `await run.emit(chunk)` shows a JSON value to the run's followers while the step runs.
     """
 
@@ -84,6 +149,7 @@ class StepRun:
     usage: UsageMeter
     emit: Callable[[Any], Awaitable[None]]
     logger: logging.LoggerAdapter[logging.Logger] = field(repr=False)
+    strict_pricing: bool = False
 
     @property
     def idempotency_key(self) -> str:

@@ -22,6 +22,7 @@ from pydantic import ValidationError as PydanticValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from typing_extensions import TypedDict
 
+from flujo_client.protocol.attachments import Attachments
 from flujo_client.protocol.errors import PayloadError, TypeMismatchError
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.spec import PipelineSpec
@@ -74,11 +75,22 @@ class StepDefinition(TypedStep, Protocol):
 
     @property
     def injects(self) -> frozenset[str]:
-        """Which of `context`, `resources` and `run` it asks for by keyword."""
+        """Which of `context`, `resources`, `run` and a model's settings it asks for by keyword."""
 
     @property
     def context_type(self) -> Any:
         """The annotation of its `context` parameter."""
+
+    @property
+    def resolved_agent(self) -> Any:
+        """The object that `call` belongs to, or the function itself."""
+
+    @property
+    def attachments(self) -> Attachments:
+        """What the user attached to it."""
+
+    def redirected(self, target: Any) -> StepDefinition:
+        """The step that runs another agent on the same input, as a plugin asks for. `target` is an agent or a step."""
 
 
 class ControlDefinition(Protocol):
@@ -178,6 +190,24 @@ class TypeValidator:
                 suggestion="Insert an adapter step or adjust the types.",
                 step=step.name,
                 next_step=next_step.name,
+            ) from error
+
+    def accept_input(self, step: TypedStep, value: Any) -> Any:
+        """A step's own input as the type that it declares; what a template made of text is read as that type.
+
+        Raises:
+            TypeMismatchError: It does not fit; names the step, its type and the place in the value.
+        """
+        expected = self.get_step_input_type(step)
+        adapter = self._adapter(expected)
+        try:
+            return value if adapter is None else adapter.validate_python(value)
+        except PydanticValidationError as error:
+            raise TypeMismatchError(
+                f"Type mismatch: The input that step '{step.name}' gives itself is not what it expects "
+                f"({describe_type(expected)}): {_places(error)}.",
+                suggestion="Correct its template, or its annotation.",
+                step=step.name,
             ) from error
 
     def check_own_output(self, step: TypedStep, output: Any) -> None:

@@ -1,9 +1,12 @@
-"""The run's context: a copy of its own for each attempt, and what a success changed in it."""
+"""The run's context: a copy of its own for each attempt, and what it changed in it."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from flujo_client.protocol.errors import PausedException, PipelineAbortSignal
+from flujo_worker.policies.feedback import feedback_of
 from flujo_worker.policies.inputs import InputReader
 from flujo_worker.policies.stack import Proceed, StepCall
 from flujo_worker.registry import Registry
@@ -13,6 +16,9 @@ __all__ = ["ContextPolicy"]
 
 class ContextPolicy:
     """Builds the context for steps that have to do with it, and puts their output into it as they declare.
+
+    A success commits what it changed. A failure changes nothing, but for the lists that the step keeps its feedback and
+    its validators' findings in.
 
     Args:
         reader: Of payloads.
@@ -26,11 +32,31 @@ class ContextPolicy:
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises `ContextError` if the context does not fit its model, or the output its field."""
         step = call.step
-        if step.uses_context or step.updates_context or step.sink_to is not None:
-            model = self._registry.context_model_for(call.definition.context_type, call.attempt.task.context_model)
-            call.context = self._reader.of(call.attempt).context(model, call.attempt.ref.run_id)
-            call.injected["context"] = call.context.model
-        output = await proceed(call)
-        if call.context is not None:
-            call.context.apply(step, output)
+        if not step.wants_context:
+            return await proceed(call)
+        model = self._registry.context_model_for(call.definition.context_type, call.attempt.task.context_model)
+        call.context = self._reader.of(call.attempt).context(model, call.attempt.ref.run_id)
+        call.injected["context"] = call.context.model
+        try:
+            output = await proceed(call)
+        except (asyncio.CancelledError, PausedException, PipelineAbortSignal):
+            raise
+        except BaseException as error:
+            self._keep(call, error)
+            raise
+        if step.persist_validation_to is not None and call.findings:
+            call.context.append(step.persist_validation_to, call.findings)
+        call.context.apply(step, output)
         return output
+
+    def _keep(self, call: StepCall, error: BaseException) -> None:
+        """Note what a failure leaves in the context."""
+        step, context = call.step, call.context
+        if context is None or (step.persist_feedback_to is None and not (step.persist_validation_to and call.findings)):
+            return
+        kept = context.untouched()
+        if step.persist_feedback_to is not None:
+            kept.append(step.persist_feedback_to, [feedback_of(error)])
+        if step.persist_validation_to is not None and call.findings:
+            kept.append(step.persist_validation_to, call.findings)
+        call.attempt.kept_context = kept.change()

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flujo_client.protocol.errors import HitlPolicyError
+from flujo_client.protocol.expressions import render_message
 from flujo_client.protocol.results import ConversationRole, ConversationTurn, HumanInteraction
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.step_context import StepContext, set_in_context
-from flujo_worker.policies.templates import render
 
 __all__ = ["ask", "paused_attempt", "take_answer"]
 
@@ -35,7 +35,7 @@ async def ask(call: ControlCall) -> ControlEnd:
     template = call.task.arguments["message"]
     if template is None:
         return ControlEnd(question=str(call.value))
-    return ControlEnd(question=render(template, {"previous_step": call.value, "context": call.context}))
+    return ControlEnd(question=render_message(template, {"previous_step": call.value, "context": call.context}))
 
 
 async def take_answer(call: ControlCall) -> ControlEnd:

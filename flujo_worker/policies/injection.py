@@ -1,4 +1,4 @@
-"""What a step's function may ask for besides its input: `resources` and `run`."""
+"""What a step's function may ask for about its own attempt: `run`, and the settings of its model."""
 
 from __future__ import annotations
 
@@ -7,40 +7,25 @@ from typing import Any
 
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.scripts import Scripts
-from flujo_client.protocol.step_run import StepRun
+from flujo_client.protocol.step_run import StepRun, entered_step_run
 from flujo_worker.policies.stack import Proceed, StepCall
-from flujo_worker.registry import Registry
 
-__all__ = ["ResourcesPolicy", "StepRunPolicy"]
+__all__ = ["StepRunPolicy"]
 
 logger = logging.getLogger(__name__)
 
 
-class ResourcesPolicy:
-    """Offers the worker's resources.
-
-    Args:
-        registry: Which has them.
-    """
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
-        """See `Policy`."""
-        call.injected["resources"] = self._registry.resources
-        return await proceed(call)
-
-
 class StepRunPolicy:
-    """Offers `run`: the attempt itself, its meter and its stream.
+    """Offers `run`: the attempt itself, its meter and its stream; also to code that is not handed it, as `current_step_run()`.
 
     Args:
         scripts: By which chunks are emitted.
         codec: Of chunks.
+        strict_pricing: Usage that has no price is an error.
     """
 
-    def __init__(self, scripts: Scripts, codec: PayloadCodec) -> None:
+    def __init__(self, scripts: Scripts, codec: PayloadCodec, *, strict_pricing: bool) -> None:
+        self._strict_pricing = strict_pricing
         self._scripts = scripts
         self._codec = codec
 
@@ -53,5 +38,7 @@ class StepRunPolicy:
             await self._scripts.emit(claim, next(sequence), self._codec.encode(chunk))
 
         told = logging.LoggerAdapter(logger, attempt.ids)
-        call.injected["run"] = StepRun(ref.run_id, ref.path, ref.attempt, claim.nonce, attempt.meter, emit, told)
-        return await proceed(call)
+        run = StepRun(ref.run_id, ref.path, ref.attempt, claim.nonce, attempt.meter, emit, told, self._strict_pricing)
+        call.injected |= {"run": run, **call.step.settings}
+        with entered_step_run(run):
+            return await proceed(call)

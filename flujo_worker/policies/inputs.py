@@ -62,7 +62,8 @@ class AttemptInputs:
         self._validator = validator
         self._find = find
         branches = dict.fromkeys(name for names in task.branches.values() for name in names)
-        names = [*expression_fields(task.expression), *task.context, *branches]
+        outputs = [name for output in task.outputs.values() for name in expression_fields(output.expression)]
+        names = [*expression_fields(task.expression), *task.context, *branches, *outputs]
         self._payloads = dict(zip(names, payloads, strict=True))
 
     def for_step(self, definition: StepDefinition) -> Any:
@@ -72,7 +73,7 @@ class AttemptInputs:
             producer = Producer(self._task.producer, self._task.producer_type)
             return self._validator.validate_step_output(producer, self._live(self._task.expression), definition)
         if self._validator.takes_anything(definition):
-            return self._restored(text)
+            return self._restored(text, self._task.producer_function)
         producer = Producer(self._task.producer, self._task.producer_type)
         return self._validator.validate_step_output(producer, None, definition, text=text)
 
@@ -80,7 +81,7 @@ class AttemptInputs:
         """The input of a composite's function: as the function declares it, or else as the step that made it does."""
         text = self._json(self._task.expression)
         if text is not None and self._validator.is_anything(declared):
-            return self._restored(text)
+            return self._restored(text, self._task.producer_function)
         value = self._live(self._task.expression) if text is None else None
         return self._validator.restore(declared, value, text)
 
@@ -93,15 +94,27 @@ class AttemptInputs:
         producer = self._find(function)
         return value if producer is None else self._validator.restore(producer.output_type, value)
 
-    def _restored(self, text: bytes) -> Any:
+    def as_produced(self) -> Any:
+        """The output of the step before, as that step declares it."""
+        return self._produced(self._task.expression, self._task.producer_function)
+
+    def earlier_outputs(self) -> dict[str, Any]:
+        """What the step reads of earlier ones beside its input, by name, as those declare it."""
+        return {name: self._produced(ref.expression, ref.function) for name, ref in self._task.outputs.items()}
+
+    def _produced(self, expression: Expression, function: str) -> Any:
+        text = self._json(expression)
+        return self._live(expression) if text is None else self._restored(text, function)
+
+    def _restored(self, text: bytes, function: str) -> Any:
         """A value as its producer declares it, so that it is the same object on a fleet as in process."""
-        producer = self._find(self._task.producer_function) if self._task.producer_function else None
+        producer = self._find(function) if function else None
         return self._validator.restore(Any if producer is None else producer.output_type, None, text)
 
     def context(self, model: type[BaseModel], run_id: str) -> StepContext:
         """The context of the attempt's scope. Raises `ContextError` if it does not fit the model."""
         stored = [self._codec.decode(self._payloads[name]) for name in self._task.context]
-        return StepContext.build(stored, model, run_id)
+        return StepContext.build(stored, model, run_id, self.earlier_outputs())
 
     def context_data(self, names: Sequence[str]) -> ContextData:
         """A context as plain data."""

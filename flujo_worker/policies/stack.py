@@ -22,6 +22,7 @@ class StepCall:
         value: The step's input, as far as it is prepared.
         context: The attempt's own copy; None if the step has nothing to do with the context.
         injected: What the step's function may ask for by keyword.
+        findings: What validators said, as JSON values.
     """
 
     attempt: Attempt
@@ -29,11 +30,17 @@ class StepCall:
     value: Any = None
     context: StepContext | None = None
     injected: dict[str, Any] = field(default_factory=dict)
+    findings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def step(self) -> StepSpec:
         """The step's terms, as the run is pinned to them."""
         return self.attempt.task.step
+
+    @property
+    def context_model(self) -> Any:
+        """The context as users' functions get it; None if the step has nothing to do with it."""
+        return None if self.context is None else self.context.model
 
 
 #: What a policy goes on with: the rest of the way, to the step's output.

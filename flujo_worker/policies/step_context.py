@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.context import SNAPSHOT_AFTER, ContextData, delta_between, fold_context, snapshot_of
-from flujo_client.protocol.errors import ContextError
+from flujo_client.protocol.errors import ContextError, ContextFieldError
+from flujo_client.protocol.results import PipelineResult
 from flujo_client.protocol.spec import StepSpec
+from flujo_client.protocol.types import describe_type
 
-__all__ = ["StepContext", "set_in_context"]
+__all__ = ["STEP_OUTPUTS", "StepContext", "set_in_context"]
+
+#: The field of contexts that has the outputs of earlier steps.
+STEP_OUTPUTS: Final = "step_outputs"
+
+#: What no step may put into a context: a place for everything is a place for nothing.
+SCRATCHPAD: Final = "scratchpad"
+
+#: Fields of the run itself, which an output that holds a whole context does not change.
+_NEVER_UPDATED = frozenset({"run_id", "initial_prompt", "status", STEP_OUTPUTS})
 
 
 @dataclass(slots=True)
@@ -26,24 +36,34 @@ class StepContext:
     """
 
     model: BaseModel
+    _stored: ContextData
     _before: ContextData
     _unknown: ContextData
     _deltas: int
 
     @classmethod
-    def build(cls, payloads: Sequence[Mapping[str, Any]], model: type[BaseModel], run_id: str) -> StepContext:
+    def build(
+        cls,
+        payloads: Sequence[Mapping[str, Any]],
+        model: type[BaseModel],
+        run_id: str,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> StepContext:
         """Build the context.
 
         Args:
             payloads: A snapshot and its deltas.
             model: What the step's `context` parameter declares; keys that it does not know are left as they are.
+            outputs: Of earlier steps, by name, if the step reads them; they become its `step_outputs`.
 
         Raises:
             ContextError: The stored context does not fit the model.
         """
         data = fold_context(payloads)
-        if "run_id" in model.model_fields or model.model_config.get("extra") == "allow":
+        if _knows(model, "run_id"):
             data.setdefault("run_id", run_id)
+        if outputs and _knows(model, STEP_OUTPUTS):
+            data[STEP_OUTPUTS] = {**data.get(STEP_OUTPUTS, {}), **outputs}
         try:
             built = model.model_validate(data)
         except PydanticValidationError as error:
@@ -53,21 +73,64 @@ class StepContext:
             ) from error
         before = built.model_dump()
         unknown = {key: value for key, value in data.items() if key not in before}
-        return cls(built, before, unknown, len(payloads))
+        return cls(built, data, before, unknown, len(payloads))
 
     def apply(self, step: StepSpec, output: Any) -> None:
         """Put a step's output into the context, as the step declares.
 
         Raises:
-            ContextError: The output does not fit the field it is for.
+            ContextFieldError: The output does not fit the field it is for, or there is no such field.
         """
         if step.sink_to is not None:
             set_in_context(self.model, step.sink_to, output)
-        if step.updates_context:
-            values = output.model_dump() if isinstance(output, BaseModel) else output
-            if isinstance(values, Mapping):
-                for key, value in values.items():
-                    set_in_context(self.model, str(key), value)
+        if not step.updates_context:
+            return
+        values = _values_of(output)
+        if values is None:
+            raise ContextFieldError(
+                f"Context validation failed: Step '{step.name}' updates the context, and returned a "
+                f"{type(output).__name__} instead of a dict or a model"
+            )
+        known = type(self.model).model_fields
+        for key, value in values.items():
+            if key in _NEVER_UPDATED:
+                continue
+            if key == SCRATCHPAD:
+                raise ContextFieldError("Context validation failed: 'scratchpad' is no field of a context")
+            if step.validate_fields and key not in known and self.model.model_config.get("extra") != "allow":
+                raise ContextFieldError(f"Context validation failed: {type(self.model).__name__} has no field '{key}'")
+            self._merge(str(key), value)
+
+    def append(self, place: str, items: Sequence[Any]) -> None:
+        """Put items behind those of a list in the context, which is made if it is missing.
+
+        Raises:
+            ContextFieldError: There is something else in its place.
+        """
+        held = self._get(place)
+        if held is not None and not isinstance(held, list):
+            raise ContextFieldError(
+                f"Context validation failed: '{place}' is a {type(held).__name__}, and no list to append to"
+            )
+        set_in_context(self.model, place, [*(held or []), *items])
+
+    def untouched(self) -> StepContext:
+        """The same context as before the attempt, for what a failure keeps."""
+        model = type(self.model).model_validate(self._stored)
+        return StepContext(model, self._stored, self._before, self._unknown, self._deltas)
+
+    def _get(self, place: str) -> Any:
+        target: Any = self.model
+        for name in place.split("."):
+            target = target.get(name) if isinstance(target, dict) else getattr(target, name, None)
+        return target
+
+    def _merge(self, key: str, value: Any) -> None:
+        """Set a field; a dict goes into the dict that is there."""
+        held = getattr(self.model, key, None)
+        if isinstance(held, dict) and isinstance(value, Mapping):
+            value = _merged(held, value)
+        set_in_context(self.model, key, value)
 
     def change(self) -> tuple[str, dict[str, Any]] | None:
         """What to commit: ("delta" or "snapshot", payload); None if nothing changed."""
@@ -84,21 +147,56 @@ def set_in_context(model: BaseModel, place: str, value: Any) -> None:
     """Set a dotted place of a context.
 
     Raises:
-        ContextError: The value does not fit the field.
+        ContextFieldError: The value does not fit the field, or there is no such place.
     """
     target: Any = model
     *parents, last = place.split(".")
-    for name in parents:
-        target = target[name] if isinstance(target, dict) else getattr(target, name)
     try:
+        for name in parents:
+            target = target.setdefault(name, {}) if isinstance(target, dict) else getattr(target, name)
         if isinstance(target, dict):
             target[last] = value
+        elif isinstance(target, BaseModel):
+            _assign(target, last, value)
         else:
             setattr(target, last, value)
-    except (PydanticValidationError, ValueError) as error:
-        fields = type(target).model_fields
-        expected = fields[last].annotation if last in fields else "nothing"
-        name = expected.__name__ if inspect.isclass(expected) else str(expected)
-        raise ContextError(
-            f"Context validation failed: Field '{last}' expects {name} but got {type(value).__name__}: {value}"
+    except (PydanticValidationError, AttributeError, TypeError, ValueError) as error:
+        raise ContextFieldError(
+            f"Context validation failed: Field '{last}' expects {_expected(target, last)} "
+            f"but got {type(value).__name__}: {value}"
         ) from error
+
+
+def _expected(target: Any, name: str) -> str:
+    fields = type(target).model_fields if isinstance(target, BaseModel) else {}
+    return describe_type(fields[name].annotation) if name in fields else "nothing"
+
+
+def _knows(model: type[BaseModel], field: str) -> bool:
+    return field in model.model_fields or model.model_config.get("extra") == "allow"
+
+
+def _values_of(output: Any) -> Mapping[Any, Any] | None:
+    """What an output says about the context: a nested run speaks through its own."""
+    if isinstance(output, PipelineResult):
+        output = output.final_pipeline_context if output.final_pipeline_context is not None else {}
+    if isinstance(output, BaseModel):
+        return {name: getattr(output, name) for name in (*type(output).model_fields, *(output.model_extra or {}))}
+    return output if isinstance(output, Mapping) else None
+
+
+def _merged(held: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(held[key], value) for key, value in new.items() if _nests(held.get(key), value)}
+    return {**held, **new, **both}
+
+
+def _nests(held: Any, new: Any) -> bool:
+    return isinstance(held, Mapping) and isinstance(new, Mapping)
+
+
+def _assign(model: BaseModel, name: str, value: Any) -> None:
+    """Set a field as its annotation declares it, also where the model does not check assignments itself."""
+    if name in type(model).model_fields and not model.model_config.get("validate_assignment"):
+        checked = type(model).__pydantic_validator__.validate_assignment(model.model_copy(), name, value)
+        value = getattr(checked, name)
+    setattr(model, name, value)

@@ -254,7 +254,8 @@ class TestFallback:
         result = _history(run)[0]
         assert run.status is RunStatus.COMPLETED
         assert (result["attempts"], result["success"]) == (2, True)
-        assert result["metadata_"] == {"fallback_triggered": True, "original_error": "no"}
+        told = {"fallback_triggered": True, "original_error": "no", "preserve_fallback_diagnostics": False}
+        assert result["metadata_"] == told
 
     def test_when_it_fails_too_both_errors_are_told(self) -> None:
         run = Replay(step("b", fallback=step("plan-b", retry=RetrySpec(retries=5)), retry=RetrySpec(retries=0)))

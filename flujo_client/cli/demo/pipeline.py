@@ -13,7 +13,8 @@ from sumy.models.dom import ObjectDocumentModel, Paragraph, Sentence
 from sumy.summarizers.lex_rank import LexRankSummarizer
 
 from flujo_client.cli.demo.ledger import append_entry
-from flujo_client.dsl.pipeline import Step, step
+from flujo_client.dsl.decorators import step
+from flujo_client.dsl.step import Step
 from flujo_client.protocol.step_run import StepRun
 
 __all__ = ["MOST_WORDS", "RUN_TOKENS", "Document", "demo"]

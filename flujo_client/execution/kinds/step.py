@@ -11,7 +11,7 @@ from flujo_client.execution.graph import NodeResult, Producer, RunGraph
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
-from flujo_client.protocol.spec import LeafSpec
+from flujo_client.protocol.spec import LeafSpec, StepSpec
 
 __all__ = ["StepKind"]
 
@@ -69,7 +69,7 @@ class StepKind:
             "attempts": state.failures + state.losses + (1 if succeeded else 0),
             "token_counts": state.usage.get(TOKENS, 0),
             "cost_usd": to_usd(state.usage.get(COST, 0)),
-            "output": {"$payload": f"out:{path}"} if succeeded else None,
+            "output": {"$payload": f"out:{path}"} if succeeded or state.keeps_output else None,
         }
         return result if state.original_error is None else _after_fallback(node, state, result)
 
@@ -78,7 +78,11 @@ def _after_fallback(node: LeafSpec, state: NodeState, result: NodeResult) -> Nod
     """What a step that fell back shows: the fallback's result, or both errors under its own name."""
     original = (state.original_error or {})["message"]
     if state.status.succeeded:
-        told = {"fallback_triggered": True, "original_error": original}
+        told = {
+            "fallback_triggered": True,
+            "original_error": original,
+            "preserve_fallback_diagnostics": isinstance(node, StepSpec) and node.preserve_fallback_diagnostics,
+        }
         return {**result, "metadata_": {**result.get("metadata_", {}), **told}}
     story = f"Original error: {original}; Fallback error: {(state.error or {}).get('message')}"
     return {**result, "name": node.name, "feedback": story}

@@ -1,7 +1,7 @@
 --[[ commit — settle a claim's budget and, if it still holds its lease, store its outcome and wake the run's manager.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event stream   6 dirty zset   7 held zset of the incarnation   8 inbox list
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 kind of event   6 usage, "meter=amount ..."   7 output payload, '' for none
-      8 step result   9 context payload, '' for none   10 context form, snapshot or delta   11 data of the event
+      8 step result   9 context payload, '' for none, a failure's kept under its attempt   10 context form, snapshot or delta   11 data of the event
 REPLY {1, overrun} committed, overrun as "meter=amount ..." | {0} lease lost, spend settled | {-1, status} run inactive, spend settled and result discarded ]]
 local path, nonce = ARGV[2], ARGV[4]
 local claim = 'claim|' .. nonce .. '|'
@@ -40,7 +40,8 @@ end
 redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', 'committed', claim .. 'answer', overrun)
 redis.call('HSET', KEYS[4], 'res:' .. path, ARGV[8])
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], 'out:' .. path, ARGV[7]) end
-if ARGV[9] ~= '' then redis.call('HSET', KEYS[4], 'ctx:' .. path, ARGV[9]) end
+local failed = ARGV[5] == 'failed' and '#' .. ARGV[3] or ''
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[4], 'ctx:' .. path .. failed, ARGV[9]) end
 append(KEYS[1], KEYS[5], KEYS[6], KEYS[8], ARGV[1], {'kind', ARGV[5], 'path', path, 'attempt', ARGV[3], 'nonce', nonce,
   'usage', ARGV[6], 'overrun', overrun, 'context', ARGV[9] ~= '' and ARGV[10] or '', 'data', ARGV[11]})
 return {1, overrun}

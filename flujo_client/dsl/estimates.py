@@ -1,0 +1,104 @@
+"""How much an attempt of a step may use, read from the step and its agent before it runs."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flujo_client.protocol.pricing import known_price_usd
+from flujo_client.protocol.quota import COST, TOKENS, Amounts, UsageEstimate, to_nano_usd
+
+__all__ = ["EstimatorRegistry", "get_estimator_registry", "read_estimate"]
+
+#: What calls of models cost that no price list was asked about: (part of the name, USD, tokens).
+_RULES_OF_THUMB: Final = (("gpt-4", 0.10, 500), ("o4", 0.10, 500), ("gpt-3.5", 0.02, 300))
+
+
+class EstimatorRegistry:
+    """Rules for estimates; the first whose predicate accepts a step makes its estimate. Fill it in the pipelines' module."""
+
+    def __init__(self) -> None:
+        self._rules: list[tuple[Callable[[Any], bool], Callable[[Any], UsageEstimate]]] = []
+
+    def register(
+        self, predicate: Callable[[Any], bool], estimator: Callable[[Any], UsageEstimate] | UsageEstimate
+    ) -> None:
+        """Add a rule after those there are.
+
+        Args:
+            predicate: Takes a step.
+            estimator: Takes a step, or the estimate itself.
+        """
+        made = (lambda step: estimator) if isinstance(estimator, UsageEstimate) else estimator
+        self._rules.append((predicate, made))
+
+    def find(self, step: Any) -> UsageEstimate | None:
+        """The estimate for a step; None if no rule is for it."""
+        return next((estimator(step) for predicate, estimator in self._rules if predicate(step)), None)
+
+
+_ESTIMATORS: Final = EstimatorRegistry()
+
+
+def get_estimator_registry() -> EstimatorRegistry:
+    """The rules that are applied to every step which declares no estimate itself."""
+    return _ESTIMATORS
+
+
+def read_estimate(step: Any) -> Amounts:
+    """The estimate of a step, by meter; what is first there of: its config, a rule, its agent.
+
+    Args:
+        step: Of the DSL.
+    """
+    config = step.config
+    cost_usd = float(getattr(config, "expected_cost_usd", None) or 0.0)
+    tokens = int(getattr(config, "expected_tokens", None) or 0)
+    meters: Mapping[str, int] = getattr(config, "expected_meters", None) or {}
+    if not (cost_usd or tokens):
+        found = _ESTIMATORS.find(step) or _of_agent(step)
+        cost_usd, tokens = found.cost_usd, found.tokens
+    amounts = {COST: to_nano_usd(cost_usd), TOKENS: tokens, **meters}
+    return {meter: amount for meter, amount in amounts.items() if amount > 0}
+
+
+def _of_agent(step: Any) -> UsageEstimate:
+    """What an agent says about itself: nothing for adapters and validation, which call no model."""
+    if step.meta.get("is_adapter") or step.meta.get("is_validation_step") or step.agent is None:
+        return UsageEstimate()
+    declared = _of_answer(step.output_type)
+    if declared is not None:
+        return declared
+    model = _model_name(step.resolved_agent)
+    if model is None:
+        return UsageEstimate()
+    most = _most_tokens(step.resolved_agent)
+    price = None if most is None else known_price_usd(model, None, 0, most)
+    if most is not None and price is not None:
+        return UsageEstimate(cost_usd=price, tokens=most)
+    for part, cost_usd, tokens in _RULES_OF_THUMB:
+        if part in model:
+            return UsageEstimate(cost_usd=cost_usd, tokens=tokens)
+    return UsageEstimate()
+
+
+def _of_answer(annotation: Any) -> UsageEstimate | None:
+    """The defaults of `cost_usd` and `token_counts` of the model that the agent is annotated to return."""
+    cls = typing.get_origin(annotation) or annotation
+    fields = getattr(cls, "model_fields", None) or {}
+    values = [getattr(fields.get(name), "default", None) for name in ("cost_usd", "token_counts")]
+    cost_usd, tokens = (value if isinstance(value, int | float) and value > 0 else 0 for value in values)
+    return UsageEstimate(cost_usd=float(cost_usd), tokens=int(tokens)) if cost_usd or tokens else None
+
+
+def _model_name(agent: Any) -> str | None:
+    model = getattr(agent, "model_id", None) or getattr(agent, "model", None) or getattr(agent, "model_name", None)
+    name = model if isinstance(model, str) else getattr(model, "model_name", None)
+    return name if isinstance(name, str) else None
+
+
+def _most_tokens(agent: Any) -> int | None:
+    settings = getattr(agent, "model_settings", None)
+    most = settings.get("max_tokens") if isinstance(settings, Mapping) else getattr(agent, "max_tokens", None)
+    return most if isinstance(most, int) and most > 0 else None

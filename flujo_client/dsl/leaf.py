@@ -1,0 +1,75 @@
+"""A step of a function as a leaf of a spec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flujo_client.dsl.estimates import read_estimate
+from flujo_client.protocol.expressions import names_in_steps
+from flujo_client.protocol.spec import RetrySpec, StepSpec
+from flujo_client.protocol.types import describe_type
+
+if TYPE_CHECKING:
+    from flujo_client.dsl.pipeline import Step
+
+__all__ = ["leaf_of"]
+
+#: The attribute of contexts that has every step's output.
+_STEP_OUTPUTS = "step_outputs"
+
+
+def leaf_of(step: Step[Any, Any]) -> StepSpec:
+    """The spec of a step."""
+    config = step.config
+    settings = {name: getattr(config, name) for name in ("temperature", "top_k", "top_p")}
+    rules = tuple(rule for rule in step.static_invariants if isinstance(rule, str))
+    return StepSpec(
+        name=step.name,
+        function=step.function,
+        queue=config.queue,
+        retry=_retries(step),
+        timeout_ms=None if config.timeout_s is None else max(1, round(config.timeout_s * 1000)),
+        estimate=read_estimate(step),
+        usage_limits={} if step.usage_limits is None else step.usage_limits.amounts(),
+        is_async=step.is_async,
+        uses_context="context" in step.injects or bool(step.attachments) or bool(rules) or step.template is not None,
+        updates_context=step.updates_context,
+        validate_fields=step.validate_fields,
+        sink_to=step.sink_to,
+        persist_feedback_to=step.persist_feedback_to_context,
+        persist_validation_to=step.persist_validation_results_to,
+        template=step.template,
+        reads=_read_steps(step),
+        invariants=rules,
+        settings={name: value for name, value in settings.items() if value is not None},
+        strict=bool(step.meta.get("strict_validation")),
+        on_worker_lost=config.on_worker_lost,
+        lost_spend=config.lost_spend,
+        input_type=describe_type(step.input_type),
+        output_type=describe_type(step.output_type),
+        preserve_fallback_diagnostics=config.preserve_fallback_diagnostics,
+        fallback=None if step.fallback_step is None else leaf_of(step.fallback_step),
+    )
+
+
+def _retries(step: Step[Any, Any]) -> RetrySpec:
+    """The terms of another attempt. What plugins refuse is not tried again, unless somebody is there to fall back on."""
+    config = step.config
+    return RetrySpec(
+        retries=0 if step.plugins and step.fallback_step is None else config.max_retries,
+        base_ms=round(config.backoff_s * 1000),
+        most_ms=round(config.backoff_max_s * 1000),
+        jitter=config.jitter,
+        never=tuple(cls.__name__ for cls in config.never_retry),
+    )
+
+
+def _read_steps(step: Step[Any, Any]) -> tuple[str, ...]:
+    """The earlier steps whose outputs a step reads beside its input; `*` for all of them.
+
+    Those that its template names; all, if it says `step_outputs` of the context, in its template or its function.
+    """
+    words = getattr(getattr(step.call, "__func__", step.call), "__code__", None)
+    if _STEP_OUTPUTS in (words.co_names if words is not None else ()) or _STEP_OUTPUTS in str(step.template or ""):
+        return ("*",)
+    return tuple(sorted(names_in_steps(step.template)))

@@ -1,0 +1,152 @@
+"""pydantic-ai agents as agents of steps, and a model that meters its requests. Needs the extra `pydantic-ai`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.exceptions import ModelHTTPError
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+
+from flujo_client.metering.bounds import call_bound
+from flujo_client.protocol.payloads import json_bytes
+from flujo_client.protocol.pricing import price_usd
+from flujo_client.protocol.step_run import current_step_run
+
+__all__ = ["MeteredModel", "ModelAgentCall", "make_agent_async", "output_type"]
+
+
+class MeteredModel(WrapperModel):
+    """A model whose requests are paid for by the step that makes them.
+
+    Before each request its bound is reserved, after it what it used is reported; a budget that cannot pay stops the agent
+    before the request. Outside of steps it changes nothing.
+    """
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """See `Model.request`. Raises `UsageLimitExceededError` if the budget cannot pay."""
+        run = current_step_run()
+        if run is None:
+            return await super().request(messages, model_settings, model_request_parameters)
+        bound = self._bound(messages, model_settings, model_request_parameters)
+        async with run.usage.call(requests=1, unbilled=(ModelHTTPError,), **bound) as report:
+            response = await super().request(messages, model_settings, model_request_parameters)
+            report(**self._used(response, strict=run.strict_pricing))
+        return response
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """See `Model.request_stream`. Raises `UsageLimitExceededError` if the budget cannot pay."""
+        run = current_step_run()
+        opened = super().request_stream(messages, model_settings, model_request_parameters, run_context)
+        if run is None:
+            async with opened as stream:
+                yield stream
+            return
+        bound = self._bound(messages, model_settings, model_request_parameters)
+        async with run.usage.call(requests=1, unbilled=(ModelHTTPError,), **bound) as report, opened as stream:
+            yield stream
+            report(**self._used(stream.get(), strict=run.strict_pricing))
+
+    def _bound(
+        self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
+    ) -> dict[str, Any]:
+        terms: Mapping[str, Any] = {**(self.settings or {}), **(settings or {})}
+        tools = [tool.parameters_json_schema for tool in (*parameters.function_tools, *parameters.output_tools)]
+        size = len(ModelMessagesTypeAdapter.dump_json(messages)) + len(json_bytes(tools))
+        return call_bound(self.model_name, self.system, size, terms.get("max_tokens"))
+
+    def _used(self, response: ModelResponse, *, strict: bool) -> dict[str, Any]:
+        usage = response.usage
+        cost_usd = price_usd(
+            response.model_name or self.model_name,
+            response.provider_name or self.system,
+            usage.input_tokens,
+            usage.output_tokens,
+            strict=strict,
+            usage=usage,
+        )
+        return {"tokens": usage.input_tokens + usage.output_tokens, "cost_usd": cost_usd, "requests": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAgentCall:
+    """A pydantic-ai agent, called as a step's function is.
+
+    Attributes:
+        agent: Unchanged.
+    """
+
+    agent: Agent[Any, Any]
+
+    async def __call__(
+        self,
+        value: Any,
+        *,
+        resources: Any = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Any:
+        """Run the agent on a prompt; what is no prompt becomes one as JSON.
+
+        Args:
+            resources: Become its dependencies, if they are of the type that it declares.
+        """
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        given = {name: setting for name, setting in settings.items() if setting is not None}
+        options: dict[str, Any] = {"model_settings": ModelSettings(**given)} if given else {}  # type: ignore[typeddict-item]  # names as it has them
+        if self.agent.model is not None:
+            options["model"] = MeteredModel(self.agent.model)
+        wanted = self.agent.deps_type
+        if resources is not None and wanted not in (object, type(None)) and isinstance(resources, wanted):
+            options["deps"] = resources
+        return await self.agent.run(_prompt(value), **options)
+
+
+def _prompt(value: Any) -> Any:
+    contents = value if isinstance(value, list | tuple) else (value,)
+    if value is None or all(isinstance(part, str) or _is_content(part) for part in contents):
+        return value
+    return json_bytes(value).decode()
+
+
+def _is_content(part: Any) -> bool:
+    return type(part).__module__.partition(".")[0] == "pydantic_ai"
+
+
+def output_type(agent: Agent[Any, Any]) -> Any:
+    """What an agent's runs give; `Any` where that is not one type."""
+    declared = agent.output_type
+    return declared if isinstance(declared, type) else Any
+
+
+def make_agent_async(
+    model: Model | str, system_prompt: str = "", output_type: Any = str, tools: Any = (), **options: Any
+) -> Agent[Any, Any]:
+    """An agent of pydantic-ai, as existing code asks for it.
+
+    Args:
+        options: Of `pydantic_ai.Agent`.
+    """
+    retries = options.pop("max_retries", None)
+    if retries is not None:
+        options["retries"] = retries
+    return Agent(model, system_prompt=system_prompt, output_type=output_type, tools=tools, **options)

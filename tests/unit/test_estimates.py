@@ -1,0 +1,98 @@
+"""Estimates read from steps and agents; prices; the bound of a call."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flujo_client import EstimatorRegistry, PricingNotConfiguredError, Step, UsageEstimate, get_estimator_registry
+from flujo_client.metering.bounds import call_bound
+from flujo_client.protocol.pricing import known_price_usd, price_usd
+
+
+class Reply(BaseModel):
+    text: str = ""
+    cost_usd: float = 0.25
+    token_counts: int = 40
+
+
+async def replies(data: Any) -> Reply:
+    return Reply()
+
+
+class Agent:
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    async def run(self, data: Any) -> Any:
+        return data
+
+
+@pytest.mark.parametrize(
+    ("agent", "meta", "estimate"),
+    [
+        (Agent(), {}, {}),
+        (replies, {}, {"cost_nanousd": 250_000_000, "tokens": 40}),
+        (replies, {"is_adapter": True}, {}),
+        (replies, {"is_validation_step": True}, {}),
+        (Agent(model_id="openai:gpt-4o"), {}, {"cost_nanousd": 100_000_000, "tokens": 500}),
+        (Agent(model="gpt-3.5-turbo"), {}, {"cost_nanousd": 20_000_000, "tokens": 300}),
+        (Agent(model=SimpleNamespace(model_name="tiny")), {}, {}),
+        (
+            Agent(model_id="openai:gpt-4o", model_settings={"max_tokens": 1000}),
+            {},
+            {"cost_nanousd": 10_000_000, "tokens": 1000},
+        ),
+        (Agent(model_id="tiny", max_tokens=50), {}, {}),
+    ],
+)
+def test_an_agent_says_what_an_attempt_may_use(agent: Any, meta: dict[str, Any], estimate: dict[str, int]) -> None:
+    made: Step[Any, Any] = Step(name="s", agent=agent, meta=meta)
+
+    assert made.to_leaf().estimate == estimate
+
+
+def test_what_the_step_declares_comes_before_what_its_agent_says() -> None:
+    made: Step[Any, Any] = Step.from_callable(replies, expected_tokens=3, expected_meters={"searches": 2})
+
+    assert made.to_leaf().estimate == {"tokens": 3, "searches": 2}
+
+
+def test_the_first_rule_that_is_for_a_step_makes_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(get_estimator_registry(), "_rules", [])
+    registry = get_estimator_registry()
+    registry.register(lambda step: step.name == "special", UsageEstimate(tokens=9))
+    registry.register(lambda step: step.name.startswith("s"), lambda step: UsageEstimate(tokens=len(step.name)))
+    leaves = [Step.from_callable(replies, name=name).to_leaf() for name in ("special", "some", "other")]
+
+    assert [leaf.estimate["tokens"] for leaf in leaves] == [9, 4, 40]
+    assert isinstance(registry, EstimatorRegistry)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "price"),
+    [
+        ("gpt-4o", None, 0.0075),
+        ("openai:gpt-4o", None, 0.0075),
+        ("gpt-4o", "openai", 0.0075),
+        ("gpt-4o", "function", 0.0075),
+        ("nobody-knows-it", "openai", None),
+    ],
+)
+def test_a_price_is_found_by_the_models_name(model: str, provider: str | None, price: float | None) -> None:
+    assert known_price_usd(model, provider, 1000, 500) == (None if price is None else pytest.approx(price))
+
+
+def test_what_has_no_price_costs_nothing_or_is_an_error() -> None:
+    assert price_usd(None, None, 1, 1, strict=False) == 0.0
+    with pytest.raises(PricingNotConfiguredError, match="does not name its model"):
+        price_usd(None, None, 1, 1, strict=True)
+
+
+def test_the_bound_of_a_call_holds_where_the_answer_is_bounded_and_is_a_guess_where_not() -> None:
+    assert call_bound("gpt-4o", None, 400, 100) == {"tokens": 500, "cost_usd": pytest.approx(0.002)}
+    assert call_bound("gpt-4o", None, 400, None) == {"tokens": 100, "cost_usd": pytest.approx(0.00025)}
+    assert call_bound("tiny", None, 400, 100) == {"tokens": 500, "cost_usd": 0.0}
