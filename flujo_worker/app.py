@@ -59,7 +59,7 @@ def create_app(
     app.make_process = lambda slots: WorkerProcess(settings, lazy(), slots)
     app.shutdown_grace_s = settings.shutdown_grace_s
     loop = ProcessLoop(lambda: app.make_process(app.conf.worker_concurrency or 1), notice, settings.shutdown_grace_s)
-    register_tasks(app, settings, loop)
+    register_tasks(app, settings, loop, notice)
     app.steps["worker"].add(_give_notice_with(notice))
 
     @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 __all__ = ["EndingNotice"]
 
@@ -30,6 +31,11 @@ class EndingNotice:
         if self._writing is not None:
             os.close(self._writing)
             self._writing = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the worker is ending; False in a process that has not inherited the notice."""
+        return self._reading is not None and bool(select.select([self._reading], [], [], 0)[0])
 
     @property
     def readable(self) -> int | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Reject
 
+from flujo_client.protocol.errors import StateUnavailableError
 from flujo_client.protocol.messages import parse_step_message
 from flujo_client.protocol.queues import STEP_TASK, SUBMIT_TASK
 from flujo_client.protocol.settings import Settings
@@ -16,7 +19,7 @@ from flujo_worker.attempt import AttemptEnd
 from flujo_worker.consumer import STEP_STRATEGY
 from flujo_worker.notice import EndingNotice
 from flujo_worker.process import WorkerProcess
-from flujo_worker.submit import submit_by_name
+from flujo_worker.submit import submit_by_name, submit_patiently
 
 __all__ = ["ProcessLoop", "register_tasks"]
 
@@ -94,16 +97,17 @@ async def _wind_up(process: WorkerProcess, grace_s: float) -> None:
     await process.end()
 
 
-def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop) -> None:
+def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop, notice: EndingNotice) -> None:
     """Define both tasks on an app.
 
     Args:
         app: Gets the tasks.
         settings: Of the installation.
         loop: Runs steps where the pool does not do it itself.
+        notice: Of the worker's end.
     """
 
-    @app.task(name=STEP_TASK, bind=True, ignore_result=True, max_retries=0, Strategy=STEP_STRATEGY)  # type: ignore[untyped-decorator]
+    @app.task(name=STEP_TASK, bind=True, ignore_result=True, max_retries=0, shared=False, Strategy=STEP_STRATEGY)  # type: ignore[untyped-decorator]
     def run_steps(task: Any, **body: Any) -> str:
         message = parse_step_message({**body, "traceparent": task.request.get("traceparent") or ""})
         outcomes: dict[str, AttemptEnd] = {}
@@ -114,7 +118,16 @@ def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop) -> None:
         loop.run(lambda process: process.handle(message, lambda ref: None, ended))
         return ", ".join(end.outcome for end in outcomes.values())
 
-    @app.task(name=SUBMIT_TASK, bind=True, acks_late=True, ignore_result=True, max_retries=0)  # type: ignore[untyped-decorator]
+    # A submission has no journal yet, so its message must outlive Redis and this process.
+    @app.task(  # type: ignore[untyped-decorator]
+        name=SUBMIT_TASK,
+        bind=True,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        ignore_result=True,
+        max_retries=0,
+        shared=False,
+    )
     def submit(
         task: Any,
         pipeline: str,
@@ -122,7 +135,9 @@ def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop) -> None:
         run_id: str | None = None,
         usage_limits: dict[str, Any] | None = None,
     ) -> str:
-        traceparent = task.request.get("traceparent") or ""
-        return asyncio.run(
-            submit_by_name(settings, pipeline, input, run_id or task.request.id, usage_limits, traceparent)
-        )
+        traceparent, run_id = task.request.get("traceparent") or "", run_id or task.request.id
+        by_name = partial(submit_by_name, settings, pipeline, input, run_id, usage_limits, traceparent)
+        try:
+            return asyncio.run(submit_patiently(by_name, run_id, lambda: notice.given))
+        except StateUnavailableError as error:
+            raise Reject(error, requeue=True) from error

@@ -179,6 +179,16 @@ class Fleet:
 @pytest.fixture(scope="module")
 def make_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fleet]]:
     """Make fleets that end with the module."""
+    yield from _making(tmp_path_factory)
+
+
+@pytest.fixture
+def make_own_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fleet]]:
+    """Make fleets that end with the test, so that they cost the next one no time."""
+    yield from _making(tmp_path_factory)
+
+
+def _making(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fleet]]:
     fleets: list[Fleet] = []
 
     def make(name: str, *options: str, **extra: str) -> Fleet:

@@ -41,8 +41,8 @@ async def _losses(run: AsyncRun) -> list[str]:
 
 
 @pytest.mark.parametrize("pool", POOLS)
-async def test_sigterm_hands_running_steps_over_at_once(make_fleet: Callable[..., Fleet], pool: str) -> None:
-    fleet = make_fleet(f"handover-{pool}", FLUJO_SHUTDOWN_GRACE_S=GRACE_S)
+async def test_sigterm_hands_running_steps_over_at_once(make_own_fleet: Callable[..., Fleet], pool: str) -> None:
+    fleet = make_own_fleet(f"handover-{pool}", FLUJO_SHUTDOWN_GRACE_S=GRACE_S)
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         workers = await _two_workers(fleet, client, pool, "holding")
         run = await client.submit("holding", "handover", run_id="handover-1")
@@ -58,8 +58,10 @@ async def test_sigterm_hands_running_steps_over_at_once(make_fleet: Callable[...
 
 
 @pytest.mark.parametrize("pool", POOLS)
-async def test_steps_that_end_within_the_grace_are_not_run_again(make_fleet: Callable[..., Fleet], pool: str) -> None:
-    fleet = make_fleet(f"grace-{pool}", FLUJO_SHUTDOWN_GRACE_S="60")
+async def test_steps_that_end_within_the_grace_are_not_run_again(
+    make_own_fleet: Callable[..., Fleet], pool: str
+) -> None:
+    fleet = make_own_fleet(f"grace-{pool}", FLUJO_SHUTDOWN_GRACE_S="60")
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         workers = await _two_workers(fleet, client, pool, "holding")
         run = await client.submit("holding", "grace", run_id="grace-1")
@@ -78,10 +80,10 @@ async def test_steps_that_end_within_the_grace_are_not_run_again(make_fleet: Cal
     ("pool", "pipeline"), [*((pool, "blocking") for pool in POOLS), ("asyncio", "unheeding"), ("threads", "unheeding")]
 )
 async def test_a_body_that_cannot_be_stopped_runs_elsewhere_once_its_process_is_gone(
-    make_fleet: Callable[..., Fleet], pool: str, pipeline: str
+    make_own_fleet: Callable[..., Fleet], pool: str, pipeline: str
 ) -> None:
     """However often: with one delivery allowed, a loss that counted would end the run."""
-    fleet = make_fleet(f"stuck-{pool}-{pipeline}", FLUJO_SHUTDOWN_GRACE_S=GRACE_S, FLUJO_MAX_DELIVERIES="1")
+    fleet = make_own_fleet(f"stuck-{pool}-{pipeline}", FLUJO_SHUTDOWN_GRACE_S=GRACE_S, FLUJO_MAX_DELIVERIES="1")
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         workers = await _two_workers(fleet, client, pool, pipeline)
         run = await client.submit(pipeline, "stuck", run_id="stuck-1")
@@ -107,8 +109,8 @@ def _alive(pid: int) -> bool:
         return False
 
 
-async def test_hung_bodies_cost_a_worker_no_slot_until_it_is_replaced(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("hung")
+async def test_hung_bodies_cost_a_worker_no_slot_until_it_is_replaced(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("hung")
     fleet.manager()
     worker = fleet.worker("--concurrency", "2")
     async with AsyncFlujoClient(settings=fleet.settings()) as client:

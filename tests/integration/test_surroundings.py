@@ -10,13 +10,15 @@ import subprocess
 import sys
 import sysconfig
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from kombu import Connection
+from celery import Celery
+from kombu import Connection, Queue
 
 from flujo_client import AsyncFlujoClient
 from flujo_client.cli.redis_server import free_port
@@ -53,14 +55,28 @@ async def test_other_pools_run_steps_too(make_fleet: Callable[..., Fleet], pool:
     assert [result.output for result in results] == [{"text": "ABC 3"}, 6]
 
 
-@pytest.mark.skipif(
+ON_RABBITMQ = pytest.mark.skipif(
     not _answers(5672) and not os.environ.get("FLUJO_REQUIRE_RABBITMQ"), reason="no RabbitMQ answers on localhost:5672"
 )
+
+
+@contextmanager
+def _namespace_on_rabbitmq() -> Iterator[str]:
+    """A namespace whose queues vanish with the test."""
+    namespace = f"test{uuid4().hex[:8]}"
+    try:
+        yield namespace
+    finally:
+        with Connection(RABBITMQ) as connection, connection.channel() as channel:
+            for queue in ("default", "submit"):
+                channel.queue_delete(broker_queue(namespace, queue))
+
+
+@ON_RABBITMQ
 @pytest.mark.timeout(200)
 async def test_rabbitmq_quorum_queues_as_broker_and_a_killed_worker(make_fleet: Callable[..., Fleet]) -> None:
-    namespace = f"test{uuid4().hex[:8]}"
-    fleet = make_fleet("rabbitmq", FLUJO_BROKER_URL=RABBITMQ, FLUJO_NAMESPACE=namespace)
-    try:
+    with _namespace_on_rabbitmq() as namespace:
+        fleet = make_fleet("rabbitmq", FLUJO_BROKER_URL=RABBITMQ, FLUJO_NAMESPACE=namespace)
         fleet.manager()
         fleet.worker()
         async with AsyncFlujoClient(settings=fleet.settings()) as client:
@@ -73,10 +89,46 @@ async def test_rabbitmq_quorum_queues_as_broker_and_a_killed_worker(make_fleet: 
             await fleet.until(lambda: len(fleet.entries(run_id="rabbit-1", kind="started")) == 2, "it runs elsewhere")
             fleet.open_gate("rabbit")
             assert (await run.result(TIMEOUT_S)).output == "after rabbit"
-    finally:
-        with Connection(RABBITMQ) as connection, connection.channel() as channel:
-            for queue in ("default", "submit"):
-                channel.queue_delete(broker_queue(namespace, queue))
+
+
+def _consumers(queue: str) -> int:
+    with Connection(RABBITMQ) as connection:
+        try:
+            return int(connection.channel().queue_declare(queue, passive=True).consumer_count)
+        except connection.channel_errors:  # there is no such queue yet
+            return 0
+
+
+@ON_RABBITMQ
+@pytest.mark.parametrize("worker_stays", [True, False])
+async def test_a_submission_on_rabbitmq_outlives_a_redis_that_is_away(
+    make_own_fleet: Callable[..., Fleet], worker_stays: bool
+) -> None:
+    with _namespace_on_rabbitmq() as namespace:
+        fleet = make_own_fleet("submission", FLUJO_BROKER_URL=RABBITMQ, FLUJO_NAMESPACE=namespace)
+        fleet.manager()
+        worker = fleet.worker()
+        async with AsyncFlujoClient(settings=fleet.settings()) as client:
+            await fleet.published(client, "chain")
+            queue, kwargs = broker_queue(namespace, "submit"), {"pipeline": "chain", "input": 4, "run_id": "patient"}
+            await fleet.until(lambda: _consumers(queue), "the worker listens")
+            fleet.server.stop()
+            with Celery(broker=RABBITMQ) as app:
+                app.send_task("flujo.submit", kwargs=kwargs, queue=Queue(queue, no_declare=True), ignore_result=True)
+            await fleet.until(lambda: "submission not stored yet" in fleet.log_of(worker), "the worker has tried")
+            if not worker_stays:
+                worker.terminate()
+                await asyncio.to_thread(worker.wait, 60)
+
+            fleet.server.start()
+            if not worker_stays:
+                fleet.worker()
+
+            async def stored() -> bool:
+                return bool(await client.client.exists(client.keyspace.run("patient").run))
+
+            await fleet.until(stored, "the run is stored")
+            assert (await client.run("patient").result(TIMEOUT_S)).output == 9
 
 
 CELERY_ONLY = """
