@@ -138,6 +138,10 @@ class EmbeddedEngine:
         for member in await self.redis.execute("ZRANGE", held, 0, -1):
             if member.decode().startswith(f"{run_id} "):
                 await self.redis.execute("ZREM", held, member)
+        for member in await self.redis.execute("ZRANGE", self.keyspace.shard("dispatches"), 0, -1):
+            if member.decode().startswith(f"{run_id} "):  # cancelled before it was taken
+                await self.redis.execute("ZREM", self.keyspace.shard("dispatches"), member)
+                await self.redis.execute("HDEL", self.keyspace.shard("published"), member)
         for name in ("active", "cancelled", "dirty", "finished"):
             await self.redis.execute("ZREM", self.keyspace.shard(name), run_id)
         await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
