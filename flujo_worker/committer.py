@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from flujo_client.protocol.envelopes import describe_error
 from flujo_client.protocol.errors import (
@@ -31,6 +32,8 @@ _FATAL = (TypeMismatchError, ConfigurationError, UsageLimitExceededError, Contro
 
 _COMMIT_RETRY_S = 0.5
 
+T = TypeVar("T")
+
 
 class Committer:
     """Stores ends of attempts.
@@ -50,37 +53,34 @@ class Committer:
         An end that cannot be stored becomes a failure that says so; `lost` if Redis did not take it. An attempt that was
         handed over commits nothing: its lease goes to another worker, with what is known to be used.
         """
+        claim, owner = attempt.claim, attempt.reserved.owner
         if end.outcome == "handed_over":
-            await self._scripts.lose(attempt.claim, attempt.reserved.owner, "handed_over", end.usage)
+            await self._until_answered(attempt, lambda: self._scripts.lose(claim, owner, "handed_over", end.usage))
             return
         try:
             terms = self._encode(attempt, end)
         except PayloadError as error:
             self._refuse_output(attempt, end, error)
             terms = self._encode(attempt, end)
-        while True:
-            try:
-                answer = await self._scripts.commit(
-                    attempt.claim, attempt.reserved.owner, kind=end.outcome, usage=end.usage, **terms
-                )
-                break
-            except StateUnavailableError as failure:
-                logger.warning("outcome not committed yet, trying again", extra={**attempt.ids, "error": str(failure)})
-                await asyncio.sleep(_COMMIT_RETRY_S)
+        answer = await self._until_answered(
+            attempt, lambda: self._scripts.commit(claim, owner, kind=end.outcome, usage=end.usage, **terms)
+        )
         if not isinstance(answer, Committed):
             end.outcome = "lost"
             logger.warning("outcome not taken: the lease was lost or the run has ended", extra=attempt.ids)
 
     async def abort(self, attempt: Attempt, reason: str) -> None:
         """End the attempt's run as aborted, however long Redis stays away."""
+        run_id, owner = attempt.ref.run_id, attempt.reserved.owner
+        await self._until_answered(attempt, lambda: self._scripts.abort(run_id, owner, reason))
+
+    async def _until_answered(self, attempt: Attempt, call: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                await self._scripts.abort(attempt.ref.run_id, attempt.reserved.owner, reason)
+                return await call()
             except StateUnavailableError as failure:
-                logger.warning("run not aborted yet, trying again", extra={**attempt.ids, "error": str(failure)})
+                logger.warning("outcome not committed yet, trying again", extra={**attempt.ids, "error": str(failure)})
                 await asyncio.sleep(_COMMIT_RETRY_S)
-            else:
-                return
 
     def _encode(self, attempt: Attempt, end: AttemptEnd) -> dict[str, Any]:
         result, error = end.result, end.error

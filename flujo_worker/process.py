@@ -35,6 +35,9 @@ _REGISTER_TIMEOUT_S = 10.0
 #: What the exporter gets for the last spans of a process that ends under a body.
 _FLUSH_S = 3.0
 
+#: The TTL of a process that leaves: its deadline is past at once.
+_GONE_MS = -1
+
 
 class WorkerProcess:
     """A coordinator, its connection, and the lease that keeps both alive in Redis' eyes.
@@ -51,7 +54,8 @@ class WorkerProcess:
         self._slots = asyncio.Semaphore(slots)
         self._incarnation = Incarnation()
         self._keyspace = Keyspace(settings.namespace)
-        self._wire: Wire | None = None
+        self._wire = Wire(settings.state_url)
+        self._scripts = Scripts(ScriptCaller(self._wire), self._keyspace)
         self._coordinator: StepCoordinator | None = None
         self._stopping = False
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -70,9 +74,8 @@ class WorkerProcess:
         Raises:
             StateUnavailableError: Redis does not answer.
         """
-        self._wire = Wire(self._settings.state_url)
         self._coordinator = StepCoordinator(
-            Scripts(ScriptCaller(self._wire), self._keyspace),
+            self._scripts,
             self._registry,
             JsonCodec(self._settings.max_payload_bytes),
             self._incarnation,
@@ -173,12 +176,18 @@ class WorkerProcess:
         os._exit(1 if self._unfit else 0)
 
     async def close(self) -> None:
-        """Retire the incarnation and disconnect."""
+        """Leave and disconnect. A lease that could not be settled is left to the sweep, which takes it as after a death."""
         await asyncio.to_thread(self._lease.stop)
-        if self._wire is not None:
-            for shard in range(self._keyspace.shards):
-                await self._wire.execute("ZREM", self._keyspace.shard("incarnations", shard), self._incarnation.id)
-            await self._wire.close()
+        try:
+            await self._leave()
+        except FlujoError as error:  # what it holds is taken when its deadline is over
+            logger.warning("left without a word", extra={"incarnation": self._incarnation.id, "error": str(error)})
+        await self._wire.close()
+
+    async def _leave(self) -> None:
+        for shard in range(self._keyspace.shards):
+            await self._scripts.register("incarnations", self._incarnation.id, _GONE_MS, shard)
+            await self._scripts.bury("incarnations", self._incarnation.id, shard)
 
 
 async def publish_specs(settings: Settings, registry: Registry) -> None:

@@ -24,6 +24,9 @@ __all__ = ["ManagerService"]
 
 logger = logging.getLogger(__name__)
 
+#: The TTL of a process that leaves: its deadline is past at once.
+_GONE_MS = -1
+
 _PERIOD_MS = 500
 _GAP_MS = 2_000
 _STALE_MS = 1_000
@@ -150,7 +153,7 @@ class ManagerService:
         held = self._keyspace.held(incarnation, shard)
         members = [member.decode() for member in await self._client.zrange(held, 0, _PAGE - 1)]
         await asyncio.gather(*(self._lose(member, incarnation, "died") for member in members))
-        if await self._state.scripts.bury(incarnation, shard):
+        if await self._state.scripts.bury("incarnations", incarnation, shard):
             logger.warning("worker process died", extra={"incarnation": incarnation, "leases_lost": len(members)})
 
     async def _reclaim_overdue(self, page: SweepPage, shard: int) -> None:
@@ -171,20 +174,29 @@ class ManagerService:
         if await self._one(run_id, self._state.scripts.lose(claim, owner, reason, {})):
             logger.warning("attempt lost", extra={"run_id": run_id, "path": path, "attempt": attempt, "reason": reason})
 
-    async def _inherit(self, manager_id: str, shard: int) -> None:
-        """Move the runs of a manager that is gone to the pool. With no pool they wait there."""
-        owned = self._keyspace.owned(manager_id, shard)
-        for run_id in await self._client.srandmember(owned, _PAGE):
-            await self._one(run_id.decode(), self._state.scripts.adopt(run_id.decode(), manager_id, POOL))
-        if not await self._client.scard(owned):
-            await self._client.zrem(self._keyspace.shard("managers", shard), manager_id)
+    async def _inherit(self, manager_id: str, shard: int) -> int:
+        """Move a page of the runs of a manager that is gone to the pool; with no pool they wait there. Forget it after the last.
+
+        Returns:
+            How many were moved.
+        """
+        page = await self._client.srandmember(self._keyspace.owned(manager_id, shard), _PAGE)
+        adopt = self._state.scripts.adopt
+        moved = await asyncio.gather(
+            *(self._one(run_id.decode(), adopt(run_id.decode(), manager_id, POOL)) for run_id in page)
+        )
+        if await self._state.scripts.bury("managers", manager_id, shard):
             await self._client.hdel(self._keyspace.shard("advances", shard), manager_id)
+        return sum(map(bool, moved))
 
     async def _rouse(self, run_id: str, shard: int) -> None:
-        """Wake the manager of a run whose wake-up was lost."""
+        """Wake the manager of a run whose wake-up was lost; a run whose owner nobody knows goes to the pool."""
         owner = await self._state.owner_of(run_id)
         if owner == self.owner:
             self._manager.wake(run_id)
+            return
+        if owner != POOL and await self._client.zscore(self._keyspace.shard("managers", shard), owner) is None:
+            await self._state.scripts.adopt(run_id, owner, POOL)
             return
         inbox = self._keyspace.inbox(owner, shard)
         if await self._client.llen(inbox) < _PAGE:
@@ -216,7 +228,9 @@ class ManagerService:
         return page.intake.get(field)
 
     async def _leave(self) -> None:
+        """Hand the own runs to the pool. What is left when this breaks off is taken by a sweep, as after a death."""
         await self._manager.settle()
         for shard in range(self._keyspace.shards):
-            await self._client.zrem(self._keyspace.shard("managers", shard), self.manager_id)
-            await self._inherit(self.manager_id, shard)
+            await self._state.scripts.register("managers", self.manager_id, _GONE_MS, shard)
+            while await self._inherit(self.manager_id, shard):
+                pass

@@ -1,8 +1,9 @@
 """Every Redis key, made here and nowhere else.
 
 All keys carry the hash tag `{<namespace>:<shard>}`, so that the keys of one script lie on one cluster node. Keys of
-a run get a TTL when the run finishes (finish.lua); inboxes and held sets get theirs when they are written. The keys
-in `PERMANENT` stay: each is bounded by what is alive.
+a run get a TTL when the run finishes (finish.lua); inboxes get theirs when they are written. Held sets live as
+long as their incarnation, which is buried only when its set is empty. The keys in `PERMANENT` stay: each is bounded by
+what is alive.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Keyspace:
         return self._key(shard, name)
 
     def held(self, incarnation: str, shard: int) -> str:
-        """The zset of leases that an incarnation holds, scored by absolute deadline, ms; TTL one day."""
+        """The zset of leases that an incarnation holds, scored by absolute deadline, ms; empty sets vanish."""
         return self._key(shard, "held", incarnation)
 
     def inbox(self, owner: str, shard: int) -> str:

@@ -387,7 +387,10 @@ class Scripts:
         return bool(reply[0] == 1)
 
     async def register(self, kind: str, member: str, ttl_ms: int, shard: int) -> int:
-        """Announce a process in `incarnations` or `managers`, or move its deadline on; returns the deadline, Redis ms."""
+        """Announce a process in `incarnations` or `managers`, or move its deadline on; returns the deadline, Redis ms.
+
+        A process that leaves says so by a negative TTL: whatever it still holds is taken by the next sweep.
+        """
         reply = await self._call("register", [self.keyspace.shard(kind, shard)], member, ttl_ms)
         return int(reply[1])
 
@@ -407,10 +410,13 @@ class Scripts:
             return WorkerDead()
         return Renewal(int(reply[1]), frozenset(map(_text, reply[2])), frozenset(map(_text, reply[3])))
 
-    async def bury(self, incarnation: str, shard: int) -> bool:
-        """Forget an incarnation that is dead and holds nothing any more. False if it lives again, or still holds leases."""
-        keys = [self.keyspace.shard("incarnations", shard), self.keyspace.held(incarnation, shard)]
-        reply = await self._call("bury", keys, incarnation)
+    async def bury(self, kind: str, member: str, shard: int) -> bool:
+        """Forget a process in `incarnations` or `managers` that is dead and holds no lease, or owns no run, any more.
+
+        False if it lives again or still holds something: the sweep then takes that first.
+        """
+        holds = self.keyspace.held if kind == "incarnations" else self.keyspace.owned
+        reply = await self._call("bury", [self.keyspace.shard(kind, shard), holds(member, shard)], member)
         return bool(reply[0] == 1)
 
     async def sweep(

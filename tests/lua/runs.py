@@ -25,12 +25,16 @@ from flujo_client.protocol.scripts import Scripts
 
 
 async def create_run(
-    scripts: Scripts, run_id: str = "r1", limits: dict[str, int] | None = None, fingerprint: str = "f"
+    scripts: Scripts,
+    run_id: str = "r1",
+    limits: dict[str, int] | None = None,
+    fingerprint: str = "f",
+    owner: str = POOL,
 ) -> str | None:
     return await scripts.create_run(
         run_id,
         fingerprint=fingerprint,
-        owner=POOL,
+        owner=owner,
         spec_hash="h",
         pipeline="p",
         input_payload=b"j1",

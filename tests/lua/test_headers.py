@@ -116,7 +116,7 @@ def _sweep(scripts: Scripts) -> Awaitable[Any]:
 CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "adopt": lambda s: s.adopt("r", "m1", "m2"),
     "advance": _advance,
-    "bury": lambda s: s.bury("w", 0),
+    "bury": lambda s: s.bury("managers", "m", 0),
     "cancel": lambda s: s.cancel("r", "pool", "why"),
     "commit": _commit,
     "create_run": _create,

@@ -58,7 +58,7 @@ async def _worker_expired(scripts: Scripts, claim: Claim) -> None:
 async def _worker_buried(scripts: Scripts, claim: Claim) -> None:
     await scripts.register("incarnations", "w1", -1000, 0)
     assert await scripts.lose(claim, POOL, "died", {})
-    assert await scripts.bury("w1", 0)
+    assert await scripts.bury("incarnations", "w1", 0)
 
 
 async def _manager_alive(scripts: Scripts, claim: Claim) -> None:
@@ -99,8 +99,8 @@ LATE: dict[str, tuple[Prepare, Callable[[Scripts, Claim], Awaitable[Any]], Any]]
     "finish after the end": (_finished, lambda s, c: s.finish("r1", POOL, b"{}", 60_000), False),
     "reserve of a buried worker": (_worker_buried, lambda s, c: s.reserve(new_claim("1"), POOL), WorkerDead()),
     "renewal of a buried worker": (_worker_buried, lambda s, c: s.renew("w1", 1000, 0), WorkerDead()),
-    "burial of a buried worker": (_worker_buried, lambda s, c: s.bury("w1", 0), False),
-    "burial of a worker with a lease": (_worker_expired, lambda s, c: s.bury("w1", 0), False),
+    "burial of a buried worker": (_worker_buried, lambda s, c: s.bury("incarnations", "w1", 0), False),
+    "burial of a worker with a lease": (_worker_expired, lambda s, c: s.bury("incarnations", "w1", 0), False),
     "adoption from a living manager": (_manager_alive, lambda s, c: s.adopt("r1", POOL, "m2"), False),
     "an old spec": (_two_specs, lambda s, c: s.publish_spec("p", "old", b"{}"), False),
     "a second sweep": (_swept, lambda s, c: _sweep(s), None),

@@ -84,9 +84,9 @@ async def test_who_renews_between_the_sweep_and_its_burial_lives_on(
     await _renews(scripts)
 
     assert not await scripts.lose(claim, POOL, "died", {})
-    assert not await scripts.bury("w1", 0)
+    assert not await scripts.bury("incarnations", "w1", 0)
     assert await commit_claim(scripts, claim) == Committed({})
-    assert not await scripts.bury("w1", 0)
+    assert not await scripts.bury("incarnations", "w1", 0)
 
 
 async def test_the_dead_are_buried_when_their_last_lease_is_lost(
@@ -95,13 +95,13 @@ async def test_the_dead_are_buried_when_their_last_lease_is_lost(
     claim = await _held(scripts)
     plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
 
-    assert not await scripts.bury("w1", 0)
+    assert not await scripts.bury("incarnations", "w1", 0)
     assert await scripts.lose(claim, POOL, "died", {})
-    assert await scripts.bury("w1", 0)
+    assert await scripts.bury("incarnations", "w1", 0)
 
     assert await scripts.renew("w1", LEASE_TTL_MS, 0) == WorkerDead()
     assert await scripts.reserve(new_claim("1"), POOL) == WorkerDead()
-    assert not await scripts.bury("w1", 0)
+    assert not await scripts.bury("incarnations", "w1", 0)
 
 
 @pytest.mark.parametrize("first", ["reserve", "bury"])
@@ -116,7 +116,7 @@ async def test_a_reservation_and_a_burial_leave_no_lease_that_nobody_finds(
         await started_run(scripts, a_dispatch("0"))
         plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
 
-        calls: list[Awaitable[object]] = [scripts.reserve(new_claim(), POOL), sweeper.bury("w1", 0)]
+        calls: list[Awaitable[object]] = [scripts.reserve(new_claim(), POOL), sweeper.bury("incarnations", "w1", 0)]
         answers = await asyncio.gather(*(calls if first == "reserve" else reversed(calls)))
 
         assert (True in answers) == (WorkerDead() in answers)

@@ -500,7 +500,7 @@ async def test_a_worker_that_was_declared_dead_goes_on_under_a_new_name(bench: B
     await bench.submit(of(echo))
     dead = bench.incarnation.id
     await bench.scripts.register("incarnations", dead, -1, 0)
-    assert await bench.scripts.bury(dead, 0)
+    assert await bench.scripts.bury("incarnations", dead, 0)
 
     assert (await bench.step()).outcome == "succeeded"
     assert bench.incarnation.id != dead
@@ -511,7 +511,7 @@ async def test_attempts_that_hear_of_one_burial_one_by_one_take_one_new_name(ben
     await bench.submit(Step.parallel("all", {f"b{number}": waiting.step() for number in range(count)}))
     dead, names = bench.incarnation.id, []
     await bench.scripts.register("incarnations", dead, -1, 0)
-    assert await bench.scripts.bury(dead, 0)
+    assert await bench.scripts.bury("incarnations", dead, 0)
     all_refused, turn, reserve = asyncio.Barrier(count), asyncio.Semaphore(1), bench.scripts.reserve
 
     async def reserve_in_turns(claim: Claim, owner: str) -> Any:

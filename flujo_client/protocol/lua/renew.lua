@@ -5,7 +5,7 @@ REPLY {1, now_ms, held, cancelled}, both lists of "run path attempt nonce" | {0}
 local now = now_ms()
 -- Past its deadline it may have been Redis that stood still; what a sweep took meanwhile is not in the reply's list.
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return {0} end
-redis.call('EXPIRE', KEYS[2], 86400)  -- first: after a write that needs no memory, Redis lets the others pass at maxmemory
+redis.call('ZREM', KEYS[1], '')  -- nothing: but after a write that needs no memory, Redis lets the others pass at maxmemory
 redis.call('ZADD', KEYS[1], int(now + tonumber(ARGV[2])), ARGV[1])
 local held, cancelled = redis.call('ZRANGE', KEYS[2], 0, -1), {}
 for _, member in ipairs(held) do
