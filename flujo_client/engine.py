@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.manager import ExecutionManager, RunObserver
 from flujo_client.execution.service import ManagerService
-from flujo_client.protocol.errors import ExecutionError
+from flujo_client.protocol.errors import ExecutionError, FlujoError
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.wire import Wire
 from flujo_client.publisher import make_publisher
 
 __all__ = ["QueuedEngine"]
+
+logger = logging.getLogger(__name__)
 
 
 class QueuedEngine:
@@ -35,7 +38,6 @@ class QueuedEngine:
             self.client.state, self._publisher, retention_ms=settings.retention_s * 1000, observer=observer
         )
         self.service = ManagerService(
-            self.client.client,
             self._inbox_wire,
             self.manager,
             self.client.state,
@@ -98,6 +100,10 @@ class QueuedEngine:
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.wait([self._serving])
+            try:
+                await self.service.leave()
+            except FlujoError as error:
+                logger.warning("left without a word, a sweep takes the runs over", extra={"error": str(error)})
         await self._publisher.close()
         await self._inbox_wire.close()
         await self.client.close()

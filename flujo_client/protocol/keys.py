@@ -25,7 +25,7 @@ RUN_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")
 
 #: Names of the keys per shard that carry no TTL, and why each stays bounded.
 PERMANENT = {
-    "sweep": "one hash",
+    "sweep": "one hash: when somebody swept last, and when a manager was seen last",
     "incarnations": "one member per worker process; the sweep removes the dead",
     "advances": "one field per living manager: the decisions it stored; removed with the manager",
     "managers": "one member per manager; the sweep removes the dead",

@@ -420,9 +420,28 @@ class Scripts:
         return bool(reply[0] == 1)
 
     async def sweep(
-        self, shard: int, *, period_ms: int, gap_ms: int, ttl_ms: int, stale_ms: int, most: int
+        self,
+        manager_id: str,
+        shard: int,
+        *,
+        advanced: int,
+        period_ms: int,
+        gap_ms: int,
+        ttl_ms: int,
+        stale_ms: int,
+        most: int,
     ) -> SweepPage | None:
-        """A page of what may need mending; None if another manager swept within the period."""
+        """Announce a manager, or move its deadline on, and get a page of what may need mending.
+
+        After more than `gap_ms` in which no manager was seen, every process gets a fresh deadline: Redis stood still.
+
+        Args:
+            advanced: How many decisions the manager has stored so far.
+            most: Rows of each kind; 0 for no page.
+
+        Returns:
+            None if no page was asked for, or another manager got one within the period.
+        """
         names = (
             "sweep",
             "incarnations",
@@ -433,9 +452,10 @@ class Scripts:
             "intake",
             "cancelled",
             "finished",
+            "advances",
         )
         keys = [self.keyspace.shard(name, shard) for name in names]
-        reply = await self._call("sweep", keys, period_ms, gap_ms, ttl_ms, stale_ms, most)
+        reply = await self._call("sweep", keys, manager_id, advanced, period_ms, gap_ms, ttl_ms, stale_ms, most)
         if reply[0] == 0:
             return None
         dispatches = []

@@ -20,6 +20,7 @@ from flujo_client.protocol.replies import (
     RunInactive,
     Split,
     SplitStale,
+    SweepPage,
 )
 from flujo_client.protocol.scripts import Scripts
 
@@ -30,12 +31,13 @@ async def create_run(
     limits: dict[str, int] | None = None,
     fingerprint: str = "f",
     owner: str = POOL,
+    spec_hash: str = "h",
 ) -> str | None:
     return await scripts.create_run(
         run_id,
         fingerprint=fingerprint,
         owner=owner,
-        spec_hash="h",
+        spec_hash=spec_hash,
         pipeline="p",
         input_payload=b"j1",
         context_payload=b"",
@@ -55,6 +57,13 @@ def a_dispatch(
     path: str, attempt: int = 1, estimate: str = "", chain: str = "root", lost_spend: str = "charge"
 ) -> Dispatch:
     return Dispatch(path, attempt, "q", "m:f", "l", terms=f"60000;{lost_spend};{chain};{estimate};input", task=b"{}")
+
+
+async def sweep_page(scripts: Scripts, *, period_ms: int = 0, gap_ms: int = 60_000, most: int = 10) -> SweepPage | None:
+    """What a sweep by manager `m` gets."""
+    return await scripts.sweep(
+        "m", 0, advanced=0, period_ms=period_ms, gap_ms=gap_ms, ttl_ms=2_500, stale_ms=1_000, most=most
+    )
 
 
 async def advance_run(

@@ -109,7 +109,7 @@ def _advance(scripts: Scripts) -> Awaitable[Any]:
 
 
 def _sweep(scripts: Scripts) -> Awaitable[Any]:
-    return scripts.sweep(0, period_ms=1, gap_ms=1, ttl_ms=1, stale_ms=1, most=1)
+    return scripts.sweep("m", 0, advanced=0, period_ms=1, gap_ms=1, ttl_ms=1, stale_ms=1, most=1)
 
 
 #: How each wrapper is called.

@@ -70,14 +70,6 @@ async def _two_specs(scripts: Scripts, claim: Claim) -> None:
     await scripts.publish_spec("p", "new", b"{}")
 
 
-async def _swept(scripts: Scripts, claim: Claim) -> None:
-    assert await _sweep(scripts) is not None
-
-
-async def _sweep(scripts: Scripts) -> Any:
-    return await scripts.sweep(0, period_ms=60_000, gap_ms=60_000, ttl_ms=2500, stale_ms=1000, most=10)
-
-
 async def _advance(scripts: Scripts) -> Any:
     return await advance_run(scripts, await load_run(scripts), a_dispatch("2"))
 
@@ -103,7 +95,6 @@ LATE: dict[str, tuple[Prepare, Callable[[Scripts, Claim], Awaitable[Any]], Any]]
     "burial of a worker with a lease": (_worker_expired, lambda s, c: s.bury("incarnations", "w1", 0), False),
     "adoption from a living manager": (_manager_alive, lambda s, c: s.adopt("r1", POOL, "m2"), False),
     "an old spec": (_two_specs, lambda s, c: s.publish_spec("p", "old", b"{}"), False),
-    "a second sweep": (_swept, lambda s, c: _sweep(s), None),
 }
 
 

@@ -31,6 +31,7 @@ from tests.lua.runs import (
     load_run,
     new_claim,
     started_run,
+    sweep_page,
 )
 
 ROUNDS = 10
@@ -153,10 +154,7 @@ async def test_two_extensions_cannot_both_have_the_last_of_a_budget(scripts: Scr
 
 async def test_one_of_many_sweeps_is_answered(scripts: Scripts, other: Scripts) -> None:
     pages = await asyncio.gather(
-        *(
-            client.sweep(0, period_ms=60_000, gap_ms=2000, ttl_ms=2500, stale_ms=1000, most=10)
-            for client in (scripts, other) * ROUNDS
-        )
+        *(sweep_page(client, period_ms=60_000, gap_ms=2000) for client in (scripts, other) * ROUNDS)
     )
 
     assert sum(page is not None for page in pages) == 1

@@ -35,6 +35,7 @@ from tests.lua.runs import (
     load_run,
     new_claim,
     started_run,
+    sweep_page,
 )
 
 
@@ -327,15 +328,43 @@ async def test_after_a_gap_the_sweep_judges_nobody(
 ) -> None:
     plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
 
-    first = await scripts.sweep(0, period_ms=0, gap_ms=2000, ttl_ms=2500, stale_ms=1000, most=10)
+    first = await sweep_page(scripts, gap_ms=2000)
     plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
-    second = await scripts.sweep(0, period_ms=0, gap_ms=60_000, ttl_ms=2500, stale_ms=1000, most=10)
+    second = await sweep_page(scripts)
 
     assert first is not None
     assert first.dead_incarnations == []
     assert second is not None
     assert second.dead_incarnations == ["w1"]
-    assert await scripts.sweep(0, period_ms=60_000, gap_ms=60_000, ttl_ms=2500, stale_ms=1000, most=10) is None
+    assert await sweep_page(scripts, period_ms=60_000) is None
+
+
+async def test_a_manager_that_is_mending_is_seen_and_judges_nobody(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    plain_redis.hset(keyspace.shard("sweep"), mapping={"at": 1, "seen": 1})
+    plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
+
+    assert await sweep_page(scripts, gap_ms=60_000, most=0) is None
+
+    assert plain_redis.zscore(keyspace.shard("managers"), "m") is not None
+    assert plain_redis.hget(keyspace.shard("sweep"), "at") == b"1", "the period is left to others"
+    plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
+    page = await sweep_page(scripts, gap_ms=60_000)
+    assert page is not None
+    assert page.dead_incarnations == ["w1"], "no gap: the manager was seen while it mended"
+
+
+async def test_runs_that_nobody_can_advance_hide_no_others_from_the_sweep(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    for number in range(5):
+        await create_run(scripts, f"r{number}")
+    plain_redis.zadd(keyspace.shard("dirty"), {f"r{number}": number + 1 for number in range(5)})
+
+    pages = [await sweep_page(scripts, most=2) for _ in range(3)]
+
+    assert [page.stale_runs for page in pages if page is not None] == [["r0", "r1"], ["r2", "r3"], ["r4"]]
 
 
 async def test_one_of_two_sweeps_publishes_a_dispatch_again(scripts: Scripts) -> None:

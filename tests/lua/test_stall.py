@@ -17,7 +17,7 @@ from flujo_client.protocol.keys import LEASE_TTL_MS, POOL, Keyspace
 from flujo_client.protocol.replies import Claim, Committed, Renewal, Reserved, SweepPage, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
-from tests.lua.runs import a_dispatch, commit_claim, new_claim, started_run
+from tests.lua.runs import a_dispatch, commit_claim, new_claim, started_run, sweep_page
 
 STALL_S = 4.0
 
@@ -33,7 +33,7 @@ async def _held(scripts: Scripts) -> Claim:
 
 
 async def _sweep(scripts: Scripts, gap_ms: int = 2000) -> SweepPage:
-    page = await scripts.sweep(0, period_ms=0, gap_ms=gap_ms, ttl_ms=LEASE_TTL_MS, stale_ms=1000, most=10)
+    page = await sweep_page(scripts, gap_ms=gap_ms)
     assert page is not None
     return page
 

@@ -18,7 +18,7 @@ from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from flujo_worker.process import WorkerProcess
 from flujo_worker.registry import Registry
-from tests.lua.runs import a_dispatch, started_run
+from tests.lua.runs import a_dispatch, started_run, sweep_page
 
 
 class _Working:
@@ -56,7 +56,7 @@ class _Working:
         return f'{{"pipeline": "p", "step": {step}, "expression": "input"}}'.encode()
 
     async def sweep(self) -> SweepPage:
-        page = await self.scripts.sweep(0, period_ms=0, gap_ms=60_000, ttl_ms=2_500, stale_ms=1_000, most=10)
+        page = await sweep_page(self.scripts)
         assert page is not None
         return page
 

@@ -1,5 +1,5 @@
 --[[ bury — forget a process whose deadline is past and which holds nothing any more; from then on it is dead for good.
-KEYS  1 zset of deadlines (incarnations, or managers)   2 what it holds (held zset, or owned set)
+KEYS  1 zset of deadlines (incarnations, or managers)   2 owned set of the manager, or held zset of the incarnation
 ARGV  1 member
 REPLY {1} forgotten | {0} unknown, alive again, or it still holds something ]]
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
