@@ -70,7 +70,7 @@ async def test_a_worker_that_leaves_with_nothing_in_hand_is_forgotten_at_once(tm
     with RedisServer(tmp_path) as server:
         working = _Working(server.url)
         task = await working.start()
-        await working.process.hand_over()
+        await working.process.wind_up(0)
         await task
 
         await working.process.close()
@@ -86,7 +86,7 @@ async def test_a_lease_that_a_leaving_worker_could_not_give_back_is_found_by_the
         await working.sweep()
         plain.config_set("maxmemory", 1)  # Redis takes nothing any more
 
-        handing_over = asyncio.create_task(working.process.hand_over())
+        handing_over = asyncio.create_task(working.process.wind_up(0))
         await asyncio.wait([handing_over], timeout=0.2)
         await working.process.close()
         task.cancel()
