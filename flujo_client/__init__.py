@@ -18,6 +18,7 @@ from flujo_client.dsl.mapping import MapStep
 from flujo_client.dsl.parallel import ParallelStep
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.dsl.refine import RefinementCheck
+from flujo_client.dsl.router import DynamicParallelRouterStep
 from flujo_client.dsl.skills import SkillRegistry, get_skill_registry
 from flujo_client.dsl.step import Step
 from flujo_client.dsl.subpipeline import SubPipelineStep
@@ -148,6 +149,7 @@ __all__ = [
     "ControlFlowError",
     "ConversationRole",
     "ConversationTurn",
+    "DynamicParallelRouterStep",
     "EstimatorRegistry",
     "ExecutionError",
     "ExecutionManager",

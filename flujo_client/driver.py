@@ -13,23 +13,24 @@ from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.dsl.hitl import HumanInTheLoopStep
-from flujo_client.dsl.pipeline import Pipeline
+from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.events import RunReader, raise_for
 from flujo_client.execution.graph import step_at
 from flujo_client.execution.manager import ExecutionManager
+from flujo_client.execution.paths import control_of
 from flujo_client.hook_facts import HookFacts
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.context import snapshot_of
 from flujo_client.protocol.errors import PipelineContextInitializationError, ResumeError
 from flujo_client.protocol.keys import Keyspace
-from flujo_client.protocol.messages import Event, EventKind
-from flujo_client.protocol.outcomes import Chunk, StepOutcome
+from flujo_client.protocol.messages import LAUNCH, Event, EventKind
+from flujo_client.protocol.outcomes import BackgroundLaunched, Chunk, StepOutcome
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import Pause, PipelineContext, PipelineResult, PreRunPayload, RunStatus
 from flujo_client.protocol.scripts import Scripts
-from flujo_client.protocol.spec import PipelineSpec
+from flujo_client.protocol.spec import BackgroundSpec, PipelineSpec
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.tracing import traceparent_of
@@ -221,7 +222,7 @@ class RunDriver:
 
     async def _follow(
         self, engine: Engine, run_id: str, ended: asyncio.Future[None], after: str
-    ) -> AsyncGenerator[Chunk | PipelineResult]:
+    ) -> AsyncGenerator[Chunk | BackgroundLaunched | PipelineResult]:
         """Chunks after an event, then the result, when the run has ended or waits for an answer."""
         reader = _reader(engine)
         result = None
@@ -242,14 +243,16 @@ class RunDriver:
 
     async def _chunks(
         self, engine: Engine, reader: RunReader, run_id: str, ended: asyncio.Future[None], after: str
-    ) -> AsyncGenerator[Chunk]:
-        """Wait until the run ends or pauses; on the way, pass on the chunks that steps emit, if any step can."""
-        if any("run" in leaf.injects for leaf in self._pipeline.leaves()):
+    ) -> AsyncGenerator[Chunk | BackgroundLaunched]:
+        """Wait until the run ends or pauses; on the way, pass on what steps tell, if any step can."""
+        if any(_tells(part) for part in self._pipeline.all_steps()):
             spec = self._pipeline.to_spec()
             async with aclosing(_unless(engine.broken, reader.events(run_id, after))) as events:
                 async for event in events:
                     if event.kind is EventKind.CHUNK:
                         yield _chunk(engine.codec, event, spec)
+                    elif event.kind is EventKind.SUCCEEDED and control_of(event.path)[0] == LAUNCH:
+                        yield _launched(event, spec)
                     elif event.kind is EventKind.SUSPENDED and _rests(await reader.record(run_id)):
                         return
             return
@@ -329,3 +332,14 @@ def _chunk(codec: PayloadCodec, event: Event, spec: PipelineSpec) -> Chunk:
         attempt=event.attempt,
         sequence=int(event.fields["sequence"]),
     )
+
+
+def _tells(part: Step[Any, Any]) -> bool:
+    """Whether a step has something to tell before the run's end."""
+    return part.in_background or (not part.is_complex and "run" in part.injects)
+
+
+def _launched(event: Event, spec: PipelineSpec) -> BackgroundLaunched:
+    node = spec.node(event.path)
+    assert isinstance(node, BackgroundSpec)
+    return BackgroundLaunched(task_id=event.data["verdict"]["task_id"], step_name=node.name)

@@ -6,7 +6,7 @@ import os
 
 from flujo_client.dsl.callables import unqueueable_reason
 from flujo_client.dsl.hitl import HumanInTheLoopStep
-from flujo_client.dsl.pipeline import UNNAMED, Pipeline, fits
+from flujo_client.dsl.pipeline import UNNAMED, Pipeline, fits, handed_on
 from flujo_client.protocol.errors import ConfigurationError, HitlPolicyError, PipelineValidationError, UnqueueableError
 from flujo_client.protocol.types import TypeValidator, describe_type
 
@@ -82,7 +82,8 @@ def _unqueueable(pipeline: Pipeline) -> list[str]:
 def _type_faults(pipeline: Pipeline, validator: TypeValidator, place: str) -> list[str]:
     faults = []
     for one, other in zip(pipeline.steps, pipeline.steps[1:], strict=False):
-        output, expected = validator.get_step_output_type(one), validator.get_step_input_type(other)
+        expected = validator.get_step_input_type(other)
+        output = handed_on(one) if one.in_background else validator.get_step_output_type(one)
         if not fits(one, other):
             faults.append(
                 f"{place}: Type mismatch between steps '{one.name}' (returns {describe_type(output)}) and "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from flujo_client.dsl.composites import COMPOSITES
-from flujo_client.dsl.config import StepConfig, override_config
+from flujo_client.dsl.config import MergeStrategy, StepConfig, override_config
+from flujo_client.dsl.gather import Gather
 
 if TYPE_CHECKING:
     from flujo_client.dsl.pipeline import Pipeline
@@ -17,6 +18,11 @@ __all__ = ["Factories", "Nesting"]
 
 class Factories:
     """What `Step` can make besides a step of a function."""
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def from_callable(cls, function: Callable[..., Any], name: str | None = None, **terms: Any) -> Self: ...
 
     @classmethod
     def review(cls, agent: Any, **options: Any) -> Step[Any, Any]:
@@ -43,6 +49,25 @@ class Factories:
         """Run branches at once, each on the same input; see `ParallelStep` for the options."""
         made: Step[Any, Any] = COMPOSITES["parallel"](name=name, branches=dict(branches), **options)
         return made
+
+    @staticmethod
+    def dynamic_parallel_branch(
+        name: str, router_agent: Any, branches: Mapping[str, Step[Any, Any] | Pipeline], **options: Any
+    ) -> Step[Any, Any]:
+        """Run the branches that a router names; see `DynamicParallelRouterStep` for the options.
+
+        Their contexts are merged, other than those of the class itself by default.
+        """
+        merging = {"merge_strategy": MergeStrategy.CONTEXT_UPDATE, **options}
+        made: Step[Any, Any] = COMPOSITES["router"](
+            name=name, router_agent=router_agent, branches=dict(branches), **merging
+        )
+        return made
+
+    @classmethod
+    def gather(cls, name: str, *, wait_for: Sequence[str]) -> Self:
+        """Pick keys of a dict, such as the outputs of some branches. A key that is missing fails the step."""
+        return cls.from_callable(Gather(wait_for).run, name=name)
 
     @staticmethod
     def loop_until(

@@ -18,10 +18,10 @@ from flujo_client.dsl.composites import composite
 from flujo_client.dsl.factories import Nesting
 from flujo_client.dsl.step import Step
 from flujo_client.protocol.errors import ConfigurationError, PipelineValidationError
-from flujo_client.protocol.spec import PipelineSpec, SequenceSpec, map_leaves
+from flujo_client.protocol.spec import BackgroundSpec, NodeSpec, PipelineSpec, SequenceSpec, map_leaves
 from flujo_client.protocol.types import ControlDefinition, StepDefinition, describe_type, make_adapter
 
-__all__ = ["UNNAMED", "Pipeline", "Step", "fits"]
+__all__ = ["UNNAMED", "Pipeline", "Step", "fits", "handed_on"]
 
 #: What turns a setting off, as `Settings` reads it.
 _OFF = ("0", "false", "no", "off")
@@ -103,7 +103,7 @@ class Pipeline(Nesting):
     @property
     def output_type(self) -> Any:
         """What its last step returns."""
-        return self.steps[-1].output_type if self.steps else Any
+        return handed_on(self.steps[-1]) if self.steps else Any
 
     def iter_steps(self) -> Iterator[Step[Any, Any]]:
         """Its own steps, in order; not those inside branches."""
@@ -158,12 +158,22 @@ class Pipeline(Nesting):
         """Its steps as a spec's node. Raises `ConfigurationError` if it has none."""
         if not self.steps:
             raise ConfigurationError(f"Pipeline '{self.name or UNNAMED}' has no steps.")
-        sequence = SequenceSpec(nodes=tuple(part.to_node() for part in self.steps))
+        sequence = SequenceSpec(nodes=tuple(_placed(part) for part in self.steps))
         if not self.static_invariants:
             return sequence
         rules = tuple(rule for rule in self.static_invariants if isinstance(rule, str))
         functions = tuple(reference_of(rule, self.name or UNNAMED) for rule in self._rules().values())
         return map_leaves(sequence, lambda leaf: leaf.with_invariants(rules, functions))
+
+
+def handed_on(part: Step[Any, Any]) -> Any:
+    """The annotation of what follows a step gets: what it returns, or, in the background, its own input."""
+    return part.input_type if part.in_background else part.output_type
+
+
+def _placed(part: Step[Any, Any]) -> NodeSpec:
+    node = part.to_node()
+    return BackgroundSpec(name=part.name, body=SequenceSpec(nodes=(node,))) if part.in_background else node
 
 
 def fits(one: Step[Any, Any], other: Step[Any, Any]) -> bool:
@@ -175,12 +185,12 @@ def fits(one: Step[Any, Any], other: Step[Any, Any]) -> bool:
         return True
     if one.is_adapter or other.is_adapter or other.template is not None:
         return True
-    return compatible(one.output_type, other.input_type)
+    return compatible(handed_on(one), other.input_type)
 
 
 def _check_neighbours(steps: Sequence[Step[Any, Any]]) -> None:
     faults = [
-        f"Type mismatch between steps '{one.name}' (returns {describe_type(one.output_type)}) and "
+        f"Type mismatch between steps '{one.name}' (returns {describe_type(handed_on(one))}) and "
         f"'{other.name}' (expects {describe_type(other.input_type)})"
         for one, other in pairwise(steps)
         if not fits(one, other)

@@ -297,6 +297,11 @@ class Step(Factories, BaseModel, Generic[In, Out]):
         return Any if self.agent is None else self.signature.output_type
 
     @property
+    def in_background(self) -> bool:
+        """Whether the pipeline goes on beside it, with its input."""
+        return self.config.execution_mode == "background"
+
+    @property
     def context_type(self) -> Any:
         """The annotation of its `context` parameter."""
         return self.signature.context_type

@@ -71,6 +71,7 @@ class NodeState(BaseModel):
     active: int = Field(0, description="root: nodes of the run with an attempt under way")
     paused: int = Field(0, description="root: nodes of the run that wait for an answer")
     keeps_output: bool = Field(False, description="step: the last attempt failed, and shows its output all the same")
+    background: int = Field(0, description="root: bodies in the background that have not ended")
     opened: int = Field(0, description="parallel: branches entered; loop: iterations begun")
     split: bool = Field(False, description="parallel, map: the budget is shared out")
     pending: int = Field(0, description="parallel, map: children not ended")

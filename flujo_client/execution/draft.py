@@ -87,7 +87,7 @@ class Draft(RunGraph):
     def leave(self, path: str) -> None:
         """A node needs nothing more: go on in its parent as after a success."""
         if path == "root":
-            self.end(RunStatus.COMPLETED)
+            self._end_with_background()
             return
         parent, index = parent_of(path)
         self.kind(parent).child_succeeded(self, parent, self.node(parent), index)
@@ -97,10 +97,26 @@ class Draft(RunGraph):
         if self.state(path).status is not NodeStatus.FAILED:
             self.update(path, status=NodeStatus.FAILED)
         if path == "root":
-            self.end(RunStatus.FAILED)
+            self._end_with_background()
             return
         parent, index = parent_of(path)
         self.kind(parent).child_failed(self, parent, self.node(parent), index, cause)
+
+    def begin_background(self) -> None:
+        """A body begins that the pipeline does not wait for; the run's end does."""
+        self.update("root", background=self.state("root").background + 1)
+
+    def end_background(self) -> None:
+        """Such a body has ended, either way."""
+        self.update("root", background=self.state("root").background - 1)
+        if self.state("root").status.ended:
+            self._end_with_background()
+
+    def _end_with_background(self) -> None:
+        """End the run as its root ended, unless background work goes on: it is never lost, and its spend counts."""
+        root = self.state("root")
+        if root.background == 0:
+            self.end(RunStatus.COMPLETED if root.status.succeeded else RunStatus.FAILED)
 
     def end(self, status: RunStatus, error: dict[str, Any] | None = None) -> None:
         """The run ends."""
@@ -140,7 +156,9 @@ class Draft(RunGraph):
             terms: More fields of its `TaskRecord`.
         """
         place = control_path(path, control, number)
-        if self.needed(place).attempt or self.missing:
+        begun = path not in self.run.nodes or self.run.nodes[path].status is not NodeStatus.WAITING
+        state = self.needed(place) if begun else self.state(place)  # a node that had not begun has dispatched nothing
+        if state.attempt or self.missing:
             return
         node = self.node(path)
         assert not isinstance(node, StepSpec | HitlSpec | SequenceSpec)

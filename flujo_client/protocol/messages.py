@@ -16,6 +16,7 @@ __all__ = [
     "ANSWER",
     "ASK",
     "CONTROL_PREFIX",
+    "LAUNCH",
     "MESSAGE_VERSION",
     "SCHEMA_VERSION",
     "Event",
@@ -35,6 +36,9 @@ SCHEMA_VERSION = "1"
 
 #: How the function of a control step begins: `flujo:next module:condition …`, the user's functions after its name.
 CONTROL_PREFIX = "flujo:"
+
+#: The control step whose commit tells that a background step was launched.
+LAUNCH = "launch"
 
 #: The attempts of a leaf that asks a human: render the question, and apply the answer.
 ASK: Final = "ask"

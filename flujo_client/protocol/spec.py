@@ -22,6 +22,7 @@ from flujo_client.protocol.leaves import HitlSpec, Name, RetrySpec, SpecModel, S
 
 __all__ = [
     "SPEC_VERSION",
+    "BackgroundSpec",
     "CompositeSpec",
     "ConditionalSpec",
     "HitlSpec",
@@ -33,6 +34,7 @@ __all__ = [
     "ParallelSpec",
     "PipelineSpec",
     "RetrySpec",
+    "RouterSpec",
     "SequenceSpec",
     "StepSpec",
     "SubPipelineSpec",
@@ -216,6 +218,45 @@ class MapSpec(_Composite):
         return {}
 
 
+class RouterSpec(_Composite):
+    """Branches that a router step names."""
+
+    kind: Literal["router"] = "router"
+    router: SequenceSpec
+    parallel: ParallelSpec
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: the router, then the branches."""
+        return self.parts()[index]
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return (self.router, self.parallel)
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`."""
+        return {}
+
+
+class BackgroundSpec(_Composite):
+    """A body that runs beside what follows; the output is the input."""
+
+    kind: Literal["background"] = "background"
+    body: SequenceSpec
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: the body."""
+        return (self.body,)[index]
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return (self.body,)
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`."""
+        return {}
+
+
 class SubPipelineSpec(_Composite):
     """A pipeline as one node, on the context around it or on one of its own."""
 
@@ -250,7 +291,9 @@ def _given(**references: str | None) -> dict[str, str]:
     return {role: reference for role, reference in references.items() if reference is not None}
 
 
-CompositeSpec = ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec | MapSpec | SubPipelineSpec
+CompositeSpec = (
+    ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec | MapSpec | RouterSpec | BackgroundSpec | SubPipelineSpec
+)
 LeafSpec = StepSpec | HitlSpec
 NodeSpec = Annotated[LeafSpec | SequenceSpec | CompositeSpec, Field(discriminator="kind")]
 

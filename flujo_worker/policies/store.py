@@ -30,6 +30,11 @@ class ControlStore:
         self._codec = codec
         self._attempt = attempt
 
+    @property
+    def path(self) -> str:
+        """Of the control step."""
+        return self._attempt.claim.path
+
     async def stash(self, values: Sequence[Any]) -> None:
         """Store values as payloads `out:<path>.<number>` of their own, in slices.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from flujo_client.protocol.messages import LAUNCH
+from flujo_worker.policies.background import launch
 from flujo_worker.policies.conditional import choose_branch, map_output
 from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.hitl import ask, take_answer
@@ -13,6 +15,7 @@ from flujo_worker.policies.machine import choose_state
 from flujo_worker.policies.mapping import gather_items, list_items
 from flujo_worker.policies.parallel import merge_branches, narrow_context
 from flujo_worker.policies.pipeline import make_result, open_context
+from flujo_worker.policies.router import pick_branches
 
 __all__ = ["CONTROLS"]
 
@@ -28,6 +31,8 @@ CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[Contr
     ("hitl", "answer"): take_answer,
     ("map", "items"): list_items,
     ("map", "gather"): gather_items,
+    ("router", "pick"): pick_branches,
+    ("background", LAUNCH): launch,
     ("pipeline", "enter"): open_context,
     ("pipeline", "result"): make_result,
 }

@@ -262,3 +262,25 @@ async def odd_only(number: int) -> int:
 mapped = Pipeline([Step.map_over("map", counted, iterable_input="numbers"), sum_up], name="mapped")
 picky = Pipeline([Step.map_over("picky", odd_only, max_concurrency=2)], name="picky")
 lenient = Pipeline([Step.map_over("lenient", odd_only, on_item_failure="none")], name="lenient")
+
+
+@step
+async def choose_branches(number: int) -> list[str]:
+    return ["c", "a"] if number > 0 else []
+
+
+@step(execution_mode="background", max_retries=0)
+async def behind(number: int) -> int:
+    if number < 0:
+        raise ValueError("behind")
+    return number * 1000
+
+
+routed = Pipeline(
+    [
+        Step.dynamic_parallel_branch("route", choose_branches, {"a": tally, "b": tally, "c": counted}),
+        Step.gather("pick", wait_for=["c"]),
+    ],
+    name="routed",
+)
+launching = Pipeline([behind, tally], name="launching")

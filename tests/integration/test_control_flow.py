@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from flujo_client import Flujo, Pipeline, PipelineResult, RunStatus
+from flujo_client import BackgroundLaunched, Flujo, Pipeline, PipelineResult, RunStatus
 from tests.integration.conftest import Fleet
 from tests.integration.control_flow import (
     Draft,
@@ -16,6 +17,7 @@ from tests.integration.control_flow import (
     apart,
     backed,
     doubtful,
+    launching,
     layered,
     lenient,
     lost,
@@ -29,6 +31,7 @@ from tests.integration.control_flow import (
     polished,
     reduced,
     refined,
+    routed,
 )
 
 
@@ -43,6 +46,13 @@ class Modes:
             options["settings"] = self._fleet.settings()
         async with Flujo(pipeline, **options) as flujo:
             return await flujo.run_async(value)
+
+    async def iterate(self, pipeline: Pipeline, value: Any, **options: Any) -> AsyncIterator[Any]:
+        if self._fleet is not None:
+            options["settings"] = self._fleet.settings()
+        async with Flujo(pipeline, **options) as flujo:
+            async for item in flujo.run_async(value):
+                yield item
 
 
 @pytest.fixture(params=["in process", "on a fleet"])
@@ -160,3 +170,24 @@ async def test_a_failed_item_is_named_or_is_none_in_the_output(modes: Modes) -> 
 
     assert "1 of 3 items failed: item 1: step 'odd_only'" in (failed.step_history[0].feedback or "")
     assert (passed.status, passed.output) == (RunStatus.COMPLETED, [1, None, 3])
+
+
+async def test_the_branches_that_a_router_names_run_on_its_input(modes: Modes) -> None:
+    result = await modes.run(routed, 5, context_model=Tally)
+
+    assert (result.output, result.final_pipeline_context.counter) == ({"c": 10}, 2)
+    assert result.step_history[0].metadata_["executed_branches"] == ["c", "a"]
+
+
+@pytest.mark.parametrize("number", [2, -2])
+async def test_a_background_step_is_told_of_and_ends_before_its_run(modes: Modes, number: int) -> None:
+    items = [item async for item in modes.iterate(launching, number)]
+
+    launched, result = items
+    assert isinstance(launched, BackgroundLaunched)
+    assert isinstance(result, PipelineResult)
+    first = result.step_history[0]
+    assert (result.status, result.output) == (RunStatus.COMPLETED, number + 1)
+    assert (first.metadata_["background_task_id"], first.output) == (launched.task_id, number)
+    assert first.step_history[0].output == (2000 if number > 0 else None)
+    assert ("background_error" in first.metadata_) == (number < 0)

@@ -12,6 +12,7 @@ from flujo_client.protocol.messages import Event, EventKind, TaskRecord
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import (
+    BackgroundSpec,
     ConditionalSpec,
     HitlSpec,
     LoopSpec,
@@ -19,6 +20,7 @@ from flujo_client.protocol.spec import (
     MapSpec,
     ParallelSpec,
     PipelineSpec,
+    RouterSpec,
     SequenceSpec,
     StepSpec,
     SubPipelineSpec,
@@ -61,6 +63,16 @@ def machine(*names: str, ends: tuple[str, ...] = (), **terms: Any) -> MachineSpe
 
 def map_over(*body: Any, **terms: Any) -> MapSpec:
     return MapSpec(name="map", body=sequence(*body), **{"max_concurrency": 2, **terms})
+
+
+def router(*names: str) -> RouterSpec:
+    branches = tuple(sequence(step(name)) for name in names)
+    inner = ParallelSpec(name="dyn", names=names, branches=branches)
+    return RouterSpec(name="dyn", router=sequence(step("dyn_router")), parallel=inner)
+
+
+def background(*body: Any) -> BackgroundSpec:
+    return BackgroundSpec(name="behind", body=sequence(*body))
 
 
 def sub_pipeline(*body: Any, **terms: Any) -> SubPipelineSpec:

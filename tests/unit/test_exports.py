@@ -16,7 +16,7 @@ DOMAIN = """
     PipelineResult StepResult UsageLimits ExecutedCommandLog FlujoAgentResult FlujoAgentUsage HookCallable HookPayload ExecutionBackend
     StepExecutionRequest AgentProcessors PluginOutcome ValidationPlugin Validator ValidationResult ValidationFinding ValidationReport
     AppResources
-    LoopStep ConditionalStep StateMachineStep BranchKey DynamicParallelRouterStep GranularStep ResumeError CacheStep
+    LoopStep ConditionalStep StateMachineStep BranchKey GranularStep ResumeError CacheStep
     StepOutcome Success Failure Paused Aborted Chunk BackgroundLaunched PipelineContext UsageEstimate Quota QuotaExceededError
     HumanInteraction ConversationTurn ConversationRole ContextReference RefinementCheck BaseModel
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from flujo_client.execution.graph import Kinds
+from flujo_client.execution.kinds.background import BackgroundKind
 from flujo_client.execution.kinds.conditional import ConditionalKind
 from flujo_client.execution.kinds.hitl import HitlKind
 from flujo_client.execution.kinds.loop import LoopKind
@@ -12,6 +13,7 @@ from flujo_client.execution.kinds.machine import MachineKind
 from flujo_client.execution.kinds.mapping import MapKind
 from flujo_client.execution.kinds.parallel import ParallelKind
 from flujo_client.execution.kinds.pipeline import SubPipelineKind
+from flujo_client.execution.kinds.router import RouterKind
 from flujo_client.execution.kinds.sequence import SequenceKind
 from flujo_client.execution.kinds.step import StepKind
 
@@ -26,5 +28,7 @@ KINDS: Final[Kinds] = {
     "conditional": ConditionalKind(),
     "machine": MachineKind(),
     "map": MapKind(),
+    "router": RouterKind(),
+    "background": BackgroundKind(),
     "pipeline": SubPipelineKind(),
 }
