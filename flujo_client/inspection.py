@@ -294,7 +294,7 @@ def _fault(summary: RunSummary, rows: tuple[NodeRow, ...]) -> str | None:
 
 
 def _rows(spec: PipelineSpec, nodes: Mapping[str, str], attempts: Mapping[str, str]) -> tuple[NodeRow, ...]:
-    states = {path: NodeState.model_validate_json(text) for path, text in nodes.items()}
+    states = {path: NodeState.parse(text) for path, text in nodes.items()}
     graph = RunGraph(spec, KINDS, lambda path: states.get(path, NodeState()))
     return _row(graph, "root", None, attempts).children
 

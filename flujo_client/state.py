@@ -53,7 +53,7 @@ class StateManager:
             run_id=run_id,
             spec=await self.specs.get(record["spec"]),
             status=RunStatus(record["status"]),
-            nodes={path: NodeState.model_validate_json(node) for path, node in loaded.nodes.items()},
+            nodes={path: NodeState.parse(node) for path, node in loaded.nodes.items()},
             limits=parse_amounts(record["limits"]),
             owner=record["owner"],
             free=loaded.free,
@@ -67,8 +67,7 @@ class StateManager:
         """Read more nodes of a run; one that is not stored is the default state."""
         rows = await self._commands.execute("HMGET", self.keyspace.run(run_id).nodes, *paths)
         return {
-            path: NodeState() if row is None else NodeState.model_validate_json(row)
-            for path, row in zip(paths, rows, strict=True)
+            path: NodeState() if row is None else NodeState.parse(row) for path, row in zip(paths, rows, strict=True)
         }
 
     async def persist_workflow_state(
@@ -113,7 +112,7 @@ class StateManager:
             raise RunNotFoundError(
                 f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
             )
-        nodes = {path.decode(): NodeState.model_validate_json(node) for path, node in _pairs(raw_nodes)}
+        nodes = {path.decode(): NodeState.parse(node) for path, node in _pairs(raw_nodes)}
         paths = [path for path, node in nodes.items() if node.attempt and "!" not in path]
         results = await self.step_results(run_id, paths)
         usage = {
@@ -146,7 +145,7 @@ class StateManager:
     async def all_nodes(self, run_id: str) -> dict[str, NodeState]:
         """Every node that a run remembers, by path."""
         rows = await self._commands.execute("HGETALL", self.keyspace.run(run_id).nodes)
-        return {path.decode(): NodeState.model_validate_json(node) for path, node in _pairs(rows)}
+        return {path.decode(): NodeState.parse(node) for path, node in _pairs(rows)}
 
     async def finish(self, run_id: str, result: bytes, retention_ms: int) -> bool:
         """Store a terminal run's result, show it and start the retention. False if that was done before."""

@@ -103,7 +103,11 @@ class EmbeddedEngine:
             strict_pricing=strict_pricing,
         )
         self.manager = ExecutionManager(
-            self.state, _LocalPublisher(self._execute), retention_ms=retention_ms, observer=observer
+            self.state,
+            _LocalPublisher(self._execute),
+            retention_ms=retention_ms,
+            observer=observer,
+            on_failure=self._break,
         )
         self.broken: asyncio.Future[None]
         self._steps: dict[asyncio.Task[None], str] = {}
@@ -112,14 +116,26 @@ class EmbeddedEngine:
 
     async def open(self) -> None:
         """Register the one incarnation."""
-        self.broken = asyncio.get_running_loop().create_future()  # for ever: nothing stands between caller and manager
+        self.broken = asyncio.get_running_loop().create_future()
         await self.scripts.register("incarnations", self._incarnation.id, _FOR_EVER_MS, 0)
 
     def _execute(self, message: StepMessage) -> None:
         for ref in message.steps:
             task = asyncio.create_task(self._step(ref, message))
             self._steps[task] = ref.run_id
-            task.add_done_callback(self._steps.pop)
+            task.add_done_callback(self._judge_step)
+
+    def _judge_step(self, task: asyncio.Task[None]) -> None:
+        del self._steps[task]
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """Nobody else will go on with what failed here: whoever waits is told."""
+        if not self.broken.done():
+            self.broken.set_exception(error)
+            self.broken.exception()  # it counts as seen where nobody waits
 
     async def _step(self, ref: Any, message: StepMessage) -> None:
         await self.coordinator.execute_step(ref, message.queue, message.traceparent)

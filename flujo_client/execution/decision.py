@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError as PydanticValidationError
 
+from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.quota import Amounts
 from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
@@ -88,6 +90,21 @@ class NodeState(BaseModel):
     context: tuple[str, ...] = Field(
         (), description="root, composites and their children: payloads of their context, oldest first"
     )
+
+    @classmethod
+    def parse(cls, text: bytes | str) -> NodeState:
+        """Read a node as it is stored.
+
+        Raises:
+            SchemaMismatchError: A newer release wrote it.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except PydanticValidationError as error:
+            raise SchemaMismatchError(
+                f"The state of a node cannot be read: {error.errors(include_url=False)[0]['msg']}.",
+                suggestion="A newer release wrote it: upgrade this process before it serves the run; the run waits.",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

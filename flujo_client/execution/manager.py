@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from flujo_client.execution.advance import advance
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.graph import step_at
-from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, FlujoError, StateUnavailableError
+from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, StateUnavailableError
 from flujo_client.protocol.messages import Event, EventKind, StepRef
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.replies import Advanced, Dispatch, Forbidden, LoadedRun, SplitStale
 from flujo_client.protocol.results import PipelineContext, RunStatus
-from flujo_client.protocol.wire import RedisReplyError
 from flujo_client.publisher import Outgoing, Publisher, make_messages
 from flujo_client.state import SUSPECT_MS, StateManager
 
@@ -57,15 +57,23 @@ class ExecutionManager:
         publisher: Takes the messages.
         retention_ms: How long a finished run's records stay.
         observer: Hooks of the caller; None for runs of other people.
+        on_failure: Told what was raised while a run was driven, which nobody else will drive. On a fleet others will.
     """
 
     def __init__(
-        self, state: StateManager, publisher: Publisher, *, retention_ms: int, observer: RunObserver | None = None
+        self,
+        state: StateManager,
+        publisher: Publisher,
+        *,
+        retention_ms: int,
+        observer: RunObserver | None = None,
+        on_failure: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self._state = state
         self._publisher = publisher
         self._retention_ms = retention_ms
         self._observer = observer
+        self._on_failure = on_failure
         self._driving: dict[str, bool] = {}
         self._drives: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -79,7 +87,14 @@ class ExecutionManager:
             return
         self._driving[run_id] = False
         self._drives[run_id] = asyncio.create_task(self._drive(run_id))
+        self._drives[run_id].add_done_callback(functools.partial(self._judge_drive, run_id))
         self._keep(self._drives[run_id])
+
+    def _judge_drive(self, run_id: str, drive: asyncio.Task[None]) -> None:
+        error = None if drive.cancelled() else drive.exception()
+        if error is not None:
+            logger.error("run not advanced", exc_info=error, extra={"run_id": run_id})
+            self._on_failure(error)
 
     async def rest(self, run_id: str) -> None:
         """Wait until a run is not being driven."""
@@ -95,8 +110,6 @@ class ExecutionManager:
                     return
         except StateUnavailableError as error:
             logger.warning("run not advanced, the sweep wakes it again", extra={"run_id": run_id, "error": str(error)})
-        except (FlujoError, RedisReplyError):
-            logger.exception("run not advanced", extra={"run_id": run_id})
         finally:
             del self._driving[run_id], self._drives[run_id]
 

@@ -6,12 +6,23 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
-from flujo_client.protocol.errors import StateUnavailableError
+from flujo_client.protocol.errors import ScriptRefusedError, StateUnavailableError
 from flujo_client.protocol.wire import Commands, RedisReplyError
 
 __all__ = ["Script", "ScriptCaller", "load_script"]
+
+
+#: Words in the errors of a Redis that takes nothing for now, and what to do about each.
+_PASSING: Final = {
+    "OOM command": "Free memory or raise maxmemory: nothing was changed.",
+    "MISCONF": "Redis cannot write to its disk; free some.",
+    "NOREPLICAS": "Redis wants more replicas than it has.",
+    "BUSY ": "A script of somebody else blocks Redis.",
+    "CLUSTERDOWN": "The cluster has lost a part of its slots.",
+    "TRYAGAIN": "The cluster moves slots.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +55,19 @@ class ScriptCaller:
         """Run a script at least once: after a lost reply it is sent again, so every script is idempotent.
 
         Raises:
-            StateUnavailableError: Redis did not answer, or answered with an error; whether the script ran is unknown.
+            StateUnavailableError: Redis did not answer, or takes nothing for now; whether the script ran is unknown.
+            ScriptRefusedError: It will not run this call however often it is asked.
         """
         try:
             return await self._evaluate(script, keys, args)
         except RedisReplyError as error:
-            remedy = (
-                "Free memory or raise maxmemory: nothing was changed."
-                if "OOM command" in str(error)
-                else "Check the server's version (6.2 or newer) and this user's rights."
-            )
-            raise StateUnavailableError(f"Redis did not run {script.name}: {error}.", suggestion=remedy) from error
+            fault = f"Redis did not run {script.name}: {error}."
+            passing = next((remedy for word, remedy in _PASSING.items() if word in str(error)), None)
+            if passing is not None:
+                raise StateUnavailableError(fault, suggestion=passing) from error
+            raise ScriptRefusedError(
+                fault, suggestion="Check the server's version (6.2 or newer) and this user's rights."
+            ) from error
 
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:

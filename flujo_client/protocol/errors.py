@@ -48,6 +48,7 @@ FlujoError
 │  ├─ TemplateResolutionError        a template names what is not there
 │  └─ PipelineValidationError        a pipeline has faults; lists all of them
 ├─ StateUnavailableError             Redis does not answer
+├─ ScriptRefusedError                Redis answers a script with an error
 ├─ BrokerUnavailableError            the broker does not answer
 ├─ SchemaMismatchError               a record or spec was written by a newer release
 └─ MessageError                      a message that is none of ours, or garbage
@@ -103,6 +104,7 @@ __all__ = [
     "RunFailedError",
     "RunNotFoundError",
     "SchemaMismatchError",
+    "ScriptRefusedError",
     "SettingsError",
     "StateUnavailableError",
     "StepInvocationError",
@@ -442,6 +444,10 @@ class PipelineValidationError(ValidationError, ValueError):
 
 class StateUnavailableError(FlujoError):
     """Redis, which holds the runs, does not answer."""
+
+
+class ScriptRefusedError(FlujoError):
+    """Redis answered a script with an error that will not pass: nothing of that call is stored."""
 
 
 class BrokerUnavailableError(FlujoError):

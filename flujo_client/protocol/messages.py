@@ -9,7 +9,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as PydanticValidationError
 
-from flujo_client.protocol.errors import MessageError
+from flujo_client.protocol.errors import MessageError, SchemaMismatchError
 from flujo_client.protocol.spec import StepSpec
 
 __all__ = [
@@ -155,7 +155,18 @@ class Event(_Model):
 
     @classmethod
     def parse(cls, entry_id: bytes, flat: list[bytes] | dict[bytes, bytes]) -> Event:
-        """Read a stream entry as redis-py, or a script, gives it."""
+        """Read a stream entry as redis-py, or a script, gives it.
+
+        Raises:
+            SchemaMismatchError: A newer release appended it.
+        """
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
         fields = {key.decode(): value.decode() for key, value in pairs}
-        return cls(id=entry_id.decode(), kind=EventKind(fields.pop("kind")), path=fields.pop("path"), fields=fields)
+        try:
+            kind = EventKind(fields.pop("kind"))
+        except ValueError as error:
+            raise SchemaMismatchError(
+                f"Event {entry_id.decode()} cannot be read: {error}.",
+                suggestion="A newer release appended it: upgrade this process before it serves the run; the run waits.",
+            ) from error
+        return cls(id=entry_id.decode(), kind=kind, path=fields.pop("path"), fields=fields)

@@ -275,11 +275,19 @@ class Scripts:
         return bool(reply[0] == 1)
 
     async def load_run(self, run_id: str, most_events: int) -> LoadedRun | None:
-        """Read a run for advancing it: None if it is unknown."""
+        """Read a run for advancing it: None if it is unknown.
+
+        Raises:
+            SchemaMismatchError: A newer release wrote the run.
+        """
         keys = self.keyspace.run(run_id)
-        reply = await self._call("load_run", [keys.run, keys.nodes, keys.accounts, keys.events], most_events)
+        reply = await self._call(
+            "load_run", [keys.run, keys.nodes, keys.accounts, keys.events], most_events, SCHEMA_VERSION
+        )
         if not reply:
             return None
+        if reply[0] == -5:
+            raise _schema_mismatch(run_id, reply[1])
         record, events, nodes, accounts = reply
         free: dict[str, Amounts] = {}
         for field, amount in _pairs(accounts):

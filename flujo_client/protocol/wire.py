@@ -26,9 +26,11 @@ _CONNECT_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 5.0
 _DELAYS_S = (0.05, 0.2, 0.5)
 
-#: How a Redis that is starting, that lost its master, or that has clients enough, answers everything: as good as no
-#: answer, ask again.
-_NOT_YET = ("LOADING", "MASTERDOWN", "ERR max number of clients reached")
+#: How a Redis that is starting, or that has clients enough, answers everything: as good as no answer, ask again.
+_NOT_YET = ("LOADING", "ERR max number of clients reached")
+
+#: How a Redis answers that is no master any more: ask again on a new connection, which finds the new one.
+_ELSEWHERE = ("MASTERDOWN", "READONLY ")
 
 
 class RedisReplyError(Exception):
@@ -66,6 +68,8 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._unsent: list[bytes] = []
         self._loop = asyncio.get_running_loop()
+        self._unsent_before = 0
+        self._moved_at = 0.0
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -95,10 +99,15 @@ class _Connection(asyncio.Protocol):
             if future.done():  # its caller was cancelled
                 continue
             if isinstance(reply, hiredis.ReplyError):
-                text = str(reply)
-                future.set_exception((ConnectionError if text.startswith(_NOT_YET) else RedisReplyError)(text))
+                self._fail(future, str(reply))
             else:
                 future.set_result(reply)
+
+    def _fail(self, future: asyncio.Future[Any], text: str) -> None:
+        elsewhere = any(word in text for word in _ELSEWHERE)  # 6.2 puts a script's error into a sentence of its own
+        if elsewhere:
+            self.close()
+        future.set_exception((ConnectionError if elsewhere or text.startswith(_NOT_YET) else RedisReplyError)(text))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
@@ -112,7 +121,11 @@ class _Connection(asyncio.Protocol):
         self._waiting.clear()
 
     def _check_overdue(self) -> None:
-        if self._waiting and time.monotonic() - self._waiting[0][1] > self._reply_timeout_s:
+        """Close what stands still. A large command that is still leaving does not: its reply is due after it has left."""
+        now, unsent = time.monotonic(), self._transport.get_write_buffer_size()
+        if unsent != self._unsent_before:
+            self._unsent_before, self._moved_at = unsent, now
+        if self._waiting and now - max(self._waiting[0][1], self._moved_at) > self._reply_timeout_s:
             self.close()
         self._watch = self._loop.call_later(self._reply_timeout_s / 5, self._check_overdue)
 

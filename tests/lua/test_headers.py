@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -155,7 +156,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "emit": [([1], True), ([0], False), ([2], True)],
     "extend": [([1], NoneType), ([0], LeaseLost), ([-4, b"root", b"tokens", b"2", b"1"], Refusal)],
     "finish": [([1], True), ([0], False), ([-1, b"running"], False)],
-    "load_run": [],
+    "load_run": [([-5, b"2"], SchemaMismatchError)],
     "leave": [([1], True), ([0], False)],
     "lose": [([1], True), ([0], False), ([-1], False)],
     "publish_spec": [([1], True), ([0], False)],
@@ -199,7 +200,8 @@ def _codes(header: str) -> list[int]:
 async def _sent(name: str) -> tuple[Sequence[str], Sequence[Any]]:
     reply = REPLIES[name][0][0] if REPLIES[name] else []
     recorder = Recorder(reply)
-    await CALLS[name](Scripts(cast("ScriptCaller", recorder), Keyspace("ns")))
+    with contextlib.suppress(SchemaMismatchError):  # the only reply of load_run that has a code
+        await CALLS[name](Scripts(cast("ScriptCaller", recorder), Keyspace("ns")))
     ((called, keys, args),) = recorder.sent
     assert called == name
     return keys, args

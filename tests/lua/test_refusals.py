@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from flujo_client.protocol.errors import SchemaMismatchError, StateUnavailableError
+from flujo_client.protocol.errors import SchemaMismatchError, ScriptRefusedError, StateUnavailableError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.quota import Share
 from flujo_client.protocol.replies import (
@@ -355,8 +355,28 @@ async def test_an_answer_of_redis_that_is_an_error_becomes_ours(
     plain_redis.sadd(keyspace.run("r9").run, "not a hash")
     plain_redis.expire(keyspace.run("r9").run, 60)
 
-    with pytest.raises(StateUnavailableError, match="or newer"):
+    with pytest.raises(ScriptRefusedError, match="or newer"):
         await scripts.cancel("r9", POOL, "")
+
+
+async def test_an_event_of_a_newer_release_is_a_mismatch(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await create_run(scripts)
+    plain_redis.xadd(keyspace.run("r1").events, {"kind": "teleported", "path": "0"})
+
+    with pytest.raises(SchemaMismatchError, match=r"'teleported' is not a valid EventKind.*upgrade this process"):
+        await load_run(scripts)
+
+
+async def test_a_run_of_a_newer_release_is_not_loaded(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await create_run(scripts)
+    plain_redis.hset(keyspace.run("r1").run, "schema", "99")
+
+    with pytest.raises(SchemaMismatchError, match="schema 99"):
+        await load_run(scripts)
 
 
 async def test_retries_of_advance_after_it_was_followed_by_another_are_refused(scripts: Scripts) -> None:

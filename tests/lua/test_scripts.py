@@ -13,6 +13,7 @@ from flujo_client.protocol.replies import (
     Advanced,
     BranchEnd,
     Committed,
+    Dispatch,
     Duplicate,
     Forbidden,
     LeaseLost,
@@ -427,3 +428,17 @@ async def test_a_name_moves_only_to_a_new_spec(scripts: Scripts) -> None:
 
     assert not await scripts.publish_spec("p", "one", b"{}")
     assert await scripts.publish_spec("p", "two", b"{}")
+
+
+async def test_a_step_may_read_any_number_of_payloads(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    names = [f"out:{number}" for number in range(10_001)]
+    wide = Dispatch("0", 1, "q", "m:f", "l", terms=f"60000;charge;root;;{' '.join(names)}", task=b"{}")
+    await started_run(scripts, wide)
+    plain_redis.hset(keyspace.run("r1").payloads, mapping={name: f"j{name}" for name in names[1:]})
+
+    reserved = await scripts.reserve(new_claim(), POOL)
+
+    assert isinstance(reserved, Reserved)
+    assert reserved.payloads == [b"", *(f"j{name}".encode() for name in names[1:])]

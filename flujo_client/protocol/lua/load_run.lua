@@ -1,14 +1,13 @@
 --[[ load_run — read what a manager needs to advance a run: its record, its new outcomes and the nodes on their paths. Read only.
 KEYS  1 run hash   2 nodes hash   3 accounts hash   4 event stream
-ARGV  1 most events to read
-REPLY {} no such run | {record, events, nodes, accounts}: record as field, value, ...; events as {id, {field, value, ...}};
+ARGV  1 most events to read   2 schema version
+REPLY {} no such run | {-5, schema} schema mismatch | {record, events, nodes, accounts}: record as field, value, ...; events as {id, {field, value, ...}};
       nodes as path, json, ...; accounts as "<account>|<meter>", free, ... ]]
 local record = redis.call('HGETALL', KEYS[1])
 if #record == 0 then return {} end
-local applied = "0-0"
-for i = 1, #record, 2 do
-  if record[i] == 'applied' then applied = record[i + 1] end
-end
+local state = redis.call('HMGET', KEYS[1], 'schema', 'applied')
+if state[1] ~= ARGV[2] then return {-5, state[1] or ''} end
+local applied = state[2]
 
 local events, paths, seen = {}, {'root'}, {root = true}
 local most, cursor = tonumber(ARGV[1]), "(" .. applied
@@ -29,10 +28,12 @@ repeat
 until #page < most or #events >= most
 
 local nodes, accounts, book = {}, {}, book_open(KEYS[3])
-for i, node in ipairs(redis.call('HMGET', KEYS[2], unpack(paths))) do
-  if node then
-    nodes[#nodes + 1] = paths[i]
-    nodes[#nodes + 1] = node
+for at = 1, #paths, 1000 do  -- Lua unpacks no more than some 8,000 values at once
+  for i, node in ipairs(redis.call('HMGET', KEYS[2], unpack(paths, at, math.min(at + 999, #paths)))) do
+    if node then
+      nodes[#nodes + 1] = paths[at + i - 1]
+      nodes[#nodes + 1] = node
+    end
   end
 end
 for _, meter in ipairs(words(redis.call('HGET', KEYS[3], 'meters'))) do

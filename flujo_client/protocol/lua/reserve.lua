@@ -23,7 +23,10 @@ local function reserved_answer(deadline)
   end
   local answer = {1, attempt[4], run[4], deadline, table.concat(remaining, ' ')}
   local fields = words(terms[5])
-  for i, payload in ipairs(#fields > 0 and redis.call('HMGET', KEYS[4], unpack(fields)) or {}) do answer[5 + i] = payload or '' end
+  for at = 1, #fields, 1000 do  -- Lua unpacks no more than some 8,000 values at once
+    local page = redis.call('HMGET', KEYS[4], unpack(fields, at, math.min(at + 999, #fields)))
+    for i, payload in ipairs(page) do answer[4 + at + i] = payload or '' end
+  end
   return answer
 end
 
