@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kombu import Connection, Queue
-from kombu.exceptions import KombuError, OperationalError
+from kombu.exceptions import KombuError
 from opentelemetry.trace import SpanKind
 
 from flujo_client.protocol.errors import BrokerUnavailableError, StateUnavailableError
@@ -32,6 +32,9 @@ __all__ = [
 
 #: Steps that one message carries at the most, so that a fleet shares a burst.
 MOST_STEPS_PER_MESSAGE = 10
+
+#: How long the broker may take for one answer, s.
+_PATIENCE_S = 5.0
 
 _ORIGIN = f"flujo@{socket.gethostname()}.{os.getpid()}"
 
@@ -171,10 +174,15 @@ class KombuPublisher:
     Args:
         url: Of the broker.
         namespace: Of the queues' names.
+        patience_s: For one answer of the broker; one that blocks its publishers, as RabbitMQ does when it is out of memory,
+            is one that does not answer.
     """
 
-    def __init__(self, url: str, namespace: str) -> None:
-        self._connection = Connection(url, transport_options={"confirm_publish": True}, connect_timeout=5)
+    def __init__(self, url: str, namespace: str, *, patience_s: float = _PATIENCE_S) -> None:
+        self._patience_s = patience_s
+        options = {"confirm_publish": True, "read_timeout": patience_s, "write_timeout": patience_s}
+        self._connection = Connection(url, transport_options=options, connect_timeout=patience_s)
+        self._faults = (KombuError, OSError, *self._connection.connection_errors, *self._connection.channel_errors)
         self._namespace = namespace
         self._lock = asyncio.Lock()
 
@@ -199,11 +207,11 @@ class KombuPublisher:
                         headers=headers,
                         correlation_id=headers["id"],
                         delivery_mode=2,
-                        retry=True,
-                        retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2},
+                        timeout=self._patience_s,
+                        confirm_timeout=self._patience_s,
                     )
-        except (KombuError, OperationalError, OSError) as error:
-            raise _unavailable(error) from error
+        except self._faults as error:
+            raise self._given_up(error) from error
 
     async def depth(self, queue: str) -> int:
         """See `Publisher.depth`."""
@@ -214,8 +222,13 @@ class KombuPublisher:
         try:
             with self._connection.channel() as channel:
                 return int(self._queue(queue)(channel).queue_declare().message_count)
-        except (KombuError, OperationalError, OSError) as error:
-            raise _unavailable(error) from error
+        except self._faults as error:
+            raise self._given_up(error) from error
+
+    def _given_up(self, error: Exception) -> BrokerUnavailableError:
+        """The next call makes a new connection: what this one still has under way is unknown."""
+        self._connection.collect(socket_timeout=0.1)
+        return _unavailable(error)
 
     def _queue(self, queue: str) -> Queue:
         name = broker_queue(self._namespace, queue)

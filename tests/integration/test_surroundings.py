@@ -22,8 +22,12 @@ from kombu import Connection, Queue
 
 from flujo_client import AsyncFlujoClient
 from flujo_client.cli.redis_server import free_port
+from flujo_client.protocol.errors import BrokerUnavailableError
+from flujo_client.protocol.messages import StepMessage, StepRef
 from flujo_client.protocol.queues import broker_queue
+from flujo_client.publisher import KombuPublisher
 from tests.integration.conftest import TIMEOUT_S, Fleet
+from tests.unit.proxy import Proxy
 
 RABBITMQ = "amqp://guest:guest@localhost:5672//"
 
@@ -70,6 +74,29 @@ def _namespace_on_rabbitmq() -> Iterator[str]:
         with Connection(RABBITMQ) as connection, connection.channel() as channel:
             for queue in ("default", "submit"):
                 channel.queue_delete(broker_queue(namespace, queue))
+
+
+@ON_RABBITMQ
+async def test_a_rabbitmq_that_says_nothing_is_one_that_is_away_until_it_speaks_again() -> None:
+    message = StepMessage(
+        queue="default", steps=(StepRef(run_id="r", path="0", attempt=1, function="m:f", owner="pool"),)
+    )
+    with _namespace_on_rabbitmq() as namespace:
+        async with Proxy(5672).listening() as proxy:
+            url = RABBITMQ.replace("localhost:5672", proxy.url.removeprefix("redis://").removesuffix("/0"))
+            publisher = KombuPublisher(url, namespace, patience_s=0.5)
+            await publisher.publish([message])
+            proxy.silent = True
+
+            with pytest.raises(BrokerUnavailableError, match="does not answer"):
+                await asyncio.wait_for(publisher.publish([message]), 10)
+            with pytest.raises(BrokerUnavailableError, match="does not answer"):
+                await asyncio.wait_for(publisher.depth("default"), 10)
+
+            proxy.silent = False
+            await publisher.publish([message])
+            assert await publisher.depth("default") >= 2
+            await publisher.close()
 
 
 @ON_RABBITMQ
