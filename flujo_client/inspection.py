@@ -13,17 +13,16 @@ from flujo_client.execution.decision import NodeState, NodeStatus
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import child_of
+from flujo_client.protocol.accounts import AccountRow, read_accounts
 from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.errors import FlujoError, RunNotFoundError, StateUnavailableError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.quota import COST, TOKENS
 from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.spec import NodeSpec, ParallelSpec, PipelineSpec, SequenceSpec
+from flujo_client.protocol.spec import NodeSpec, PipelineSpec, SequenceSpec
 from flujo_client.protocol.specs import SpecStore
 
-__all__ = ["AccountRow", "NodeRow", "Question", "RunInspector", "RunSnapshot", "RunSummary"]
-
-_PARTS = ("granted", "reserved", "spent", "unknown", "children", "overrun")
+__all__ = ["NodeRow", "Question", "RunInspector", "RunSnapshot", "RunSummary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +56,6 @@ class NodeRow:
             yield self
         for child in self.children:
             yield from child.leaves()
-
-
-@dataclass(frozen=True, slots=True)
-class AccountRow:
-    """One meter of one account; `granted` of a branch that was never touched is its share."""
-
-    account: str
-    meter: str
-    granted: int
-    reserved: int
-    spent: int
-    unknown: int
-    children: int
-    overrun: int
-
-    @property
-    def free(self) -> int:
-        """What may still be reserved."""
-        return self.granted - self.reserved - self.spent - self.unknown - self.children
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +207,7 @@ class RunInspector:
         totals = {name.removeprefix("total|"): int(n) for name, n in accounts.items() if name.startswith("total|")}
         summary = replace(_summary(record, managers), cost_nanousd=totals.get(COST, 0), tokens=totals.get(TOKENS, 0))
         return RunSnapshot(
-            _counted(summary, rows), rows, tuple(_accounts(spec, accounts)), totals, now_ms=managers.now_ms
+            _counted(summary, rows), rows, tuple(read_accounts(accounts)), totals, now_ms=managers.now_ms
         )
 
     async def _managers(self) -> _Managers:
@@ -341,26 +321,3 @@ def _started_ms(path: str, state: NodeState, attempts: Mapping[str, str]) -> int
         return None
     deadline_ms = int(attempts[f"claim|{attempts[f'{path}|nonce']}|answer"])
     return deadline_ms - int(attempts[f"{path}|terms"].partition(";")[0])
-
-
-def _accounts(spec: PipelineSpec, fields: Mapping[str, str]) -> Iterator[AccountRow]:
-    for meter in fields.get("meters", "").split():
-        for account in ["root", *_branches(spec, fields, meter)]:
-            stored = {part: fields.get(f"{account}|{meter}|{part}") for part in _PARTS}
-            granted = stored["granted"] if stored["granted"] is not None else _share(fields, account, meter)
-            values = {part: int(number or 0) for part, number in stored.items()}
-            yield AccountRow(account, meter, **{**values, "granted": int(granted)})
-
-
-def _branches(spec: PipelineSpec, fields: Mapping[str, str], meter: str) -> Iterator[str]:
-    splits = [name.split("|")[1] for name in fields if name.startswith("split|") and name.endswith(f"|{meter}")]
-    for path in sorted(splits):
-        node = spec.node(path)
-        if isinstance(node, ParallelSpec):
-            yield from (child_of(path, index) for index in range(len(node.branches)))
-
-
-def _share(fields: Mapping[str, str], account: str, meter: str) -> int:
-    path, _, index = account.rpartition(".")
-    base, remainder = map(int, fields[f"split|{path}|{meter}"].split())
-    return base + (int(index) < remainder)

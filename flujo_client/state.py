@@ -86,6 +86,7 @@ class StateManager:
             splits=decision.splits,
             branch_ends=decision.branch_ends,
             dispatches=decision.dispatches,
+            opening=decision.incomplete,
         )
 
     def get_run_id_from_context(self, context: PipelineContext) -> str:

@@ -150,7 +150,9 @@ class EmbeddedEngine:
         await self.manager.rest(run_id)
         keys, held = self.keyspace.run(run_id), self.keyspace.held(self._incarnation.id, 0)
         self.codec.forget((await self.redis.hgetall(keys.payloads)).values())
-        await self.redis.execute("DEL", keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events)
+        await self.redis.execute(
+            "DEL", keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events, keys.waiters
+        )
         for member in await self.redis.execute("ZRANGE", held, 0, -1):
             if member.decode().startswith(f"{run_id} "):
                 await self.redis.execute("ZREM", held, member)

@@ -11,7 +11,7 @@ from flujo_client.protocol.errors import NonRetryableError
 from flujo_client.protocol.keys import LEASE_TTL_MS
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.quota import Amounts, Quota
-from flujo_client.protocol.replies import Claim, Duplicate, Refusal, Reserved, WorkerDead
+from flujo_client.protocol.replies import Blocked, Claim, Duplicate, Refusal, Reserved, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.step_run import UsageMeter
 from flujo_worker.attempt import Attempt, AttemptEnd, read_task
@@ -21,6 +21,8 @@ from flujo_worker.registry import Registry
 __all__ = ["Intake"]
 
 logger = logging.getLogger(__name__)
+
+_NOT_RESERVED: dict[type, str] = {Blocked: "blocked", Refusal: "refused", Duplicate: "duplicate"}
 
 
 class Intake:
@@ -63,9 +65,7 @@ class Intake:
             task, fault = read_task(ref, answer.task)
             meter = self._meter(claim, answer, task.step.estimate)
             return Attempt(ref, claim, answer, task, fault, meter, self._registry.find(ref.function))
-        outcome = (
-            "refused" if isinstance(answer, Refusal) else "duplicate" if isinstance(answer, Duplicate) else "inactive"
-        )
+        outcome = next((name for kind, name in _NOT_RESERVED.items() if isinstance(answer, kind)), "inactive")
         ids = {"run_id": ref.run_id, "path": ref.path, "attempt": ref.attempt}
         logger.info("attempt not reserved", extra={**ids, "outcome": outcome})
         return AttemptEnd(outcome)

@@ -87,6 +87,7 @@ class MemoryStore:
             b"XRANGE": self._xrange,
             b"ZADD": self._zadd,
             b"ZRANGE": self._zrange,
+            b"ZRANGEBYLEX": self._zrangebylex,
             b"ZRANGEBYSCORE": self._zrangebyscore,
             b"ZREM": self._zrem,
             b"ZREMRANGEBYSCORE": self._zremrangebyscore,
@@ -268,6 +269,13 @@ class MemoryStore:
             return [*found]
         _, offset, count = limit
         return [*found[int(offset) : int(offset) + int(count)]]
+
+    def _zrangebylex(self, key: bytes, first: bytes, last: bytes, _limit: bytes, offset: bytes, count: bytes) -> Reply:
+        if not (first.startswith(b"[") and last.startswith(b"(")):
+            raise ValueError("only from [ to ( is known here")
+        members = self._find(key, _SortedSet).ascending()  # of one score, as in Redis
+        begin, end = bisect_left(members, first[1:]), bisect_left(members, last[1:])
+        return [*members[begin:end][int(offset) :][: int(count)]]
 
     def _zremrangebyscore(self, key: bytes, least: bytes, most: bytes) -> Reply:
         return self._zrem(key, *self._find(key, _SortedSet).between(float(least), float(most)))

@@ -12,7 +12,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flujo_client.execution.decision import NodeStatus
-from flujo_client.inspection import AccountRow, NodeRow, RunSnapshot, RunSummary
+from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary
+from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST
 
 __all__ = ["draw_budget", "draw_run", "draw_runs", "draw_tree", "format_amount", "format_ms", "node_line", "state_of"]
@@ -21,6 +22,7 @@ __all__ = ["draw_budget", "draw_run", "draw_runs", "draw_tree", "format_amount",
 _SIGNS = {
     "waiting": ("·", "dim"),
     "queued": ("◦", "yellow"),
+    "blocked": ("◌", "yellow"),
     "running": ("▸", "yellow"),
     "stopped": ("–", "dim"),
     "paused": ("?", "magenta"),
@@ -71,12 +73,12 @@ def _grow(tree: Tree, node: NodeRow, run: RunSnapshot) -> None:
 
 def state_of(node: NodeRow, run: RunSnapshot) -> str:
     """Where a node stands, in a word: queued until a worker holds it, stopped if the run ended before it did."""
-    if node.status not in (NodeStatus.DISPATCHED, NodeStatus.RUNNING, NodeStatus.PAUSED):
+    if node.status not in (NodeStatus.DISPATCHED, NodeStatus.RUNNING, NodeStatus.PAUSED, NodeStatus.BLOCKED):
         return node.status.value
     if run.summary.status.terminal:
         return "stopped"
-    if node.status is NodeStatus.PAUSED:
-        return "paused"
+    if node.status in (NodeStatus.PAUSED, NodeStatus.BLOCKED):
+        return node.status.value
     return "queued" if node.status is NodeStatus.DISPATCHED and node.started_ms is None else "running"
 
 
@@ -84,7 +86,7 @@ def node_line(node: NodeRow, run: RunSnapshot) -> Text:
     """One node of a run: sign, name, attempts, time, tokens, money, and what went wrong."""
     state = state_of(node, run)
     sign, style = _SIGNS[state]
-    facts = [state] if state in ("queued", "running", "stopped", "paused") else []
+    facts = [state] if state in ("queued", "running", "stopped", "paused", "blocked") else []
     if node.attempts > 1:
         facts.append(f"{node.attempts} attempts")
     if node.started_ms is not None and state == "running":

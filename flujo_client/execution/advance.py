@@ -114,6 +114,17 @@ def _on_answered(draft: Draft, event: Event) -> None:
         receive_answer(draft, event)
 
 
+def _on_blocked(draft: Draft, event: Event) -> None:
+    node = draft.state(event.path)
+    if node.attempt == event.attempt and node.status is NodeStatus.DISPATCHED:
+        draft.update(event.path, status=NodeStatus.BLOCKED)
+
+
+def _on_unblocked(draft: Draft, event: Event) -> None:
+    if draft.state(event.path).attempt == event.attempt:
+        draft.wake(event.path)
+
+
 def _on_refused(draft: Draft, event: Event) -> None:
     if draft.state(event.path).attempt == event.attempt:
         _breach(draft, event.path, event.fields["meter"], event.fields)
@@ -169,6 +180,8 @@ _RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
     EventKind.ABORTED: _on_aborted,
     EventKind.PAUSED: _on_paused,
     EventKind.ANSWERED: _on_answered,
+    EventKind.BLOCKED: _on_blocked,
+    EventKind.UNBLOCKED: _on_unblocked,
     EventKind.REFUSED: _on_refused,
     EventKind.LOST: _on_lost,
     EventKind.CANCELLED: _on_cancelled,

@@ -25,6 +25,7 @@ class NodeStatus(StrEnum):
 
     WAITING = "waiting"  # not reached yet
     DISPATCHED = "dispatched"  # an attempt is journalled; a worker may have leased it
+    BLOCKED = "blocked"  # its attempt waits for budget; no worker holds it
     RUNNING = "running"  # a composite whose children are under way
     PAUSED = "paused"  # waits for an answer; no worker is held
     SUCCEEDED = "succeeded"
@@ -34,6 +35,11 @@ class NodeStatus(StrEnum):
     def succeeded(self) -> bool:
         """Whether the node has succeeded."""
         return self is NodeStatus.SUCCEEDED
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an attempt is dispatched, or waits for budget, which others hold."""
+        return self in (NodeStatus.DISPATCHED, NodeStatus.BLOCKED)
 
     @property
     def ended(self) -> bool:
@@ -131,6 +137,7 @@ class Decision:
         applied: Id of the last event that is fully applied; "" for none.
         nodes: The nodes that change.
         missing: Nodes that must be in the view to decide; nothing else in the decision is to be applied then.
+        woken: Attempts that waited for budget, which a script has journalled anew: to be published.
         incomplete: More is to be dispatched for the event after `applied`; advance again.
     """
 
@@ -141,5 +148,6 @@ class Decision:
     splits: tuple[Split, ...] = ()
     branch_ends: tuple[BranchEnd, ...] = ()
     dispatches: tuple[Dispatch, ...] = ()
+    woken: tuple[Dispatch, ...] = ()
     missing: tuple[str, ...] = ()
     incomplete: bool = False

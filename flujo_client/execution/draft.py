@@ -48,6 +48,7 @@ class Draft(RunGraph):
         self.branch_ends: list[BranchEnd] = []
         self.dispatches: list[Dispatch] = []
         self.opening: set[str] = set()  # joins that open children at this moment
+        self.woken: list[Dispatch] = []
         self._changed: dict[str, NodeState] = {}
         self.free = {account: dict(amounts) for account, amounts in run.free.items()}
 
@@ -196,7 +197,7 @@ class Draft(RunGraph):
         outputs = [name for output in task.outputs.values() for name in expression_fields(output.expression)]
         fields = [*expression_fields(value), *context, *_branch_fields(task.branches), *outputs]
         lease_ms = (step.timeout_ms or LONGEST_STEP_MS) + LEASE_GRACE_MS
-        chain = " ".join(self.accounts(path))
+        chain = " ".join(self.chain(path))
         attempt = self.state(path).attempt + 1
         self.update(path, status=NodeStatus.DISPATCHED, attempt=attempt)
         self.dispatches.append(
@@ -223,6 +224,13 @@ class Draft(RunGraph):
             Dispatch(path, attempt, step.queue, step.function, label, delay_ms, is_async=step.is_async)
         )
 
+    def wake(self, path: str) -> None:
+        """An attempt that was blocked is journalled again, its estimate reserved: publish it."""
+        state = self.update(path, status=NodeStatus.DISPATCHED)
+        step = self.step(path)
+        label = task_label(self.spec.name, step.name)
+        self.woken.append(Dispatch(path, state.attempt, step.queue, step.function, label, is_async=step.is_async))
+
     def decision(self) -> Decision:
         """What was decided so far."""
         if self.missing:
@@ -238,6 +246,7 @@ class Draft(RunGraph):
             splits=tuple(self.splits),
             branch_ends=tuple(self.branch_ends),
             dispatches=() if ended else tuple(self.dispatches),
+            woken=() if ended else tuple(self.woken),
             incomplete=self.incomplete and not ended,
         )
 
@@ -246,7 +255,7 @@ class Draft(RunGraph):
         active = paused = 0
         for path, node in self._changed.items():
             before = self.run.nodes.get(path, NodeState()).status
-            active += (node.status is NodeStatus.DISPATCHED) - (before is NodeStatus.DISPATCHED)
+            active += node.status.under_way - before.under_way
             paused += (node.status is NodeStatus.PAUSED) - (before is NodeStatus.PAUSED)
         root = self.state("root")
         if active or paused:

@@ -191,6 +191,10 @@ class RunGraph:
         """The accounts that pay for a node, innermost first, the run's own last."""
         return (*(at for at, parent in self._above(path) if parent.splits), "root")
 
+    def chain(self, path: str) -> tuple[str, ...]:
+        """The accounts as scripts read them: `id`, or `id=` for one that draws on nobody."""
+        return self.accounts(path)
+
     def scope(self, path: str) -> str:
         """The branch, the iteration, or the root, whose context a node reads and writes."""
         return next((at for at, parent in self._above(path) if parent.isolates), "root")

@@ -149,7 +149,7 @@ class ExecutionManager:
             if not isinstance(outcome, Advanced):
                 return None
             self.advanced += 1
-            self._queue(run, decision.dispatches)
+            self._queue(run, (*decision.dispatches, *decision.woken))
             await self._tell_of_pause(run_id, decision)
             if decision.status.terminal:
                 await self.persist_final_state(run_id)

@@ -27,17 +27,25 @@ _PASSING: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua file, the prelude before it, and the hash by which Redis knows both."""
+    """A Lua file, the parts before it, and the hash by which Redis knows both."""
 
     name: str
     text: str
     sha: str
 
 
+#: What the scripts that move budget share, in the order in which it builds on itself.
+_BUDGET = ("_prelude", "_accounts", "_moves", "_threads", "_waiters", "_serve")
+
+#: The scripts that move, or read, budget.
+_WITH_BUDGET = ("advance", "cancel", "commit", "extend", "load_run", "lose", "redispatch", "reserve")
+
+
 def load_script(name: str) -> Script:
-    """Read a Lua file of this package."""
+    """Read a Lua file of this package, with the parts that it builds on before it."""
     folder = files("flujo_client.protocol") / "lua"
-    text = (folder / "_prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    parts = _BUDGET if name in _WITH_BUDGET else _BUDGET[:1]
+    text = "".join((folder / f"{part}.lua").read_text() for part in (*parts, name))
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest())
 
 

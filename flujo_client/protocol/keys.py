@@ -53,6 +53,7 @@ class RunKeys:
     accounts: str
     payloads: str
     events: str
+    waiters: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Keyspace:
         return RunKeys(
             *(
                 self._key(shard, "run", run_id, part)
-                for part in ("record", "nodes", "attempts", "accounts", "payloads", "events")
+                for part in ("record", "nodes", "attempts", "accounts", "payloads", "events", "waiters")
             )
         )
 

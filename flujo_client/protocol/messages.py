@@ -127,7 +127,9 @@ class EventKind(StrEnum):
     PAUSED = "paused"  # commit: a step waits for an answer
     ABORTED = "aborted"  # commit: the step says that the run is to end
     ANSWERED = "answered"  # resume: somebody answered, perhaps before the pause is committed
-    REFUSED = "refused"  # reserve: the budget cannot pay
+    BLOCKED = "blocked"  # reserve: the budget cannot pay while others hold what may come back
+    UNBLOCKED = "unblocked"  # whatever freed budget: the attempt is dispatched again, its estimate reserved
+    REFUSED = "refused"  # reserve, or what stopped the last that ran: the budget cannot pay
     LOST = "lost"  # lose: the worker died, hung, or handed it over
     CANCELLED = "cancelled"  # cancel: `status` says whether somebody cancelled it or a hook aborted it
     SUSPENDED = "suspended"  # advance: nothing of the run can go on without an answer; tells followers, not managers

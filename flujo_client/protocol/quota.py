@@ -113,8 +113,14 @@ class Share:
     """One meter of a split: `remainder` of the shares are `base` + 1, those of the lowest indices; the rest `base`."""
 
     total: int
+    count: int
     base: int
     remainder: int
+
+    @property
+    def text(self) -> str:
+        """As the scripts read it."""
+        return f"{self.count} {self.base} {self.remainder}"
 
 
 def share_evenly(total: int, count: int) -> Share:
@@ -126,7 +132,7 @@ def share_evenly(total: int, count: int) -> Share:
     if count <= 0:
         raise ValueError(f"cannot split into {count} shares")
     base, remainder = divmod(total, count)
-    return Share(total, base, remainder)
+    return Share(total, count, base, remainder)
 
 
 class UsageLimits(BaseModel):

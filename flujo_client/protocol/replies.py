@@ -11,6 +11,7 @@ __all__ = [
     "Advanced",
     "Answered",
     "AnsweredBefore",
+    "Blocked",
     "BranchEnd",
     "Claim",
     "Committed",
@@ -79,6 +80,16 @@ class WorkerDead:
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The budget cannot pay."""
+
+    account: str
+    meter: str
+    asked: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The budget cannot pay yet: the attempt waits for what others give back, and is dispatched again when it suffices."""
 
     account: str
     meter: str

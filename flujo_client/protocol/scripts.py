@@ -18,6 +18,7 @@ from flujo_client.protocol.replies import (
     Advanced,
     Answered,
     AnsweredBefore,
+    Blocked,
     BranchEnd,
     Claim,
     Committed,
@@ -112,7 +113,9 @@ class Scripts:
             return None
         return "conflict" if reply[0] == -1 else _text(reply[1])
 
-    async def reserve(self, claim: Claim, owner: str) -> Reserved | Duplicate | RunInactive | WorkerDead | Refusal:
+    async def reserve(
+        self, claim: Claim, owner: str
+    ) -> Reserved | Duplicate | RunInactive | WorkerDead | Blocked | Refusal:
         """Claim an attempt, lease it and reserve its estimate in one step. The same nonce again: the same answer.
 
         Args:
@@ -138,6 +141,7 @@ class Scripts:
                 self.keyspace.shard("incarnations", shard),
                 self.keyspace.held(claim.incarnation, shard),
                 self.keyspace.inbox(owner, shard),
+                keys.waiters,
             ],
             claim.run_id,
             claim.path,
@@ -154,6 +158,8 @@ class Scripts:
                 return Duplicate()
             case -1:
                 return RunInactive(_text(reply[1]))
+            case -2:
+                return Blocked(_text(reply[1]), _text(reply[2]), int(reply[3]), int(reply[4]))
             case -3:
                 return WorkerDead()
             case -4:
@@ -209,6 +215,9 @@ class Scripts:
                 self.keyspace.shard("dirty", shard),
                 self.keyspace.held(claim.incarnation, shard),
                 self.keyspace.inbox(owner, shard),
+                keys.waiters,
+                self.keyspace.shard("dispatches", shard),
+                self.keyspace.shard("published", shard),
             ],
             claim.run_id,
             claim.path,
@@ -247,6 +256,9 @@ class Scripts:
                 self.keyspace.held(claim.incarnation, shard),
                 self.keyspace.shard("incarnations", shard),
                 self.keyspace.inbox(owner, shard),
+                keys.waiters,
+                self.keyspace.shard("dispatches", shard),
+                self.keyspace.shard("published", shard),
             ],
             claim.run_id,
             claim.path,
@@ -313,15 +325,20 @@ class Scripts:
         splits: Sequence[Split],
         branch_ends: Sequence[BranchEnd],
         dispatches: Sequence[Dispatch],
+        opening: bool = False,
     ) -> Advanced | Overtaken | SplitStale | Forbidden:
-        """Store a decision if the run is still as it was loaded. The same operation again: the same answer."""
+        """Store a decision if the run is still as it was loaded. The same operation again: the same answer.
+
+        Args:
+            opening: Branches of a split are still to be opened by the decisions that follow: nobody is refused meanwhile.
+        """
         run_id = run.record["run_id"]
         keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
         rows: list[Any] = [item for path, node in nodes.items() for item in (path, node)]
         rows += [" ".join(end.chain) for end in branch_ends]
         for split in splits:
             share = split.share
-            rows += [split.path, " ".join(split.chain), split.meter, share.total, share.base, share.remainder]
+            rows += [split.path, " ".join(split.chain), split.meter, share.total, share.text]
         for dispatch in dispatches:
             rows += [
                 dispatch.path,
@@ -342,7 +359,9 @@ class Scripts:
                 self.keyspace.shard("dispatches", shard),
                 self.keyspace.shard("published", shard),
                 self.keyspace.shard("cancelled", shard),
+                keys.waiters,
                 keys.events,
+                self.keyspace.inbox(run.record["owner"], shard),
             ],
             run_id,
             operation,
@@ -357,6 +376,7 @@ class Scripts:
             len(branch_ends),
             len(splits),
             len(dispatches),
+            int(opening),
             *rows,
         )
         match reply[0]:
@@ -484,7 +504,7 @@ class Scripts:
         run_id = member.split(" ")[0]
         shard = self.keyspace.shard_of(run_id)
         keys = [self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)]
-        keys.append(self.keyspace.run(run_id).run)
+        keys += [self.keyspace.run(run_id).run, self.keyspace.run(run_id).accounts]
         reply = await self._call("redispatch", keys, member, copies, suspect_ms)
         return bool(reply[0] == 1)
 
@@ -506,6 +526,9 @@ class Scripts:
                 self.keyspace.shard("dirty", shard),
                 self.keyspace.shard("cancelled", shard),
                 self.keyspace.inbox(owner, shard),
+                keys.attempts,
+                keys.accounts,
+                keys.waiters,
             ],
             run_id,
             reason,

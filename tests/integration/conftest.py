@@ -21,7 +21,8 @@ from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.messages import EventKind
 
 PIPELINES = (
-    "tests.integration.pipelines,tests.integration.control_flow,tests.integration.human,tests.integration.hooked"
+    "tests.integration.pipelines,tests.integration.control_flow,tests.integration.human,tests.integration.hooked,"
+    "tests.integration.budgets"
 )
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0

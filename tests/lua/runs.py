@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
 from uuid import uuid4
 
 import redis
 
+from flujo_client.protocol.accounts import AccountRow, account_above, read_accounts
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.replies import (
     Advanced,
@@ -74,6 +76,7 @@ async def advance_run(
     status: str | None = None,
     splits: tuple[Split, ...] = (),
     ends: tuple[BranchEnd, ...] = (),
+    opening: bool = False,
 ) -> Advanced | Overtaken | SplitStale | Forbidden:
     return await scripts.advance(
         loaded,
@@ -86,6 +89,7 @@ async def advance_run(
         splits=splits,
         branch_ends=ends,
         dispatches=dispatches,
+        opening=opening,
     )
 
 
@@ -100,12 +104,12 @@ def new_claim(path: str = "0", attempt: int = 1, incarnation: str = "w1") -> Cla
 
 
 async def commit_claim(
-    scripts: Scripts, claim: Claim, usage: dict[str, int] | None = None
+    scripts: Scripts, claim: Claim, usage: dict[str, int] | None = None, kind: str = "succeeded"
 ) -> Committed | LeaseLost | RunInactive:
     return await scripts.commit(
         claim,
         POOL,
-        kind="succeeded",
+        kind=kind,
         usage=usage or {},
         output=b"j2",
         result=b"j{}",
@@ -116,6 +120,33 @@ async def commit_claim(
 
 
 def account_of(client: redis.Redis, keyspace: Keyspace, account: str = "root", meter: str = "tokens") -> dict[str, int]:
-    fields = client.hgetall(keyspace.run("r1").accounts)
+    rows = {row.account: row for row in accounts_of(client, keyspace) if row.meter == meter}
+    row = rows.get(account, AccountRow(account, meter, 0))
     parts = ("granted", "reserved", "spent", "unknown", "children", "overrun")
-    return {part: int(fields.get(f"{account}|{meter}|{part}".encode(), 0)) for part in parts}
+    return {part: getattr(row, part) for part in parts}
+
+
+def accounts_of(client: redis.Redis, keyspace: Keyspace) -> list[AccountRow]:
+    fields = cast("dict[bytes, bytes]", client.hgetall(keyspace.run("r1").accounts))
+    return read_accounts({name.decode(): value.decode() for name, value in fields.items()})
+
+
+def check_accounts(rows: list[AccountRow], caps: dict[str, int]) -> None:
+    """Conservation: in every account granted = free + reserved + spent + unknown + children, nothing is negative, what an
+    account granted is what its children have, what it holds is what they use, and the caps stand."""
+    known = {(row.account, row.meter): row for row in rows}
+    below: dict[tuple[str, str], list[AccountRow]] = {}
+    for row in rows:
+        parts = (row.free, row.reserved, row.spent, row.unknown, row.children, row.overrun, row.held)
+        assert min(parts) >= 0, row
+        assert row.granted == row.free + row.reserved + row.spent + row.unknown + row.children, row
+        above = account_above(row.account, row.meter, known)
+        if above is not None:
+            below.setdefault((above.account, above.meter), []).append(row)
+    for row in rows:
+        children = below.get((row.account, row.meter), [])
+        assert row.children == sum(child.granted for child in children), (row, children)
+        assert row.held == sum(child.use for child in children), (row, children)
+    for meter, cap in caps.items():
+        assert known["root", meter].granted == cap
+        assert sum(row.reserved + row.spent + row.unknown for row in rows if row.meter == meter) <= cap

@@ -6,25 +6,25 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
 
+from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.caller import Script, ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.quota import share_evenly
-from flujo_client.protocol.replies import Advanced, BranchEnd, Claim, Dispatch, Reserved, Split
+from flujo_client.protocol.replies import Advanced, Blocked, BranchEnd, Claim, Dispatch, Reserved, Split
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Commands, Wire
-from tests.lua.runs import commit_claim, create_run
+from tests.lua.runs import accounts_of, check_accounts, commit_claim, create_run
 
 CAPS = {"tokens": 10_007, "searches": 211}
 BRANCHES = 8
 INNER = 3
 STEPS = 10
-PARTS = ("granted", "reserved", "spent", "unknown", "children")
 
 
 @dataclass
@@ -36,50 +36,19 @@ class Ledger:
     checks: int = 0
     peak: dict[str, int] = field(default_factory=dict)
 
-    def rows(self, meter: str) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-        """Stored accounts by path; and of each split its branches' shares, touched or not."""
-        stored = cast("dict[bytes, bytes]", self.client.hgetall(self.keyspace.run("r1").accounts))
-        fields = {name.decode(): value for name, value in stored.items()}
-        paths = {name.split("|")[0] for name in fields if name.endswith(f"|{meter}|granted")}
-        rows = {path: {part: int(fields.get(f"{path}|{meter}|{part}", 0)) for part in PARTS} for path in paths}
-        shares: dict[str, int] = {}
-        for name, value in fields.items():
-            kind, _, rest = name.partition("|")
-            if kind == "split" and rest.endswith(f"|{meter}"):
-                node = rest.split("|")[0]
-                base, remainder = map(int, value.split())
-                count = BRANCHES if node == "0" else INNER
-                shares |= {f"{node}.{index}": base + (index < remainder) for index in range(count)}
-        return rows, shares
+    def rows(self) -> list[AccountRow]:
+        return accounts_of(self.client, self.keyspace)
 
     def check(self) -> None:
         """granted = free + reserved + spent + unknown + children, all of them >= 0, and the cap stands."""
         self.checks += 1
-        for meter, cap in CAPS.items():
-            rows, shares = self.rows(meter)
-            assert rows["root"]["granted"] == cap
-            for path, row in rows.items():
-                assert all(amount >= 0 for amount in row.values()), (path, row)
-                assert row["granted"] >= sum(row.values()) - row["granted"], (path, row)  # free >= 0
-                children = [
-                    rows[branch]["granted"] if branch in rows else share
-                    for branch, share in shares.items()
-                    if _parent(branch) == path
-                ]
-                assert row["children"] == sum(children), (path, row, children)
-            used = sum(row["reserved"] + row["spent"] + row["unknown"] for row in rows.values())
-            assert used <= cap
+        check_accounts(self.rows(), CAPS)
+        for meter in CAPS:
+            used = sum(row.reserved + row.spent + row.unknown for row in self.rows() if row.meter == meter)
             self.peak[meter] = max(self.peak.get(meter, 0), used)
 
     def free(self, account: str, meter: str) -> int:
-        rows, shares = self.rows(meter)
-        row = rows.get(account, {"granted": shares.get(account, 0)})
-        return 2 * row["granted"] - sum(row.values())
-
-
-def _parent(branch: str) -> str:
-    """The account above: `0.3` belongs to the run, `0.3.5.1` to `0.3`."""
-    return "root" if branch.count(".") == 1 else branch.rsplit(".", 2)[0]
+        return next(row.free for row in self.rows() if (row.account, row.meter) == (account, meter))
 
 
 class CheckingCaller(ScriptCaller):
@@ -137,7 +106,15 @@ class Branch:
         terms = f"60000;{lost_spend};{' '.join(self.chain)};{estimate};input"
         await _apply(self.scripts, Dispatch(step, 1, "q", "f", "l", terms=terms, task=b"{}"))
         claim = Claim("r1", step, 1, uuid4().hex, self.worker, "q")
-        if not isinstance(await self.scripts.reserve(claim, POOL), Reserved):
+        answer = await self.scripts.reserve(claim, POOL)
+        while isinstance(answer, Blocked):
+            claim = Claim("r1", step, 1, uuid4().hex, self.worker, "q")
+            await asyncio.sleep(0)
+            if self.ledger.client.hget(self.ledger.keyspace.run("r1").attempts, f"{step}|state") == b"dispatched":
+                answer = await self.scripts.reserve(claim, POOL)
+            elif self.ledger.client.hget(self.ledger.keyspace.run("r1").attempts, f"{step}|state") == b"closed":
+                return
+        if not isinstance(answer, Reserved):
             return
         if self.chance.random() < 0.3:
             await self.scripts.extend(claim, 1, {"tokens": self.chance.randrange(1, 200)})

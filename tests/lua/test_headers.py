@@ -20,6 +20,7 @@ from flujo_client.protocol.replies import (
     Advanced,
     Answered,
     AnsweredBefore,
+    Blocked,
     BranchEnd,
     Claim,
     Committed,
@@ -44,12 +45,18 @@ FOLDER = files("flujo_client.protocol") / "lua"
 NAMES = sorted(
     path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua") and path.name[0] != "_"
 )
+PARTS = sorted(
+    path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua") and path.name[0] == "_"
+)
 
 #: Arguments of advance.lua that follow the numbered ones: 1 node, 1 branch end, 1 split, 1 dispatch.
-ADVANCE_ROWS = 2 + 1 + 6 + 6
+ADVANCE_ROWS = 2 + 1 + 5 + 6
+
+#: Keys that a script puts on its desk.
+DESK_KEYS = ("run", "attempts", "events", "dirty", "inbox", "waiters", "dispatches", "published")
 
 CLAIM = Claim("r", "0", 1, "n", "w", "q")
-LOADED = LoadedRun({"run_id": "r", "revision": "0", "operation": "", "applied": "0-0"}, [], {}, {})
+LOADED = LoadedRun({"run_id": "r", "owner": "pool", "revision": "0", "operation": "", "applied": "0-0"}, [], {}, {})
 
 
 class Recorder:
@@ -103,7 +110,7 @@ def _advance(scripts: Scripts) -> Awaitable[Any]:
         error=b"",
         suspect_ms=1,
         nodes={"0": b""},
-        splits=(Split("1", ("root",), "tokens", Share(2, 1, 0)),),
+        splits=(Split("1", ("root",), "tokens", Share(2, 2, 1, 0)),),
         branch_ends=(BranchEnd(("1.0", "root")),),
         dispatches=(Dispatch("0", 1, "q", "f", "l"),),
     )
@@ -167,6 +174,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
         ([1, b"{}", b"pool", b"5", b"tokens=1", b"j1"], Reserved),
         ([0], Duplicate),
         ([-1, b"failed"], RunInactive),
+        ([-2, b"root", b"tokens", b"2", b"1"], Blocked),
         ([-3], WorkerDead),
         ([-4, b"root", b"tokens", b"2", b"1"], Refusal),
         ([-5, b"2"], SchemaMismatchError),
@@ -263,7 +271,7 @@ async def test_wrapper_names_its_keys_as_the_header_does(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_header_lists_every_code_that_the_body_returns(name: str) -> None:
     header, body = _parts(name)
-    returned = {int(code) for code in re.findall(r"(?:return|answer =) \{(-?\d+)", body)}
+    returned = {int(code) for code in re.findall(r"(?:return|answer =|and|or) \{(-?\d+)", body)}
     returned |= {int(code) for pair in re.findall(r"and (\d) or (\d)\}", body) for code in pair}
     if name == "sweep":
         returned |= {int(code) for code in re.findall(r"return \{(\d), int", body)}
@@ -286,13 +294,13 @@ async def test_wrapper_understands_every_code_of_the_header(name: str) -> None:
         assert isinstance(answer, expected) if isinstance(expected, type) else answer == expected
 
 
-@pytest.mark.parametrize("name", [*NAMES, "_prelude"])
+@pytest.mark.parametrize("name", [*NAMES, *PARTS])
 def test_script_compiles_and_uses_only_what_every_server_has(name: str) -> None:
     body = _parts(name)[1]
     code = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", body)
 
     assert LuaRuntime().eval("function(text) return loadstring(text) ~= nil end")(
-        load_script(name.removeprefix("_prelude") or NAMES[0]).text
+        load_script("advance" if name in PARTS else name).text
     )
     assert (
         re.findall(r"\b(cmsgpack|bit|struct|cjson|os|io|debug|math\.random|tostring|loadstring|dofile)\b", code) == []
@@ -301,13 +309,15 @@ def test_script_compiles_and_uses_only_what_every_server_has(name: str) -> None:
     assert set(re.findall(r"string\.format\(('[^']*'|\")", body)) <= {"'%.0f'"}  # %d and .. lose digits above 1e14
 
 
-@pytest.mark.parametrize("name", [*NAMES, "_prelude"])
+@pytest.mark.parametrize("name", [*NAMES, *PARTS])
 def test_no_script_builds_a_key(name: str) -> None:
     """The key of each command is KEYS[n], or a name that only ever holds one."""
     body = _parts(name)[1]
     holders = {
         "book.key": r"book_open\(KEYS\[\d\]\)",  # every book is opened on a key
         "zset": r"in ipairs\(\{KEYS\[\d\], KEYS\[\d\]\}\)|due\(KEYS\[\d\]",
+        **{f"desk.{key}": rf"desk_open\(\{{[^}}]*\b{key} = KEYS\[\d+\]" for key in DESK_KEYS},
+        "desk.book.key": r"book_open\(KEYS\[\d\]\)",
         **dict.fromkeys(("run", "events", "dirty", "inbox"), r"local function append\(run, events, dirty, inbox"),
     }
 
@@ -320,7 +330,7 @@ def test_no_script_builds_a_key(name: str) -> None:
         assert re.fullmatch(r"'[A-Z]+'", command), command
         if not re.fullmatch(r"KEYS\[(\d+|i)\]", key):
             assert key in holders, key
-            assert name == "_prelude" or re.search(holders[key], body), key
+            assert name in PARTS or re.search(holders[key], body), key
     assert re.findall(r"KEYS\[\w+\] *\.\.|\.\. *KEYS", body) == []
     for key in re.findall(r"append\(([^{]*), ARGV\[1\], \{", body):
         assert re.fullmatch(r"KEYS\[\d\](, KEYS\[\d+\]){3}", key), key
@@ -328,15 +338,27 @@ def test_no_script_builds_a_key(name: str) -> None:
         assert re.fullmatch(r"KEYS\[\d\]", key), key
 
 
-def test_what_advance_writes_later_goes_to_keys_as_well() -> None:
-    body = _parts("advance")[1]
+@pytest.mark.parametrize("name", [*NAMES, *PARTS])
+def test_what_is_written_later_goes_to_keys_as_well(name: str) -> None:
+    body = _parts(name)[1].replace("local function later(desk, ...)", "")
 
-    rows = re.findall(r"\{'(?:HSET|ZADD)', ([^,]+),", body)
+    rows = re.findall(r"later\(desk, '(?:HSET|HDEL|ZADD|DEL)', ([\w.]+(?:\[\d+\])?)[,)]", body)
+    rows += re.findall(r"book\.writes\[#book\.writes \+ 1\] = \{'(?:HSET|HDEL)', ([^,]+),", body)
 
-    assert len(rows) == body.count("writes[#writes + 1] = ")
-    assert all(re.fullmatch(r"KEYS\[\d\]", key) for key in rows)
+    assert len(rows) == body.count("later(") + body.count("#book.writes + 1] = ")
+    known = {"book.key", "desk.book.key", *(f"desk.{key}" for key in DESK_KEYS)}
+    assert all(re.fullmatch(r"KEYS\[\d+\]", key) or key in known for key in rows)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "_prelude"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_desk_holds_every_key_that_its_script_has(name: str) -> None:
+    """What a script frees, it must be able to give to those who wait."""
+    body = _parts(name)[1]
+    for keys in re.findall(r"desk_open\(\{(.*?)\}\)", body, re.S):
+        found = set(re.findall(r"(\w+) = KEYS", keys))
+        assert found == set(DESK_KEYS) or name == "cancel"
+
+
+@pytest.mark.parametrize("name", [*NAMES, *PARTS])
 def test_script_is_short(name: str) -> None:
-    assert (FOLDER / f"{name}.lua").read_text().count("\n") <= (140 if name == "_prelude" else 100)
+    assert (FOLDER / f"{name}.lua").read_text().count("\n") <= 100

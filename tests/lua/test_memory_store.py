@@ -41,6 +41,9 @@ COMMANDS: dict[str, Callable[[random.Random], Words]] = {
     "ZADD NX": lambda chance: ("ZADD", "z", "NX", _score(chance), _name(chance)),
     "ZADD, no number": lambda chance: ("ZADD", "z", "many", "a"),
     "ZRANGE": lambda chance: ("ZRANGE", "z", 0, -1),
+    "ZRANGEBYLEX": lambda chance: ("ZRANGEBYLEX", "y", f"[{_name(chance)}", f"({_name(chance)}", "LIMIT", 0, 2),
+    "ZADD of one score": lambda chance: ("ZADD", "y", 0, _name(chance), 0, _name(chance)),
+    "ZREM of one score": lambda chance: ("ZREM", "y", _name(chance)),
     "ZRANGEBYSCORE": lambda chance: ("ZRANGEBYSCORE", "z", "-inf", _score(chance)),
     "ZRANGEBYSCORE LIMIT": lambda chance: ("ZRANGEBYSCORE", "z", 1, _score(chance), "LIMIT", 1, 2),
     "ZREM": lambda chance: ("ZREM", "z", _name(chance), _name(chance)),
@@ -100,7 +103,7 @@ async def _answer(commands: Commands, *words: str | int) -> Any:
 @pytest.mark.parametrize("seed", range(5))
 async def test_random_commands_get_the_same_answers(server: Wire, keyspace: Keyspace, seed: int) -> None:
     chance, memory = random.Random(seed), MemoryRedis(MemoryStore())
-    keys = {short: f"{{{keyspace.namespace}:0}}:{short}" for short in "hlsxz"}
+    keys = {short: f"{{{keyspace.namespace}:0}}:{short}" for short in "hlsxyz"}
     for _ in range(600):
         name, *words = COMMANDS[chance.choice(list(COMMANDS))](chance)
         if chance.random() < 0.05:

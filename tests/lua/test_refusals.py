@@ -199,7 +199,7 @@ async def test_advance_refuses_without_a_trace(scripts: Scripts, plain_redis: re
     await create_run(scripts, limits={"tokens": 100})
     stale = await load_run(scripts)
     await advance_run(scripts, stale)
-    split = Split("1", ("root",), "tokens", Share(99, 50, 0))
+    split = Split("1", ("root",), "tokens", Share(99, 2, 50, 0))
 
     async with unchanged(plain_redis, keyspace):
         assert await advance_run(scripts, stale, a_dispatch("0")) == Overtaken()

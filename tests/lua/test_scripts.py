@@ -209,7 +209,7 @@ async def test_amounts_up_to_two_to_the_53_survive_exactly(
 async def test_branches_get_shares_draw_on_what_siblings_left_and_give_back(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
 ) -> None:
-    split = Split("1", ("root",), "tokens", Share(101, 50, 1))
+    split = Split("1", ("root",), "tokens", Share(101, 2, 50, 1))
     await create_run(scripts, limits={"tokens": 101})
     await scripts.register("incarnations", "w1", 60_000, 0)
     loaded = await load_run(scripts)
@@ -255,7 +255,7 @@ async def test_a_stale_split_is_refused_whole(scripts: Scripts, plain_redis: red
     before = dump(plain_redis, keyspace)
 
     answer = await advance_run(
-        scripts, loaded, a_dispatch("1.0.0"), splits=(Split("1", ("root",), "tokens", Share(99, 50, 0)),)
+        scripts, loaded, a_dispatch("1.0.0"), splits=(Split("1", ("root",), "tokens", Share(99, 2, 50, 0)),)
     )
 
     assert answer == SplitStale("1")

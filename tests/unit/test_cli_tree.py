@@ -11,7 +11,8 @@ from rich.console import Console, RenderableType
 
 from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, format_amount, format_ms, node_line, state_of
 from flujo_client.execution.decision import NodeStatus
-from flujo_client.inspection import AccountRow, NodeRow, RunSnapshot, RunSummary
+from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary
+from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST, TOKENS
 from flujo_client.protocol.results import RunStatus
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from flujo_client import Pipeline, PipelineContext, Step, StepRun, UsageLimits
 from flujo_client.execution.manager import ExecutionManager
+from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.errors import NonRetryableError, PipelineAbortSignal, StateUnavailableError
 from flujo_client.protocol.hooks import Hook
@@ -138,7 +139,10 @@ class Bench:
 
     async def account(self, part: str, meter: str = "tokens") -> int:
         key = self.scripts.keyspace.run("r").accounts
-        return int(await self.scripts.commands.execute("HGET", key, f"root|{meter}|{part}") or 0)
+        row = await self.scripts.commands.execute("HGET", key, f"root|{meter}")
+        (account,) = read_accounts({f"root|{meter}": row.decode()})
+        amount: int = getattr(account, part)
+        return amount
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ async def test_a_new_run_is_stored_with_input_context_limits_and_wakes_its_owner
 
     keys = keyspace.run("r1")
     assert plain_redis.hgetall(keys.payloads) == {b"input": b'j{"x":1}', b"ctx:root": b'j{"c":2}'}
-    assert plain_redis.hget(keys.accounts, "root|tokens|granted") == b"5"
+    assert plain_redis.hget(keys.accounts, "root|tokens") == b"5 0 0 0 0 0 0 0 0 0"
     assert plain_redis.lrange(keyspace.inbox(POOL, 0), 0, -1) == [b"r1"]
 
 

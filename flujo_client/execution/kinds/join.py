@@ -118,6 +118,8 @@ def _split_budget(draft: Draft, path: str, count: int) -> None:
     for meter, total in free.items():
         amounts = [share[meter] or 0 for share in shares]
         base = amounts[-1]
-        draft.splits.append(Split(path, chain, meter, Share(total, base, sum(amount > base for amount in amounts))))
+        draft.splits.append(
+            Split(path, chain, meter, Share(total, count, base, sum(amount > base for amount in amounts)))
+        )
         for index, amount in enumerate(amounts):
             draft.free.setdefault(child_of(path, index), {})[meter] = amount

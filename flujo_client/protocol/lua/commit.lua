@@ -1,5 +1,6 @@
 --[[ commit — settle a claim's budget and, if it still holds its lease, store its outcome and wake the run's manager.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event stream   6 dirty zset   7 held zset of the incarnation   8 inbox list
+      9 waiters zset   10 dispatches zset   11 published hash
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 kind of event   6 usage, "meter=amount ..."   7 output payload, '' for none
       8 step result   9 context payload, '' for none, a failure's kept under its attempt   10 context form, snapshot or delta   11 data of the event
 REPLY {1, overrun} committed, overrun as "meter=amount ..." | {0} lease lost, spend settled | {-1, status} run inactive, spend settled and result discarded ]]
@@ -12,9 +13,8 @@ if phase == 'committed' then return {1, stored[2]} end
 if phase == 'discarded' then return {-1, run[2]} end
 if phase ~= 'held' and phase ~= 'lost' then return {0} end
 
-local terms = {}
-for term in string.gmatch((stored[4] or '') .. ';', '([^;]*);') do terms[#terms + 1] = term end
-local chain, book, over = words(terms[3]), book_open(KEYS[3]), {}
+local terms = terms_of(stored[4])
+local chain, book, over = chain_of(terms[3]), book_open(KEYS[3]), {}
 local reserved, usage = amounts(stored[3]), amounts(ARGV[6])
 local part = phase == 'held' and 'reserved' or 'unknown'
 for meter in pairs(reserved) do usage[meter] = usage[meter] or 0 end
@@ -25,7 +25,10 @@ for meter, actual in pairs(usage) do
   if missing > 0 then over[#over + 1] = meter .. '=' .. int(missing) end
 end
 
-book_write(book)
+local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[5], dirty = KEYS[6], inbox = KEYS[8],
+  waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]})
+if phase == 'held' and run[1] == 'open' and ARGV[5] == 'paused' then rest(book, path, chain) end
+desk_close(desk)
 for meter, actual in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(actual)) end
 local overrun = table.concat(over, ' ')
 redis.call('ZREM', KEYS[7], table.concat({ARGV[1], path, ARGV[3], nonce}, ' '))

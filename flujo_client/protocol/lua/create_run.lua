@@ -19,9 +19,9 @@ if ARGV[7] ~= '' then redis.call('HSET', KEYS[3], 'ctx:root', ARGV[7]) end
 local meters = {}
 for meter, amount in pairs(amounts(ARGV[8])) do
   meters[#meters + 1] = meter
-  redis.call('HSET', KEYS[2], 'root|' .. meter .. '|granted', int(amount))
+  redis.call('HSET', KEYS[2], 'root|' .. meter, int(amount) .. ' 0 0 0 0 0 0 0 0 0')
 end
-redis.call('HSET', KEYS[2], 'meters', table.concat(meters, ' '))
+redis.call('HSET', KEYS[2], 'meters', table.concat(meters, ' '), 'life|root', '1 0 open')
 redis.call('SADD', KEYS[6], ARGV[1])
 redis.call('ZADD', KEYS[8], now, ARGV[1])
 append(KEYS[1], KEYS[4], KEYS[5], KEYS[7], ARGV[1], {'kind', 'created', 'path', 'root'})

@@ -6,14 +6,13 @@ local claim = 'claim|' .. ARGV[2] .. '|'
 local stored = redis.call('HMGET', KEYS[1], claim .. 'phase', claim .. 'extend', claim .. 'reserved', ARGV[1] .. '|terms')
 if stored[1] ~= 'held' then return {0} end
 if tonumber(stored[2] or 0) >= tonumber(ARGV[3]) then return {1} end
-local terms = {}
-for term in string.gmatch(stored[4] .. ';', '([^;]*);') do terms[#terms + 1] = term end
-local chain, book, reserved = words(terms[3]), book_open(KEYS[2]), amounts(stored[3])
+local chain, book, reserved = chain_of(terms_of(stored[4])[3]), book_open(KEYS[2]), amounts(stored[3])
 for meter, asked in pairs(amounts(ARGV[4])) do
   local rows = lineage(book, chain, meter)
   if #rows > 0 then
-    if draw(rows, asked) < asked then return {-4, chain[1], meter, int(asked), int(reachable(rows))} end
-    rows[1].reserved, rows[1].touched = rows[1].reserved + asked, true
+    local most, account = reachable(rows)
+    if most < asked then return {-4, account, meter, int(asked), int(most)} end
+    take(rows, 'reserved', asked)
   end
   reserved[meter] = (reserved[meter] or 0) + asked
 end

@@ -36,10 +36,16 @@ for at = 1, #paths, 1000 do  -- Lua unpacks no more than some 8,000 values at on
     end
   end
 end
-for _, meter in ipairs(words(redis.call('HGET', KEYS[3], 'meters'))) do
-  for _, path in ipairs(paths) do
-    local entry = row(book, path, meter)
-    if entry then
+local meters = words(redis.call('HGET', KEYS[3], 'meters'))
+for _, path in ipairs(paths) do
+  local chain, at = {text = ''}, path
+  while at do
+    chain[#chain + 1] = {id = at}
+    at = string.match(at, '^(.+)[%.!][^%.!]+$') or (at ~= 'root' and 'root' or nil)
+  end
+  for _, meter in ipairs(meters) do
+    local entry = lineage(book, chain, meter)[1]
+    if entry and entry.account == path then
       accounts[#accounts + 1] = path .. '|' .. meter
       accounts[#accounts + 1] = int(free(entry))
     end

@@ -1,5 +1,6 @@
 --[[ lose — give up a claim whose worker died, hung past its deadline or handed it over; its reservation becomes unknown unless refunded. A worker that left under the body (leave.lua) has not died: the claim counts as handed over.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 event stream   5 dirty zset   6 held zset of the incarnation   7 incarnations zset   8 inbox list
+      9 waiters zset   10 dispatches zset   11 published hash
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 incarnation   6 reason: died, overdue, stranger or handed_over   7 usage known if handed over, "meter=amount ..."
 REPLY {1} lost | {0} the claim is not held any more | {-1} the reason no longer holds ]]
 local path, claim = ARGV[2], 'claim|' .. ARGV[4] .. '|'
@@ -16,9 +17,8 @@ if ARGV[6] == 'overdue' and tonumber(stored[2]) >= now then return {-1} end
 local left = ARGV[6] == 'died' and stored[5]
 local reason = left and 'handed_over' or ARGV[6]
 
-local terms = {}
-for term in string.gmatch((stored[4] or '') .. ';', '([^;]*);') do terms[#terms + 1] = term end
-local chain, book = words(terms[3]), book_open(KEYS[3])
+local terms = terms_of(stored[4])
+local chain, book = chain_of(terms[3]), book_open(KEYS[3])
 local refunded = terms[2] == 'refund' or reason == 'stranger'
 local final = reason == 'stranger' or reason == 'handed_over'  -- no late bill can follow
 local usage = final and amounts(left or ARGV[7]) or {}  -- else the late bill brings it, and would charge it twice
@@ -28,15 +28,14 @@ for meter, held in pairs(reserved) do
   local known = usage[meter] or 0
   local rows = lineage(book, chain, meter)
   if #rows > 0 then
-    settle(book, chain, meter, 'reserved', held, known)
-    if held > known and not refunded then
-      draw(rows, held - known)
-      rows[1].unknown, rows[1].touched = rows[1].unknown + (held - known), true
-    end
+    local kept = held > known and not refunded and held - known or 0
+    rows[1].reserved, rows[1].unknown = rows[1].reserved - kept, rows[1].unknown + kept
+    settle(book, chain, meter, 'reserved', held - kept, known)
   end
 end
 
-book_write(book)
+desk_close(desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[4], dirty = KEYS[5], inbox = KEYS[8],
+  waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]}))
 for meter, known in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(known)) end
 redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', final and 'settled' or 'lost')
 redis.call('ZREM', KEYS[6], member)

@@ -1,9 +1,9 @@
 --[[ reserve — claim one attempt, lease it and reserve its estimate, or change nothing but to record a refusal.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event stream   6 dirty zset   7 dispatches zset
-      8 published hash   9 intake hash   10 incarnations zset   11 held zset of the incarnation   12 inbox list
+      8 published hash   9 intake hash   10 incarnations zset   11 held zset of the incarnation   12 inbox list   13 waiters zset
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 incarnation   6 schema version   7 queue
 REPLY {1, task, owner, deadline_ms, remaining, payload...} reserved | {0} duplicate | {-1, status} run inactive
-      | {-3} worker dead | {-4, account, meter, asked, free} refused for want of budget | {-5, schema} schema mismatch ]]
+      | {-2, account, meter, asked, free} blocked, it waits for budget | {-3} worker dead | {-4, account, meter, asked, free} refused for want of budget | {-5, schema} schema mismatch ]]
 local run = redis.call('HMGET', KEYS[1], 'schema', 'status', 'gate', 'owner')
 if not run[1] then return {-1, 'unknown'} end
 if run[1] ~= ARGV[6] then return {-5, run[1]} end
@@ -13,13 +13,12 @@ local now = now_ms()
 
 local attempt = redis.call('HMGET', KEYS[2], path .. '|attempt', path .. '|state', path .. '|nonce', path .. '|task',
   path .. '|terms')
-local terms = {}
-for term in string.gmatch((attempt[5] or '') .. ';', '([^;]*);') do terms[#terms + 1] = term end
-local chain = words(terms[3])
+local terms = terms_of(attempt[5])
+local chain, book = chain_of(terms[3]), book_open(KEYS[3])
 local function reserved_answer(deadline)
-  local book, remaining = book_open(KEYS[3]), {}
+  local remaining = {}
   for _, meter in ipairs(words(redis.call('HGET', KEYS[3], 'meters'))) do
-    remaining[#remaining + 1] = meter .. '=' .. int(math.max(0, reachable(lineage(book, chain, meter))))
+    remaining[#remaining + 1] = meter .. '=' .. int(reachable(lineage(book, chain, meter)))
   end
   local answer = {1, attempt[4], run[4], deadline, table.concat(remaining, ' ')}
   local fields = words(terms[5])
@@ -33,9 +32,9 @@ end
 if attempt[1] == ARGV[3] and attempt[3] == nonce then  -- the same claim again: the stored answer
   local claim = redis.call('HMGET', KEYS[2], 'claim|' .. nonce .. '|phase', 'claim|' .. nonce .. '|answer')
   if claim[1] == 'held' then return reserved_answer(claim[2]) end
-  if claim[1] == 'refused' then
+  if claim[1] == 'refused' or claim[1] == 'blocked' then
     local answer = words(claim[2])
-    return {-4, answer[1], answer[2], answer[3], answer[4]}
+    return claim[1] == 'blocked' and {-2, unpack(answer)} or {-4, unpack(answer)}
   end
   return {0}
 end
@@ -43,17 +42,11 @@ if run[3] ~= 'open' then return {-1, run[2]} end
 if attempt[1] ~= ARGV[3] or attempt[2] ~= 'dispatched' then return {0} end
 if not redis.call('ZSCORE', KEYS[10], ARGV[5]) then return {-3} end  -- past its deadline it is not dead before its burial
 
-local book, estimate, refusal = book_open(KEYS[3]), amounts(terms[4]), nil
-for meter, asked in pairs(estimate) do
-  local rows = lineage(book, chain, meter)
-  if #rows > 0 then
-    if draw(rows, asked) >= asked then
-      rows[1].reserved, rows[1].touched = rows[1].reserved + asked, true
-    elseif not refusal or meter == 'cost_nanousd' then  -- where both are short, cost is named
-      refusal = {chain[1], meter, int(asked), int(reachable(rows))}
-    end
-  end
-end
+local asking = {path = path, attempt = ARGV[3], chain = chain, estimate = amounts(terms[4])}
+local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[5], dirty = KEYS[6],
+  dispatches = KEYS[7], published = KEYS[8], inbox = KEYS[12], waiters = KEYS[13]})
+local paid = desk.waiting and redis.call('ZSCORE', KEYS[13], 'p' .. path)
+local lack = not paid and shortage(desk, asking) or nil
 
 local published = redis.call('HGET', KEYS[8], member)
 local at = published and tonumber(words(published)[1]) or 0
@@ -63,16 +56,31 @@ end
 redis.call('ZREM', KEYS[7], member)
 redis.call('HDEL', KEYS[8], member)
 local claim = 'claim|' .. nonce .. '|'
-if refusal then
-  redis.call('HSET', KEYS[2], path .. '|state', 'closed', path .. '|nonce', nonce, claim .. 'phase', 'refused',
-    claim .. 'answer', table.concat(refusal, ' '))
-  append(KEYS[1], KEYS[5], KEYS[6], KEYS[12], ARGV[1], {'kind', 'refused', 'path', path, 'attempt', ARGV[3],
-    'account', refusal[1], 'meter', refusal[2], 'asked', refusal[3], 'free', refusal[4]})
-  return {-4, refusal[1], refusal[2], refusal[3], refusal[4]}
+if lack then
+  redis.call('HSET', KEYS[2], path .. '|nonce', nonce)
+  wait(desk, asking, ARGV[7])
+  local own = lineage(book, chain, lack[2])[1]
+  local never = own.account == path and own.cap and own.cap - use(own) < tonumber(lack[3])  -- its own limit, which no sibling can widen
+  if never then refuse(desk, asking) else unstick(desk) end
+  local phase = desk.refused == path and 'refused' or 'blocked'
+  if phase == 'refused' then lack = desk.lack elseif book.resting[path] then
+    note(desk, 'kind', 'blocked', 'path', path, 'attempt', ARGV[3], 'account', lack[1], 'meter', lack[2], 'asked', lack[3], 'free', lack[4])
+  end
+  redis.call('HSET', KEYS[2], claim .. 'phase', phase, claim .. 'answer', table.concat(lack, ' '))
+  desk_close(desk)
+  if phase == 'refused' then return {-4, unpack(lack)} end
+  return {-2, unpack(lack)}
+end
+if paid then
+  redis.call('ZREM', KEYS[13], 'p' .. path)
+  if desk.ahead >= MOST_AHEAD then book.freed.root = true end  -- some who could go on were left waiting for this
+  desk.ahead = desk.ahead - 1
+else
+  book_estimate(desk, asking)
 end
 local deadline = int(now + tonumber(terms[1]))
-book_write(book)
 redis.call('HSET', KEYS[2], path .. '|state', 'leased', path .. '|nonce', nonce, claim .. 'phase', 'held',
   claim .. 'answer', deadline, claim .. 'reserved', terms[4], claim .. 'path', path, claim .. 'incarnation', ARGV[5])
 redis.call('ZADD', KEYS[11], deadline, table.concat({ARGV[1], path, ARGV[3], nonce}, ' '))
+desk_close(desk)
 return reserved_answer(deadline)

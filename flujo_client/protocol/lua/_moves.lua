@@ -1,0 +1,66 @@
+--[[ moves — how budget moves between the rows of a chain; prepended at load after the accounts. ]]
+-- What the innermost account could get, caps considered; and the account that sets the limit.
+local function reachable(rows)
+  local sum, account = 0, rows[1] and rows[1].account
+  for level = 1, rows.top do sum = sum + free(rows[level]) end
+  for _, entry in ipairs(rows) do
+    if entry.cap and entry.cap - use(entry) < sum then sum, account = entry.cap - use(entry), entry.account end
+  end
+  return math.max(0, sum), account
+end
+
+-- Books `amount` (it must be reachable) in a part of the innermost account, drawing on the nearest ancestor first.
+local function take(rows, part, amount)
+  for level = 2, rows.top do
+    local drawn = math.min(amount - free(rows[1]), free(rows[level]))
+    if drawn > 0 then
+      for i = 1, level - 1 do
+        rows[i].granted, rows[i + 1].children = rows[i].granted + drawn, rows[i + 1].children + drawn
+      end
+    end
+  end
+  rows[1][part] = rows[1][part] + amount
+  for level, entry in ipairs(rows) do
+    entry.touched = true
+    if level > 1 then entry.held = entry.held + amount end
+  end
+end
+
+-- Takes `amount` out of a part again. What a closed account has free goes to the nearest open ancestor.
+local function release(book, rows, part, amount)
+  rows[1][part] = rows[1][part] - amount
+  for level, entry in ipairs(rows) do
+    entry.touched = true
+    if level > 1 then entry.held = entry.held - amount end
+  end
+  book.freed[rows[1].account] = amount > 0 or book.freed[rows[1].account]
+end
+
+local function give_back(book, rows)
+  for level = 1, #rows - 1 do
+    if rows[level].closed == 0 then return end
+    local rest = free(rows[level])
+    rows[level].granted, rows[level + 1].children = rows[level].granted - rest, rows[level + 1].children - rest
+    rows[level].touched, rows[level + 1].touched = true, true
+    book.freed[rows[level + 1].account] = rest > 0 or book.freed[rows[level + 1].account]
+  end
+end
+
+-- Turns `held` of a part (reserved or unknown) into spent; what no account covers is overrun, and is returned.
+local function settle(book, chain, meter, part, held, actual)
+  local rows = lineage(book, chain, meter)
+  if #rows == 0 then return 0 end
+  release(book, rows, part, held)
+  local most = reachable(rows)
+  local covered = math.min(actual, most)
+  take(rows, 'spent', covered)
+  rows[1].overrun = rows[1].overrun + (actual - covered)
+  give_back(book, rows)
+  return actual - covered
+end
+
+-- Makes what the children of an account have free its own; they find out on their next touch. `rows` begin with its row, if it has one.
+local function pool(rows, account)
+  if #rows == 0 or rows[1].account ~= account or rows[1].children == rows[1].held then return end
+  rows[1].children, rows[1].pool, rows[1].touched = rows[1].held, rows[1].pool + 1, true
+end

@@ -1,0 +1,100 @@
+--[[ waiters — attempts that wait for budget: who goes on when some comes free, and who is refused; prepended at load.
+A desk holds a script's book and its run's keys. Members of the waiters zset, of score 0, paths padded to sort in declared order:
+"d<path> <raw>" a waiter; "a<account> <stamp> <path> <raw>" the same by age, per account above it; "p<raw>" one whose estimate is
+reserved, dispatched and not leased yet. "grants" counts draws on shared budget; a waiter's stamp is that count when it came. ]]
+local PAGE = 16  -- waiters that are looked at before budget is left lying
+local MOST_PASSED = 16  -- grants to others before a waiter has the first claim on what it could use
+local MOST_AHEAD = 128  -- estimates reserved ahead of their lease: bounds what one script does
+
+local function under(desk, account, offset, count)
+  local from, to = '[d', '(e'
+  if account ~= 'root' then from, to = '[d' .. padded(account) .. ' ', '(d' .. padded(account) .. '/' end
+  return redis.call('ZRANGEBYLEX', desk.waiters, from, to, 'LIMIT', int(offset), int(count))
+end
+
+local function members(attempt)
+  local place = padded(attempt.path) .. ' ' .. attempt.path
+  local list, stamp = {'d' .. place}, string.rep('0', 16 - #attempt.stamp) .. attempt.stamp
+  for _, account in ipairs(attempt.chain) do
+    if not account.cap then list[#list + 1] = table.concat({'a' .. padded(account.id), stamp, place}, ' ') end
+  end
+  return list
+end
+
+local function waiter(desk, path)
+  local stored = redis.call('HMGET', desk.attempts, path .. '|attempt', path .. '|terms', path .. '|blocked')
+  local terms, blocked = terms_of(stored[2]), words(stored[3])
+  return {path = path, attempt = stored[1], chain = chain_of(terms[3]), estimate = amounts(terms[4]), queue = blocked[1], stamp = blocked[2]}
+end
+
+-- The one that has waited longest below an account, and whether it was passed over too often.
+local function oldest(desk, account)
+  local at = 'a' .. padded(account)
+  local member = redis.call('ZRANGEBYLEX', desk.waiters, '[' .. at .. ' ', '(' .. at .. '!', 'LIMIT', 0, 1)[1]
+  local stamp, path = string.match(member or '', ' (%d+) %S+ (%S+)$')
+  return path, stamp and desk.grants - tonumber(stamp) >= MOST_PASSED
+end
+
+-- Whether what an account above has free is kept for one that was passed over too often.
+local function kept(desk, rows, asked, path)
+  local missing = asked - free(rows[1])
+  for level = 2, rows.top do
+    if missing <= 0 then return false end
+    local other, first = oldest(desk, rows[level].account)
+    if first and other ~= path then return true end
+    missing = missing - free(rows[level])
+  end
+  return false
+end
+
+-- Why an attempt cannot have its estimate: account, meter, asked, free; nil if it can. Where several are short, cost is named.
+local function shortage(desk, attempt)
+  local lack
+  for meter, asked in pairs(attempt.estimate) do
+    local rows = lineage(desk.book, attempt.chain, meter)
+    local most, account = reachable(rows)
+    if #rows > 0 and (most < asked or (desk.waiting == true and kept(desk, rows, asked, attempt.path))) then
+      if not lack or meter == 'cost_nanousd' or (lack[2] ~= 'cost_nanousd' and meter < lack[2]) then
+        lack = {account, meter, int(asked), int(most)}
+      end
+    end
+  end
+  return lack
+end
+
+local function book_estimate(desk, attempt)
+  local shared = 0
+  for meter, asked in pairs(attempt.estimate) do
+    local rows = lineage(desk.book, attempt.chain, meter)
+    if #rows > 0 then
+      if asked > free(rows[1]) then shared = 1 end
+      take(rows, 'reserved', asked)
+    end
+  end
+  desk.grants = desk.grants + shared
+end
+
+local function note(desk, ...) desk.outcomes[#desk.outcomes + 1] = {...} end
+
+local function later(desk, ...) desk.book.writes[#desk.book.writes + 1] = {...} end
+
+local function leave(desk, attempt)
+  desk.left[attempt.path] = true
+  redis.call('ZREM', desk.waiters, unpack(members(attempt)))
+  later(desk, 'HDEL', desk.attempts, attempt.path .. '|blocked')
+end
+
+local function desk_open(desk)
+  desk.outcomes, desk.left, desk.waiting = {}, {}, redis.call('EXISTS', desk.waiters) == 1
+  local counts = redis.call('HMGET', desk.book.key, 'grants', 'ahead', 'opening')
+  desk.grants, desk.ahead, desk.opening = tonumber(counts[1] or 0), tonumber(counts[2] or 0), counts[3] == '1'
+  return desk
+end
+
+-- Enters an attempt among the waiters. From here on the script has written.
+local function wait(desk, attempt, queue)
+  attempt.queue, attempt.stamp, desk.waiting = queue, int(desk.grants), true
+  for _, member in ipairs(members(attempt)) do redis.call('ZADD', desk.waiters, 0, member) end
+  redis.call('HSET', desk.attempts, attempt.path .. '|state', 'blocked', attempt.path .. '|blocked', queue .. ' ' .. attempt.stamp)
+  rest(desk.book, attempt.path, attempt.chain)
+end

@@ -1,0 +1,55 @@
+"""Budgets in process and on a fleet: the same pipelines, the same outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flujo_client import AsyncFlujoClient, Flujo, RunStatus, UsageLimitExceededError, UsageLimits
+from flujo_client.protocol.messages import EventKind
+from tests.integration.budgets import crowd
+from tests.integration.conftest import Fleet
+
+
+@pytest.fixture(params=["in process", "on a fleet"])
+def where(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    if request.param == "in process":
+        monkeypatch.setenv("TEST_LEDGER", str(tmp_path_factory.mktemp("ledger") / "ledger"))
+        return {}
+    fleet: Fleet = request.getfixturevalue("fleet")
+    return {"settings": fleet.settings()}
+
+
+async def test_branches_that_ask_for_more_than_their_share_wait_and_all_complete(where: dict[str, Any]) -> None:
+    """100 tokens for six branches that ask for 40 each: none is refused, since what they leave is enough."""
+    async with Flujo(crowd, usage_limits=UsageLimits(total_tokens_limit=100), **where) as flujo:
+        result = await flujo.run_async(1, run_id="crowd")
+
+        assert (result.status, result.total_tokens) == (RunStatus.COMPLETED, 60)
+        assert [part.attempts for part in result.step_history[0].step_history] == [1] * 6
+
+
+async def test_a_branch_that_the_whole_tree_cannot_pay_is_refused_with_the_facts(where: dict[str, Any]) -> None:
+    async with Flujo(crowd, usage_limits=UsageLimits(total_tokens_limit=75), **where) as flujo:
+        with pytest.raises(UsageLimitExceededError, match="Token limit of 75 exceeded") as caught:
+            await flujo.run_async(1, run_id="poor")
+
+    data = caught.value.data
+    assert (data["meter"], data["asked"]) == ("tokens", "40")
+    assert int(data["free"]) < 40
+
+
+async def test_who_waited_holds_no_worker_and_its_events_say_so(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "crowd")
+    run = await client.submit("crowd", 1, run_id="seen", usage_limits=UsageLimits(total_tokens_limit=100))
+    await run.result(timeout_s=30)
+
+    events = [event async for event in run.events()]
+    blocked = [event.path for event in events if event.kind is EventKind.BLOCKED]
+    woken = [event.path for event in events if event.kind is EventKind.UNBLOCKED]
+    assert len(blocked) >= 3  # shares are 16: nobody can pay before the last of six is stuck
+    assert sorted(woken) == sorted({*blocked, *woken})
+    assert len([event for event in events if event.kind is EventKind.SUCCEEDED]) == 6
