@@ -9,10 +9,15 @@ from uuid import uuid4
 
 from opentelemetry import trace
 
+from flujo_client.archive.backend import StateBackend, WorkflowState
+from flujo_client.archive.dump import RunDumps
+from flujo_client.archive.opening import close_backend, open_backend
+from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.events import RunReader, raise_for
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.connection import check_server, connect, connect_blocking
+from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import JsonCodec
@@ -101,6 +106,22 @@ class AsyncFlujoClient:
         """A handle of a run that was submitted before, here or elsewhere. Reads nothing."""
         return AsyncRun(self, run_id)
 
+    def archiver(self, backend: StateBackend) -> RunArchiver:
+        """What keeps this Redis' runs in a state backend."""
+        traces = TraceReader(self.scripts, self.codec, self.specs)
+        return RunArchiver(self.state, self.reader, traces, RunDumps(self.scripts, self.codec, self.specs), backend)
+
+    async def kept_result(self, run_id: str) -> PipelineResult | None:
+        """The result of a run whose retention is over, from the backend of FLUJO_STATE_URI; None if nobody has kept it."""
+        if self.settings.state_uri is None:
+            return None
+        backend = open_backend(self.settings.state_uri)
+        try:
+            state = await backend.load_state(run_id)
+        finally:
+            await close_backend(backend)
+        return None if state is None else archived_result(WorkflowState.model_validate(state))
+
     async def close(self) -> None:
         """Disconnect. Runs go on."""
         await self.client.aclose()
@@ -136,8 +157,15 @@ class AsyncRun:
             RunCancelledError, TypeMismatchError: What ended it.
             RunNotFoundError: No such run.
         """
-        await self._client.reader.wait(self.run_id, timeout_s)
-        return raise_for(await self._client.reader.result(self.run_id))
+        try:
+            await self._client.reader.wait(self.run_id, timeout_s)
+            result = await self._client.reader.result(self.run_id)
+        except RunNotFoundError:
+            kept = await self._client.kept_result(self.run_id)
+            if kept is None:
+                raise
+            result = kept
+        return raise_for(result)
 
     def events(self, after: str = "0-0") -> AsyncIterator[Event]:
         """Every event from the first on (or after an id), in order, as they happen; ends with the run."""

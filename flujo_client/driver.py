@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from opentelemetry import trace
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
+from flujo_client.archive.backend import StateBackend, WorkflowState
+from flujo_client.archive.dump import RunDumps
+from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.events import RunReader, raise_for
@@ -22,7 +26,7 @@ from flujo_client.hook_facts import HookFacts
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.context import snapshot_of
-from flujo_client.protocol.errors import PipelineContextInitializationError, ResumeError
+from flujo_client.protocol.errors import FlujoError, PipelineContextInitializationError, ResumeError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import LAUNCH, Event, EventKind
 from flujo_client.protocol.outcomes import BackgroundLaunched, Chunk, StepOutcome
@@ -37,7 +41,9 @@ from flujo_client.protocol.tracing import traceparent_of
 from flujo_client.state import StateManager
 from flujo_client.traces import TraceReader
 
-__all__ = ["Engine", "RunDriver", "RunTerms"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["Engine", "RunDriver", "RunTerms", "make_archiver"]
 
 #: How long a caller waits for its own manager's word before it looks at the stored run, in case the pool took it over.
 _LOOK_EVERY_S = 5.0
@@ -61,6 +67,10 @@ class Engine(Protocol):
     @property
     def broken(self) -> asyncio.Future[None]:
         """Fails when the engine's manager does; never has a result."""
+
+    @property
+    def archives(self) -> bool:
+        """Whether its managers keep the runs that have ended."""
 
     @property
     def codec(self) -> PayloadCodec:
@@ -97,12 +107,14 @@ class RunTerms:
         context_model: Of their context; None if the user named none.
         context_data: For it; a run may add to it.
         tracing: Whether results carry the run's trace tree.
+        delete_on_completion: Whether the state backend forgets a run that has ended.
     """
 
     context_model: type[BaseModel] | None = None
     context_data: Mapping[str, Any] = field(default_factory=dict)
     limits: UsageLimits | None = None
     tracing: bool = True
+    delete_on_completion: bool = False
 
 
 class RunDriver:
@@ -115,6 +127,7 @@ class RunDriver:
 
     Attributes:
         tracing: Whether results carry the run's trace tree.
+        archiver: Of the state backend, if there is one.
     """
 
     def __init__(self, pipeline: Pipeline, terms: RunTerms, observer: HookObserver) -> None:
@@ -122,6 +135,7 @@ class RunDriver:
         self._terms = terms
         self._observer = observer
         self.tracing = terms.tracing
+        self.archiver: RunArchiver | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._context_model = terms.context_model or PipelineContext
 
@@ -137,11 +151,17 @@ class RunDriver:
         Raises:
             FlujoError: What ended the run, where that is raised; see `Flujo.run`.
         """
+        kept = await self._bring_back(engine, run_id) if named else None
+        if kept is not None and RunStatus(kept.status).terminal:
+            yield raise_for(archived_result(kept))
+            return
         context = self._first_context(value, data, run_id)
         ended = self._observer.expect(run_id)
         result = None
         try:
-            await self._start(engine, value, run_id, context)
+            if kept is None:
+                await self._start(engine, value, run_id, context)
+            engine.manager.wake(run_id)
             async with aclosing(self._follow(engine, run_id, ended, "0-0")) as items:
                 async for item in items:
                     if isinstance(item, PipelineResult):
@@ -154,6 +174,7 @@ class RunDriver:
                 self._keep(asyncio.create_task(engine.abandon(run_id)))
         assert result is not None
         if result.status.terminal:
+            await self._put_away(engine, run_id)
             await (engine.retain(run_id) if named else engine.forget(run_id))
         yield raise_for(result)
 
@@ -182,7 +203,24 @@ class RunDriver:
             context=context,
             traceparent=traceparent_of(trace.get_current_span()),
         )
-        engine.manager.wake(run_id)
+
+    async def _bring_back(self, engine: Engine, run_id: str) -> WorkflowState | None:
+        """A run that only the state backend knows goes on, unless it has ended there."""
+        if self.archiver is None or await engine.scripts.commands.execute("EXISTS", engine.keyspace.run(run_id).run):
+            return None
+        return await self.archiver.restore(run_id, self._pipeline.to_spec(), engine.owner)
+
+    async def _put_away(self, engine: Engine, run_id: str) -> None:
+        """Keep a run that has ended, where no manager of a fleet does it. The result does not wait for a backend that is away."""
+        if self.archiver is None or engine.archives:
+            return
+        try:
+            if self._terms.delete_on_completion:
+                await self.archiver.backend.delete_state(run_id)
+            else:
+                await self.archiver.archive(run_id)
+        except FlujoError as error:
+            logger.error("run not kept", extra={"run_id": run_id, "error": str(error)})  # noqa: TRY400 - the error says all
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -195,6 +233,7 @@ class RunDriver:
 
     async def resume(self, engine: Engine, run_id: str, token: str | None, answer: Any) -> PipelineResult:
         """Answer a pause and follow the run until it ends or pauses again; see `Flujo.resume_async`."""
+        await self._bring_back(engine, run_id)
         desk = PauseDesk(engine.state, engine.codec)
         pause = await desk.find(run_id, token)
         if pause is None:
@@ -343,3 +382,12 @@ def _launched(event: Event, spec: PipelineSpec) -> BackgroundLaunched:
     node = spec.node(event.path)
     assert isinstance(node, BackgroundSpec)
     return BackgroundLaunched(task_id=event.data["verdict"]["task_id"], step_name=node.name)
+
+
+def make_archiver(engine: Engine, backend: StateBackend) -> RunArchiver:
+    """What keeps an engine's runs in a state backend."""
+    scripts, codec, specs = engine.scripts, engine.codec, engine.specs
+    reader = RunReader(engine.redis, engine.blocking, engine.keyspace, codec)
+    return RunArchiver(
+        engine.state, reader, TraceReader(scripts, codec, specs), RunDumps(scripts, codec, specs), backend
+    )

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
+from flujo_client.archive.backend import StateBackend
+from flujo_client.archive.opening import close_backend, open_backend
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.manager import ExecutionManager, RunObserver
 from flujo_client.execution.service import ManagerService
@@ -26,9 +28,17 @@ class QueuedEngine:
         settings: Of the installation.
         serves_pool: Whether it drives the pool's runs: `flujo manager`; if not, those that it submits.
         observer: Hooks of the caller.
+        backend: Keeps the runs that have ended; owned by the caller. Default: that of FLUJO_STATE_URI, if it is set.
     """
 
-    def __init__(self, settings: Settings, *, serves_pool: bool, observer: RunObserver | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        serves_pool: bool,
+        observer: RunObserver | None = None,
+        backend: StateBackend | None = None,
+    ) -> None:
         self.client = client = AsyncFlujoClient(settings=settings)
         self.redis, self.blocking, self.keyspace = client.client, client.blocking, client.keyspace
         self.codec, self.scripts, self.specs, self.state = client.codec, client.scripts, client.specs, client.state
@@ -45,7 +55,16 @@ class QueuedEngine:
             serves_pool=serves_pool,
         )
         self.broken: asyncio.Future[None]
+        self._own_backend = None if backend or settings.state_uri is None else open_backend(settings.state_uri)
+        kept_by = backend or self._own_backend
+        self._archiver = None if kept_by is None else client.archiver(kept_by)
+        self._archiving: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[Any] | None = None
+
+    @property
+    def archives(self) -> bool:
+        """Yes: every manager of the fleet that has a backend does."""
+        return True
 
     @property
     def owner(self) -> str:
@@ -63,6 +82,8 @@ class QueuedEngine:
         await self.service.announce()
         self._serving = asyncio.create_task(self.service.serve())
         self._serving.add_done_callback(self._stopped)
+        if self._archiver is not None:
+            self._archiving = asyncio.create_task(self._archiver.serve(self.service.manager_id))
 
     def _stopped(self, serving: asyncio.Task[Any]) -> None:
         """Nobody may wait for a manager that is gone."""
@@ -97,6 +118,11 @@ class QueuedEngine:
 
     async def close(self) -> None:
         """Stop serving, hand the own runs to the pool, and disconnect."""
+        if self._archiving is not None:
+            self._archiving.cancel()
+            await asyncio.wait([self._archiving])
+        if self._own_backend is not None:
+            await close_backend(self._own_backend)
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.wait([self._serving])

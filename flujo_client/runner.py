@@ -10,7 +10,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from flujo_client.driver import Engine, RunDriver, RunTerms
+from flujo_client.archive.backend import StateBackend
+from flujo_client.archive.opening import close_backend, open_backend
+from flujo_client.driver import Engine, RunDriver, RunTerms, make_archiver
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
 from flujo_client.observer import HookObserver
@@ -65,6 +67,10 @@ class Flujo:
         hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
         pipeline_name: Instead of the pipeline's own name.
         enable_tracing: Whether results carry the run's `trace_tree`.
+        state_backend: Keeps the runs that have ended; in process also those under way, so that a named run goes on, or
+            gives its result, in another process. Default: that of FLUJO_STATE_URI, if it is set.
+        persist_state: False: no backend, whatever FLUJO_STATE_URI says.
+        delete_on_completion: Whether the backend forgets a run once it has ended.
         settings: Instead of the FLUJO_* variables.
     """
 
@@ -80,6 +86,9 @@ class Flujo:
         hooks: Sequence[Callable[..., Any]] = (),
         pipeline_name: str | None = None,
         enable_tracing: bool = True,
+        state_backend: StateBackend | None = None,
+        persist_state: bool = True,
+        delete_on_completion: bool = False,
         settings: Settings | None = None,
     ) -> None:
         self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline.from_step(pipeline)
@@ -89,7 +98,13 @@ class Flujo:
         if url is not None:
             self._settings = self._settings.model_copy(update={"url": url})
         self._resources = resources
-        self._terms = RunTerms(context_model, initial_context_data or {}, usage_limits, enable_tracing)
+        self._terms = RunTerms(
+            context_model, initial_context_data or {}, usage_limits, enable_tracing, delete_on_completion
+        )
+        if not persist_state:
+            self._settings = self._settings.model_copy(update={"state_uri": None})
+        self._backend = state_backend if persist_state else None
+        self._own_backend: StateBackend | None = None
         self._observer = HookObserver(
             HookDispatcher([*self.pipeline.hooks, *hooks], strict=strict_hooks()),
             HookDispatcher([*self.pipeline.hooks, *self.pipeline.on_finish, *hooks], strict=strict_hooks()),
@@ -256,7 +271,13 @@ class Flujo:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Engine:
+        if self._backend is None and self._settings.state_uri is not None:
+            self._backend = self._own_backend = open_backend(self._settings.state_uri)
         engine = self._make_engine()
+        if self._backend is not None:
+            self._driver.archiver = make_archiver(engine, self._backend)
+            if not engine.archives:
+                engine.manager.keeper = self._driver.archiver
         try:
             await engine.open()
         except BaseException:
@@ -266,7 +287,7 @@ class Flujo:
 
     def _make_engine(self) -> Engine:
         if self.queued:
-            return QueuedEngine(self._settings, serves_pool=False, observer=self._observer)
+            return QueuedEngine(self._settings, serves_pool=False, observer=self._observer, backend=self._backend)
         registry = Registry(resources=self._resources, context_model=self._terms.context_model or PipelineContext)
         registry.add(self.pipeline)
         return EmbeddedEngine(
@@ -284,6 +305,8 @@ class Flujo:
             await self._driver.settle()
             if not _failed(opening):
                 await (await opening).close()
+            if self._own_backend is not None:
+                await close_backend(self._own_backend)
 
     def close(self) -> None:
         """Nothing to do after `run`, which leaves nothing open; after `run_async`, await `aclose`."""

@@ -86,6 +86,7 @@ class EmbeddedEngine:
         self.keyspace = Keyspace("flujo")
         self.codec = memory.codec
         self.owner = POOL
+        self.archives = False
         self.scripts = Scripts(ScriptCaller(self.redis), self.keyspace)
         self.state = StateManager(self.scripts, self.codec)
         self.specs = self.state.specs
@@ -160,7 +161,7 @@ class EmbeddedEngine:
             if member.decode().startswith(f"{run_id} "):  # cancelled before it was taken
                 await self.redis.execute("ZREM", self.keyspace.shard("dispatches"), member)
                 await self.redis.execute("HDEL", self.keyspace.shard("published"), member)
-        for name in ("active", "cancelled", "dirty", "finished"):
+        for name in ("active", "cancelled", "dirty", "finished", "unarchived"):
             await self.redis.execute("ZREM", self.keyspace.shard(name), run_id)
         await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Document", "StateBackend", "WorkflowState"]
+__all__ = ["Document", "PipelineCosts", "StateBackend", "WorkflowState"]
 
 #: JSON values by name.
 Document = dict[str, Any]
@@ -47,6 +48,17 @@ class WorkflowState(BaseModel):
     parent_run_id: str | None = None
     task_id: str | None = None
     background_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineCosts:
+    """What the archived runs of a pipeline cost together."""
+
+    pipeline_name: str
+    runs: int
+    failed: int
+    cost_nanousd: int
+    tokens: int
 
 
 class StateBackend(ABC):
@@ -117,6 +129,14 @@ class StateBackend(ABC):
 
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
         """Delete workflows that ended longer ago; how many."""
+        raise NotImplementedError
+
+    async def costs_by_pipeline(self, since_ms: int = 0) -> list[PipelineCosts]:
+        """What each pipeline's runs cost together, the dearest first.
+
+        Args:
+            since_ms: Runs created from then on, ms since the epoch.
+        """
         raise NotImplementedError
 
     async def get_system_state(self, key: str) -> Document | None:

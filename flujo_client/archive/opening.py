@@ -9,7 +9,7 @@ from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.protocol.errors import ConfigurationError, SettingsError
 
-__all__ = ["open_backend", "sql_backend"]
+__all__ = ["close_backend", "open_backend", "sql_backend"]
 
 
 def open_backend(uri: str) -> StateBackend:
@@ -35,6 +35,14 @@ def open_backend(uri: str) -> StateBackend:
         f"FLUJO_STATE_URI '{scheme}://…' names no state backend.",
         suggestion="Use sqlite:///file.db, postgresql://…, file:///folder or memory://.",
     )
+
+
+async def close_backend(backend: StateBackend) -> None:
+    """Let a backend close its connections, if it has any."""
+    try:
+        await backend.shutdown()
+    except NotImplementedError:
+        return
 
 
 def sql_backend(name: str) -> Callable[[str], StateBackend]:

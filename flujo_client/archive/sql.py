@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,12 +21,12 @@ from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from flujo_client.archive.backend import Document, StateBackend
+from flujo_client.archive.backend import Document, PipelineCosts, StateBackend
 from flujo_client.archive.tables import RUNS, STATES, STEPS, SYSTEM, TRACES
 from flujo_client.protocol.errors import StateUnavailableError
 from flujo_client.protocol.quota import to_nano_usd
 
-__all__ = ["PipelineCosts", "PostgresBackend", "SQLiteBackend", "SqlBackend"]
+__all__ = ["PostgresBackend", "SQLiteBackend", "SqlBackend"]
 
 T = TypeVar("T")
 
@@ -36,17 +35,6 @@ _MIGRATION_LOCK = 0x666C756A
 
 #: Statuses of workflows that have not ended.
 _OPEN = ("running", "paused")
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineCosts:
-    """What the archived runs of a pipeline cost together."""
-
-    pipeline_name: str
-    runs: int
-    failed: int
-    cost_nanousd: int
-    tokens: int
 
 
 class SqlBackend(StateBackend):
@@ -223,11 +211,7 @@ class SqlBackend(StateBackend):
         return await self._do(clean)
 
     async def costs_by_pipeline(self, since_ms: int = 0) -> list[PipelineCosts]:
-        """What each pipeline's archived runs cost together, the dearest first.
-
-        Args:
-            since_ms: Runs created from then on, ms since the epoch.
-        """
+        """See `StateBackend`."""
         failed = sa.func.sum(sa.case((RUNS.c.status == "completed", 0), else_=1))
         cost = sa.func.sum(RUNS.c.cost_nanousd)
         query = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flujo_client.cli import answers, doctor, runs, services, trace, up
+from flujo_client.cli import answers, doctor, history, runs, services, trace, up
 from flujo_client.cli.demo import command as demo
 
 __all__ = ["app", "main"]
@@ -13,6 +13,7 @@ app = typer.Typer(help="Flujo pipelines on a fleet of workers.", no_args_is_help
 runs.register(app)
 answers.register(app)
 trace.register(app)
+history.register(app)
 services.register(app)
 doctor.register(app)
 up.register(app)

@@ -21,7 +21,7 @@ from flujo_client.protocol.results import PipelineContext, RunStatus
 from flujo_client.publisher import Outgoing, Publisher, make_messages
 from flujo_client.state import SUSPECT_MS, StateManager
 
-__all__ = ["ExecutionManager", "RunObserver"]
+__all__ = ["ExecutionManager", "RunKeeper", "RunObserver"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,13 @@ class RunObserver(Protocol):
         """Called when a run has ended, before its result is shown to anybody."""
 
 
+class RunKeeper(Protocol):
+    """Keeps runs that go on, beside Redis: the place of a state backend."""
+
+    async def decided(self, run_id: str) -> None:
+        """Called after a decision was stored and before anything of it starts."""
+
+
 class ExecutionManager:
     """Reads the outcomes of runs, decides what comes next and queues it.
 
@@ -58,6 +65,7 @@ class ExecutionManager:
         retention_ms: How long a finished run's records stay.
         observer: Hooks of the caller; None for runs of other people.
         on_failure: Told what was raised while a run was driven, which nobody else will drive. On a fleet others will.
+        keeper: Keeps the runs that it drives; None if Redis is enough.
     """
 
     def __init__(
@@ -68,12 +76,14 @@ class ExecutionManager:
         retention_ms: int,
         observer: RunObserver | None = None,
         on_failure: Callable[[BaseException], None] = lambda _: None,
+        keeper: RunKeeper | None = None,
     ) -> None:
         self._state = state
         self._publisher = publisher
         self._retention_ms = retention_ms
         self._observer = observer
         self._on_failure = on_failure
+        self.keeper = keeper
         self._driving: dict[str, bool] = {}
         self._drives: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -149,8 +159,7 @@ class ExecutionManager:
             if not isinstance(outcome, Advanced):
                 return None
             self.advanced += 1
-            self._queue(run, (*decision.dispatches, *decision.woken))
-            await self._tell_of_pause(run_id, decision)
+            await self._go_on(run, decision)
             if decision.status.terminal:
                 await self.persist_final_state(run_id)
                 return decision.status
@@ -202,9 +211,13 @@ class ExecutionManager:
             return False
         return True
 
-    async def _tell_of_pause(self, run_id: str, decision: Decision) -> None:
+    async def _go_on(self, run: RunView, decision: Decision) -> None:
+        """Start what was decided, once whoever keeps the run has it."""
+        if self.keeper is not None and not decision.status.terminal:
+            await self.keeper.decided(run.run_id)
+        self._queue(run, (*decision.dispatches, *decision.woken))
         if decision.status is RunStatus.PAUSED and self._observer is not None:
-            await self._observer.after_pause(run_id)
+            await self._observer.after_pause(run.run_id)
 
     def _queue(self, run: RunView, dispatches: Sequence[Dispatch]) -> None:
         for dispatch in dispatches:

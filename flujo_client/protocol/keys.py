@@ -36,6 +36,7 @@ PERMANENT = {
     "cancelled": "one member per run ended within the last hour",
     "active": "one member per run that has not ended",
     "finished": "one member per run within its retention",
+    "unarchived": "one member per run within its retention that no archive has taken",
     "specs": "one field per spec ever published",
     "pipelines": "one field per spec ever published, and one per name",
     "capabilities": "one field per worker process and step; removed when the process leaves",
@@ -98,6 +99,10 @@ class Keyspace:
     def inbox(self, owner: str, shard: int) -> str:
         """The list of wake-ups of a manager (or of the pool): run ids; TTL 60 s."""
         return self._key(shard, "inbox", owner)
+
+    def archiver(self, shard: int) -> str:
+        """The name of the manager that archives finished runs; TTL 5 s."""
+        return self._key(shard, "archiver")
 
     def owned(self, owner: str, shard: int) -> str:
         """The set of active runs that an owner advances; empty sets vanish."""

@@ -43,7 +43,7 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
-    "register renew reserve resume stash sweep"
+    "register renew reserve restore resume stash sweep"
 )
 
 
@@ -407,10 +407,47 @@ class Scripts:
                 self.keyspace.shard("active", shard),
                 self.keyspace.shard("finished", shard),
                 self.keyspace.owned(owner, shard),
+                self.keyspace.shard("unarchived", shard),
             ],
             run_id,
             result,
             retention_ms,
+        )
+        return bool(reply[0] == 1)
+
+    async def restore(
+        self,
+        run_id: str,
+        owner: str,
+        hashes: Sequence[Mapping[str, str | bytes]],
+        events: Sequence[tuple[str, str, int, str]],
+    ) -> bool:
+        """Store a run with everything it had, and wake its owner. False if there is a run of this id.
+
+        Args:
+            hashes: The record, nodes, attempts, accounts and payloads, each by field.
+            events: What happens next: kind, path, attempt and reason of each.
+        """
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "restore",
+            [
+                keys.run,
+                keys.nodes,
+                keys.attempts,
+                keys.accounts,
+                keys.payloads,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.owned(owner, shard),
+                self.keyspace.inbox(owner, shard),
+                self.keyspace.shard("active", shard),
+            ],
+            run_id,
+            *(len(fields) for fields in hashes),
+            len(events),
+            *(word for fields in hashes for pair in fields.items() for word in pair),
+            *(word for event in events for word in event),
         )
         return bool(reply[0] == 1)
 
@@ -481,6 +518,7 @@ class Scripts:
             "cancelled",
             "finished",
             "advances",
+            "unarchived",
         )
         keys = [self.keyspace.shard(name, shard) for name in names]
         reply = await self._call("sweep", keys, manager_id, advanced, period_ms, gap_ms, ttl_ms, stale_ms, most)

@@ -14,7 +14,7 @@ from flujo_client.protocol.errors import SettingsError
 __all__ = ["Settings"]
 
 #: Variables that existing Flujo code sets; known, so that they are no error, and read where they matter.
-LEGACY_VARIABLES = frozenset({"FLUJO_STRICT_HOOKS", "FLUJO_ALLOW_HITL", "FLUJO_STATE_URI", "FLUJO_TEST_MODE"})
+LEGACY_VARIABLES = frozenset({"FLUJO_STRICT_HOOKS", "FLUJO_ALLOW_HITL", "FLUJO_TEST_MODE"})
 
 #: Variables of the test suite and the Makefile.
 DEVELOPMENT_VARIABLES = frozenset({"FLUJO_REQUIRE_RABBITMQ"})
@@ -33,6 +33,10 @@ class Settings(BaseModel):
         "flujo", pattern=r"^[A-Za-z0-9_-]{1,40}$", description="FLUJO_NAMESPACE: separates installations on one Redis"
     )
     pipelines: str = Field("", description="FLUJO_PIPELINES: modules that workers import, comma separated")
+    state_uri: str | None = Field(
+        None,
+        description="FLUJO_STATE_URI: state backend that keeps finished runs: sqlite:///file.db, postgresql://…, file:///folder",
+    )
     retention_s: int = Field(7 * 86400, ge=1, description="FLUJO_RETENTION_S: how long a finished run stays, s")
     max_payload_bytes: int = Field(
         64 * 2**20, ge=1024, description="FLUJO_MAX_PAYLOAD_BYTES: largest input, output or context"

@@ -49,8 +49,8 @@ PARTS = sorted(
     path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua") and path.name[0] == "_"
 )
 
-#: Arguments of advance.lua that follow the numbered ones: 1 node, 1 branch end, 1 split, 1 dispatch.
-ADVANCE_ROWS = 2 + 1 + 5 + 6
+#: Arguments that follow the numbered ones: 1 node, 1 branch end, 1 split, 1 dispatch; a field of 5 hashes, 1 event.
+ROWS = {"advance": 2 + 1 + 5 + 6, "restore": 5 * 2 + 4}
 
 #: Keys that a script puts on its desk.
 DESK_KEYS = ("run", "attempts", "events", "dirty", "inbox", "waiters", "dispatches", "published")
@@ -140,6 +140,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "register": lambda s: s.register("managers", "m", 1, 0),
     "renew": lambda s: s.renew("w", 1, 0),
     "reserve": lambda s: s.reserve(CLAIM, "pool"),
+    "restore": lambda s: s.restore("r", "pool", [{"f": b"v"}] * 5, [("lost", "0", 1, "handed_over")]),
     "resume": lambda s: s.resume("r", "0", "pool", "op", b"j1"),
     "stash": lambda s: s.stash(CLAIM, "out:0!items", 0, [b""]),
     "sweep": _sweep,
@@ -179,6 +180,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
         ([-4, b"root", b"tokens", b"2", b"1"], Refusal),
         ([-5, b"2"], SchemaMismatchError),
     ],
+    "restore": [([1], True), ([0], False)],
     "resume": [([1, b"5-0"], Answered), ([0, b"given"], AnsweredBefore), ([-1, b"failed"], RunInactive)],
     "stash": [([1], True), ([0], False)],
     "sweep": [([0], NoneType), ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"]], SweepPage)],
@@ -233,8 +235,8 @@ def test_header_numbers_what_the_body_uses(name: str) -> None:
     used_args |= {int(number) for number in re.findall(r"for i = (\d+), #ARGV", body)}
     for last in re.findall(r"for i = 1, (\d+) do redis\.call\('PEXPIRE', KEYS\[i\]", body):
         used_keys |= set(range(1, int(last) + 1))
-    if name == "advance":  # the rows behind the numbered arguments are taken from `at`
-        assert re.search(rf"local at, .* = {args[-1]},", body)
+    if name in ROWS:  # the rows behind the numbered arguments are taken from `at`
+        assert re.search(rf"local at(?:, .*)? = {args[-1]}\b", body)
         used_args.add(args[-1])
 
     assert keys == list(range(1, len(keys) + 1))
@@ -249,7 +251,7 @@ async def test_wrapper_sends_what_the_header_numbers(name: str) -> None:
 
     keys, args = await _sent(name)
 
-    expected = len(_numbers(header, "ARGV")) + (ADVANCE_ROWS - 1 if name == "advance" else 0)
+    expected = len(_numbers(header, "ARGV")) + ROWS.get(name, 1) - 1
     assert (len(keys), len(args)) == (len(_numbers(header, "KEYS")), expected)
     assert len(set(keys)) == len(keys)
     assert all(key.startswith("{ns:0}:") for key in keys)

@@ -16,10 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from flujo_client import ConfigurationError, SettingsError, StateUnavailableError
-from flujo_client.archive.backend import StateBackend, WorkflowState
+from flujo_client.archive.backend import PipelineCosts, StateBackend, WorkflowState
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.archive.opening import open_backend, sql_backend
-from flujo_client.archive.sql import PipelineCosts, PostgresBackend, SqlBackend, SQLiteBackend
+from flujo_client.archive.sql import PostgresBackend, SqlBackend, SQLiteBackend
 from flujo_client.archive.tables import METADATA
 from tests.conftest import postgres_dsn
 

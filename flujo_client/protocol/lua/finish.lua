@@ -1,6 +1,6 @@
 --[[ finish — store a terminal run's result, tell its followers and start the retention of everything it left; once.
 KEYS  1 run hash   2 nodes hash   3 attempts hash   4 accounts hash   5 payloads hash   6 event stream   7 dirty zset   8 active zset
-      9 finished zset   10 owned set
+      9 finished zset   10 owned set   11 unarchived zset
 ARGV  1 run id   2 result   3 retention_ms
 REPLY {1} finished now | {0} finished before | {-1, status} the run is not terminal ]]
 local run = redis.call('HMGET', KEYS[1], 'gate', 'status', 'final')
@@ -16,5 +16,6 @@ for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
 redis.call('ZREM', KEYS[7], ARGV[1])
 redis.call('ZREM', KEYS[8], ARGV[1])
 redis.call('ZADD', KEYS[9], int(now_ms() + tonumber(ARGV[3])), ARGV[1])
+redis.call('ZADD', KEYS[11], int(now_ms() + tonumber(ARGV[3])), ARGV[1])
 redis.call('SREM', KEYS[10], ARGV[1])
 return {1}

@@ -1,6 +1,6 @@
 --[[ sweep — announce a manager, and give it a page of what may need mending; of all managers one a period gets it. After a gap in which none was seen, everybody alive is granted a fresh deadline first.
 KEYS  1 sweep hash   2 incarnations zset   3 managers zset   4 dispatches zset   5 published hash   6 dirty zset   7 intake hash
-      8 cancelled zset   9 finished zset   10 advances hash
+      8 cancelled zset   9 finished zset   10 advances hash   11 unarchived zset
 ARGV  1 manager   2 decisions that it stored so far   3 period_ms   4 gap_ms   5 ttl_ms   6 ms after which a dirty run is woken
       7 most rows of each kind; 0 for none: the manager is mending still
 REPLY {0} announced | {1, now_ms, dead incarnations, dead managers, dispatches due as member, published, ..., stale dirty runs, intake as field, value, ...} ]]
@@ -18,6 +18,7 @@ if most == 0 or now - tonumber(last[2] or 0) < tonumber(ARGV[3]) then return {0}
 redis.call('HSET', KEYS[1], 'at', int(now))
 redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', int(now - 3600000))
 redis.call('ZREMRANGEBYSCORE', KEYS[9], '-inf', int(now))
+redis.call('ZREMRANGEBYSCORE', KEYS[11], '-inf', int(now))
 local function due(zset, until_ms)
   return redis.call('ZRANGEBYSCORE', zset, '-inf', int(until_ms), 'LIMIT', 0, most)
 end

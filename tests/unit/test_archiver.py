@@ -1,0 +1,252 @@
+"""State backends behind runs in process: what is kept, and what goes on from it in another process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flujo_client import (
+    FileBackend,
+    Flujo,
+    InMemoryBackend,
+    PipelineContext,
+    RunConflictError,
+    StateUnavailableError,
+    Step,
+    StepRun,
+    UsageLimitExceededError,
+    UsageLimits,
+    WorkflowState,
+    step,
+)
+from flujo_client.archive.sql import SQLiteBackend
+from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.traces import TraceSpan
+
+
+class Counter(PipelineContext):
+    n: int = 0
+
+
+@step
+async def double(number: int) -> int:
+    return number * 2
+
+
+@step
+async def count(number: int, *, context: Counter) -> int:
+    context.n += number
+    return number
+
+
+def crash_once(calls: list[int]) -> Step[Any, Any]:
+    """A step during whose first call the caller's loop ends, as when a process is killed."""
+
+    async def fragile(number: int, *, context: Counter) -> int:
+        calls.append(context.n)
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+        return number + 1
+
+    return Step.from_callable(fragile, name="fragile")
+
+
+def run_until_dead(flujo: Flujo, value: Any, run_id: str, calls: list[int]) -> None:
+    """Start a run, and end the loop without a word when the fragile step is under way."""
+
+    async def start() -> None:
+        waiting = asyncio.ensure_future(flujo.run_result_async(value, run_id=run_id))
+        while not calls:
+            await asyncio.sleep(0.001)  # the step gives no other sign
+        waiting.cancel()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(start())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+async def test_a_finished_run_is_kept_with_its_trace_its_steps_and_its_whole_context() -> None:
+    backend = InMemoryBackend()
+    async with Flujo((count >> double).named("counting"), context_model=Counter, state_backend=backend) as flujo:
+        await flujo.run_async(3, run_id="a")
+
+    state = WorkflowState.model_validate(await backend.load_state("a"))
+    assert (state.status, state.pipeline_name, state.current_step_index) == ("completed", "counting", 2)
+    assert state.pipeline_context["n"] == 3
+    assert state.last_step_output == 6
+    assert [part["name"] for part in state.step_history] == ["count", "double"]
+    trace = TraceSpan.model_validate(await backend.get_trace("a"))
+    assert [child.name for child in trace.children] == ["count", "double"]
+    details = await backend.get_run_details("a")
+    assert details is not None
+    assert (details["status"], details["output"]) == ("completed", 6)
+    assert [(row["step_run_id"], row["output"]) for row in await backend.list_run_steps("a")] == [
+        ("a:0", 3),
+        ("a:1", 6),
+    ]
+
+
+def test_a_finished_run_id_gives_its_stored_result_in_another_process(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    async def once(number: int) -> int:
+        calls.append(number)
+        return number * 2
+
+    def runner() -> Flujo:
+        return Flujo(Step.from_callable(once), state_backend=SQLiteBackend(tmp_path / "x.db"))
+
+    first = runner().run(4, run_id="a")
+    again = runner().run(4, run_id="a")
+
+    assert (first.output, again.output, again.status, calls) == (8, 8, "completed", [4])
+
+
+def test_a_run_whose_process_died_goes_on_with_its_context_in_the_next_one(tmp_path: Path) -> None:
+    calls: list[int] = []
+    before: list[int] = []
+
+    async def first(number: int, *, context: Counter) -> int:
+        before.append(number)
+        context.n += 10
+        return number
+
+    pipeline = Step.from_callable(first) >> crash_once(calls) >> double
+
+    def runner() -> Flujo:
+        return Flujo(pipeline, context_model=Counter, state_backend=FileBackend(tmp_path))
+
+    run_until_dead(runner(), 3, "a", calls)
+    kept = WorkflowState.model_validate(asyncio.run(FileBackend(tmp_path).load_state("a")))
+    assert (kept.status, kept.current_step_index, kept.last_step_output) == ("running", 1, 3)
+    assert kept.pipeline_context["n"] == 10
+
+    result = runner().run(3, run_id="a")
+
+    assert result.output == 8
+    assert before == [3]  # committed, so it is neither run nor paid again
+    assert calls == [10, 10]  # the context was all there
+    assert result.final_pipeline_context.n == 10
+    assert [part.name for part in result.step_history] == ["first", "fragile", "double"]
+
+
+def test_a_run_that_goes_on_keeps_its_budget(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    async def spend(number: int, run: StepRun) -> int:
+        run.usage.add(tokens=60)
+        return number
+
+    pipeline = Step.from_callable(spend) >> crash_once(calls) >> Step.from_callable(spend)
+
+    def runner() -> Flujo:
+        limits = UsageLimits(total_tokens_limit=100)
+        return Flujo(pipeline, context_model=Counter, usage_limits=limits, state_backend=FileBackend(tmp_path))
+
+    run_until_dead(runner(), 3, "a", calls)
+
+    with pytest.raises(UsageLimitExceededError) as caught:
+        runner().run(3, run_id="a")
+    assert caught.value.result.usage == {"tokens": 120}
+
+
+def test_a_pause_is_answered_in_another_process(tmp_path: Path) -> None:
+    pipeline = (
+        double
+        >> Step.human_in_the_loop("ask", message_for_user="go on?")
+        >> Step.from_callable(lambda answer: f"told {answer}", name="tell")
+    )
+
+    def runner() -> Flujo:
+        return Flujo(pipeline, state_backend=FileBackend(tmp_path))
+
+    paused = runner().run(2, run_id="a")
+    assert paused.status == "paused"
+    assert WorkflowState.model_validate(asyncio.run(FileBackend(tmp_path).load_state("a"))).status == "paused"
+
+    async def answer() -> Any:
+        async with runner() as flujo:
+            return await flujo.resume_async(paused, "yes")
+
+    assert asyncio.run(answer()).output == "told yes"
+
+
+def test_a_run_of_another_pipeline_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    calls: list[int] = []
+    run_until_dead(Flujo(crash_once(calls), context_model=Counter, state_backend=FileBackend(tmp_path)), 3, "a", calls)
+
+    with pytest.raises(RunConflictError, match="another pipeline"):
+        Flujo(double, state_backend=FileBackend(tmp_path)).run(3, run_id="a")
+
+
+def test_functions_that_have_no_name_are_found_again_by_their_place(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def runner() -> Flujo:
+        pipeline = Step.from_callable(lambda number: number + 1, name="inc") >> crash_once(calls)
+        return Flujo(pipeline, context_model=Counter, state_backend=FileBackend(tmp_path))
+
+    run_until_dead(runner(), 3, "a", calls)
+
+    assert runner().run(3, run_id="a").output == 5
+
+
+async def test_completed_runs_may_be_forgotten_and_others_stay() -> None:
+    backend = InMemoryBackend()
+    async with Flujo(double, state_backend=backend) as flujo:
+        await flujo.run_async(1, run_id="kept")
+    async with Flujo(double, state_backend=backend, delete_on_completion=True) as flujo:
+        await flujo.run_async(1, run_id="gone")
+
+    assert await backend.load_state("gone") is None
+    assert await backend.load_state("kept") is not None
+
+
+async def test_state_is_not_kept_where_it_is_not_wanted(tmp_path: Path) -> None:
+    backend, settings = InMemoryBackend(), Settings(state_uri=f"sqlite:///{tmp_path}/x.db")
+    async with Flujo(double, state_backend=backend, persist_state=False, settings=settings) as flujo:
+        await flujo.run_async(1, run_id="a")
+
+    assert await backend.list_runs() == []
+    assert not (tmp_path / "x.db").exists()
+
+
+async def test_the_state_uri_of_the_settings_is_the_default(tmp_path: Path) -> None:
+    settings = Settings(state_uri=f"sqlite:///{tmp_path}/x.db")
+    async with Flujo(double, settings=settings) as flujo:
+        await flujo.run_async(1, run_id="a")
+
+    backend = SQLiteBackend(tmp_path / "x.db")
+    assert [run["run_id"] for run in await backend.list_runs()] == ["a"]
+    await backend.shutdown()
+
+
+async def test_values_that_no_backend_can_keep_stop_no_run() -> None:
+    async def opaque(number: int) -> Any:
+        return object()
+
+    backend = InMemoryBackend()
+    anything: Step[Any, Any] = Step.from_callable(lambda value: "done", name="any")
+    async with Flujo(Step.from_callable(opaque) >> anything, state_backend=backend) as flujo:
+        result = await flujo.run_async(1, run_id="a")
+
+    assert result.output == "done"
+    state = WorkflowState.model_validate(await backend.load_state("a"))
+    assert state.status == "completed"
+    assert "flujo" not in state.metadata
+
+
+async def test_a_backend_that_is_away_stops_no_run(tmp_path: Path) -> None:
+    class Broken(FileBackend):
+        async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+            raise StateUnavailableError("away")
+
+    async with Flujo(double, state_backend=Broken(tmp_path)) as flujo:
+        assert (await flujo.run_async(1, run_id="a")).output == 2
