@@ -23,6 +23,7 @@ from flujo_client.dsl.skills import SkillRegistry, get_skill_registry
 from flujo_client.dsl.step import Step
 from flujo_client.dsl.subpipeline import SubPipelineStep
 from flujo_client.execution.manager import ExecutionManager
+from flujo_client.pipeline_registry import PipelineRegistry
 from flujo_client.protocol.agent_results import FlujoAgentResult, FlujoAgentUsage
 from flujo_client.protocol.attachments import (
     AgentProcessors,
@@ -194,6 +195,7 @@ __all__ = [
     "PipelineAbortSignal",
     "PipelineContext",
     "PipelineContextInitializationError",
+    "PipelineRegistry",
     "PipelineResult",
     "PipelineValidationError",
     "PluginError",

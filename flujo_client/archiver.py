@@ -41,15 +41,23 @@ class RunArchiver:
         traces: Of their traces.
         dumps: Of their records.
         backend: Where they go; owned by the caller.
+        pipeline_id: By which the backend groups them; default: the hash of each run's spec.
     """
 
     def __init__(
-        self, state: StateManager, reader: RunReader, traces: TraceReader, dumps: RunDumps, backend: StateBackend
+        self,
+        state: StateManager,
+        reader: RunReader,
+        traces: TraceReader,
+        dumps: RunDumps,
+        backend: StateBackend,
+        pipeline_id: str | None = None,
     ) -> None:
         self._state = state
         self._reader = reader
         self._traces = traces
         self._dumps = dumps
+        self._pipeline_id = pipeline_id
         self.backend = backend
 
     @property
@@ -159,9 +167,9 @@ class RunArchiver:
         context = result.final_pipeline_context
         return WorkflowState(
             run_id=run_id,
-            pipeline_id=record.get("pipeline_id") or record["spec"],
+            pipeline_id=self._pipeline_id or record["spec"],
             pipeline_name=record["pipeline"],
-            pipeline_version=record.get("version") or "latest",
+            pipeline_version=(await self._state.specs.get(record["spec"])).pipeline_version,
             current_step_index=done,
             pipeline_context=_plain(context.model_dump() if context is not None else {}),
             last_step_output=_plain(result.step_history[done - 1].output) if done else value,

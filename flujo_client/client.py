@@ -10,10 +10,11 @@ from uuid import uuid4
 from opentelemetry import trace
 
 from flujo_client.archive.backend import StateBackend, WorkflowState
-from flujo_client.archive.dump import RunDumps
+from flujo_client.archive.dump import RunDump, RunDumps
 from flujo_client.archive.opening import close_backend, open_backend
 from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.events import RunReader, raise_for
+from flujo_client.forking import fork_event, fork_of, place_of
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.connection import check_server, connect, connect_blocking
@@ -25,6 +26,7 @@ from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.traces import TraceSpan
@@ -70,7 +72,13 @@ class AsyncFlujoClient:
         await check_server(self.client, self.settings.state_url)
 
     async def submit(
-        self, pipeline: str, value: Any = None, *, run_id: str | None = None, usage_limits: UsageLimits | None = None
+        self,
+        pipeline: str,
+        value: Any = None,
+        *,
+        run_id: str | None = None,
+        version: str = LATEST,
+        usage_limits: UsageLimits | None = None,
     ) -> AsyncRun:
         """Start a run of a published pipeline, driven by the pool of managers. Durable when this returns.
 
@@ -79,6 +87,7 @@ class AsyncFlujoClient:
             value: The input: JSON, or a pydantic model.
             run_id: Names the run and makes the call idempotent: the same id with the same input gives the same run.
                 Default: a random one.
+            version: Of the pipeline, as workers published it; default: the newest publication.
             usage_limits: The run's budget.
 
         Raises:
@@ -88,7 +97,7 @@ class AsyncFlujoClient:
             StateUnavailableError: Redis does not answer; repeat with the same `run_id`.
         """
         await self.check()
-        spec = await self.specs.by_name(pipeline)
+        spec = await self.specs.by_name(pipeline, version)
         name = run_id or f"run_{uuid4().hex}"
         await submit_run(
             self.scripts,
@@ -102,6 +111,51 @@ class AsyncFlujoClient:
         )
         return AsyncRun(self, name)
 
+    async def fork(
+        self,
+        run_id: str,
+        from_step: str,
+        *,
+        pipeline: str | None = None,
+        version: str = LATEST,
+        new_run_id: str | None = None,
+    ) -> AsyncRun:
+        """Start a run in the middle of another: what the other has paid for before that step is neither run nor paid again.
+
+        Input, context, budget and what is spent of it are the other run's as they were before the step.
+
+        Args:
+            run_id: Of the other run; under way, ended, or kept by the backend of FLUJO_STATE_URI.
+            from_step: The top-level step to begin with: its name, or its number from 0.
+            pipeline: A published pipeline instead of the one that the other run is pinned to; the same before the step.
+            version: Of that pipeline.
+            new_run_id: Of the fork, which makes the call idempotent; default: a random one.
+
+        Raises:
+            RunNotFoundError: No such run.
+            UnknownPipelineError: No worker has published the pipeline.
+            ConfigurationError: There is no such step, or the pipelines differ before it.
+            ExecutionError: A step before it has not succeeded.
+        """
+        await self.check()
+        dumps = RunDumps(self.scripts, self.codec, self.specs)
+        dump = await self._dump_of(dumps, run_id)
+        spec = dump.spec if pipeline is None else await self.specs.by_name(pipeline, version)
+        start, name = place_of(spec, from_step), new_run_id or f"run_{uuid4().hex}"
+        seconds, micros = await self.scripts.commands.execute("TIME")
+        fork = fork_of(dump, spec, start, name, int(seconds) * 1000 + int(micros) // 1000)
+        await dumps.store(fork, POOL, [fork_event(fork, start)])
+        return AsyncRun(self, name)
+
+    async def _dump_of(self, dumps: RunDumps, run_id: str) -> RunDump:
+        try:
+            return await dumps.read(run_id)
+        except RunNotFoundError:
+            state = await self._kept_state(run_id)
+            if state is None or "flujo" not in state.metadata:
+                raise
+            return RunDump.of(state.metadata["flujo"])
+
     def run(self, run_id: str) -> AsyncRun:
         """A handle of a run that was submitted before, here or elsewhere. Reads nothing."""
         return AsyncRun(self, run_id)
@@ -113,6 +167,10 @@ class AsyncFlujoClient:
 
     async def kept_result(self, run_id: str) -> PipelineResult | None:
         """The result of a run whose retention is over, from the backend of FLUJO_STATE_URI; None if nobody has kept it."""
+        state = await self._kept_state(run_id)
+        return None if state is None else archived_result(state)
+
+    async def _kept_state(self, run_id: str) -> WorkflowState | None:
         if self.settings.state_uri is None:
             return None
         backend = open_backend(self.settings.state_uri)
@@ -120,7 +178,7 @@ class AsyncFlujoClient:
             state = await backend.load_state(run_id)
         finally:
             await close_backend(backend)
-        return None if state is None else archived_result(WorkflowState.model_validate(state))
+        return None if state is None else WorkflowState.model_validate(state)
 
     async def close(self) -> None:
         """Disconnect. Runs go on."""
@@ -220,11 +278,32 @@ class FlujoClient:
         return AsyncFlujoClient(url, settings=settings)
 
     def submit(
-        self, pipeline: str, value: Any = None, *, run_id: str | None = None, usage_limits: UsageLimits | None = None
+        self,
+        pipeline: str,
+        value: Any = None,
+        *,
+        run_id: str | None = None,
+        version: str = LATEST,
+        usage_limits: UsageLimits | None = None,
     ) -> Run:
         """See `AsyncFlujoClient.submit`."""
-        run = self.wait_for(self._client.submit(pipeline, value, run_id=run_id, usage_limits=usage_limits))
+        run = self.wait_for(
+            self._client.submit(pipeline, value, run_id=run_id, version=version, usage_limits=usage_limits)
+        )
         return Run(self, run)
+
+    def fork(
+        self,
+        run_id: str,
+        from_step: str,
+        *,
+        pipeline: str | None = None,
+        version: str = LATEST,
+        new_run_id: str | None = None,
+    ) -> Run:
+        """See `AsyncFlujoClient.fork`."""
+        fork = self._client.fork(run_id, from_step, pipeline=pipeline, version=version, new_run_id=new_run_id)
+        return Run(self, self.wait_for(fork))
 
     def run(self, run_id: str) -> Run:
         """See `AsyncFlujoClient.run`."""

@@ -384,10 +384,10 @@ def _launched(event: Event, spec: PipelineSpec) -> BackgroundLaunched:
     return BackgroundLaunched(task_id=event.data["verdict"]["task_id"], step_name=node.name)
 
 
-def make_archiver(engine: Engine, backend: StateBackend) -> RunArchiver:
-    """What keeps an engine's runs in a state backend."""
+def make_archiver(engine: Engine, backend: StateBackend, pipeline_id: str | None) -> RunArchiver:
+    """What keeps an engine's runs in a state backend, under this id of their pipeline."""
     scripts, codec, specs = engine.scripts, engine.codec, engine.specs
     reader = RunReader(engine.redis, engine.blocking, engine.keyspace, codec)
     return RunArchiver(
-        engine.state, reader, TraceReader(scripts, codec, specs), RunDumps(scripts, codec, specs), backend
+        engine.state, reader, TraceReader(scripts, codec, specs), RunDumps(scripts, codec, specs), backend, pipeline_id
     )

@@ -9,6 +9,7 @@ from typing import Any
 from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.opening import close_backend, open_backend
 from flujo_client.client import AsyncFlujoClient
+from flujo_client.execution.fleet import Fleet
 from flujo_client.execution.manager import ExecutionManager, RunObserver
 from flujo_client.execution.service import ManagerService
 from flujo_client.protocol.errors import ExecutionError, FlujoError
@@ -45,7 +46,11 @@ class QueuedEngine:
         self._publisher = make_publisher(settings)
         self._inbox_wire = Wire(settings.state_url)
         self.manager = ExecutionManager(
-            self.client.state, self._publisher, retention_ms=settings.retention_s * 1000, observer=observer
+            self.client.state,
+            self._publisher,
+            retention_ms=settings.retention_s * 1000,
+            observer=observer,
+            fleet=Fleet(client.scripts.commands, client.keyspace),
         )
         self.service = ManagerService(
             self._inbox_wire,

@@ -17,12 +17,14 @@ from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import paused_at
+from flujo_client.pipeline_registry import PipelineRegistry
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.hooks import HookDispatcher, strict_hooks
 from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import PipelineContext, PipelineResult
 from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.types import TypeValidator
 from flujo_client.validation import check_pipeline, refuse_forbidden_pauses
 from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
@@ -58,7 +60,7 @@ class Flujo:
     FLUJO_URL, every step becomes a queued task of the fleet that serves it.
 
     Args:
-        pipeline: A pipeline, or a single step.
+        pipeline: A pipeline, or a single step; None: that of the registry under `pipeline_name`.
         url: Redis that holds the runs; default: FLUJO_URL.
         context_model: Of the runs' context; default: `PipelineContext`.
         initial_context_data: For the context model; a run may add to it.
@@ -66,6 +68,9 @@ class Flujo:
         usage_limits: Budget of every run.
         hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
         pipeline_name: Instead of the pipeline's own name.
+        pipeline_version: Instead of the pipeline's own version; or which one to take from the registry.
+        pipeline_id: By which a state backend groups runs; default: the hash of the pipeline's spec.
+        registry: Has the pipeline, if none is given.
         enable_tracing: Whether results carry the run's `trace_tree`.
         state_backend: Keeps the runs that have ended; in process also those under way, so that a named run goes on, or
             gives its result, in another process. Default: that of FLUJO_STATE_URI, if it is set.
@@ -76,7 +81,7 @@ class Flujo:
 
     def __init__(
         self,
-        pipeline: Pipeline | Step[Any, Any],
+        pipeline: Pipeline | Step[Any, Any] | None = None,
         *,
         url: str | None = None,
         context_model: type[BaseModel] | None = None,
@@ -85,15 +90,17 @@ class Flujo:
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Callable[..., Any]] = (),
         pipeline_name: str | None = None,
+        pipeline_version: str = LATEST,
+        pipeline_id: str | None = None,
+        registry: PipelineRegistry | None = None,
         enable_tracing: bool = True,
         state_backend: StateBackend | None = None,
         persist_state: bool = True,
         delete_on_completion: bool = False,
         settings: Settings | None = None,
     ) -> None:
-        self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline.from_step(pipeline)
-        if pipeline_name is not None:
-            self.pipeline = self.pipeline.named(pipeline_name)
+        self.pipeline = _chosen(pipeline, registry, pipeline_name, pipeline_version)
+        self._pipeline_id = pipeline_id
         self._settings = settings or Settings.from_env()
         if url is not None:
             self._settings = self._settings.model_copy(update={"url": url})
@@ -275,7 +282,7 @@ class Flujo:
             self._backend = self._own_backend = open_backend(self._settings.state_uri)
         engine = self._make_engine()
         if self._backend is not None:
-            self._driver.archiver = make_archiver(engine, self._backend)
+            self._driver.archiver = make_archiver(engine, self._backend, self._pipeline_id)
             if not engine.archives:
                 engine.manager.keeper = self._driver.archiver
         try:
@@ -327,3 +334,21 @@ class Flujo:
 def _failed(opening: asyncio.Task[Engine]) -> bool:
     """Whether an engine could not be opened: Redis was away, say. The next call tries again."""
     return opening.done() and (opening.cancelled() or opening.exception() is not None)
+
+
+def _chosen(
+    pipeline: Pipeline | Step[Any, Any] | None, registry: PipelineRegistry | None, name: str | None, version: str
+) -> Pipeline:
+    """The pipeline to run, under the name and version that were asked for."""
+    if pipeline is None:
+        found = registry.get(name, version) if registry is not None and name is not None else None
+        if found is None:
+            raise ConfigurationError(
+                f"No pipeline registered under name '{name}' and version '{version}'.",
+                suggestion="Give Flujo a pipeline, or a registry that has it and its pipeline_name.",
+            )
+        return found
+    made = pipeline if isinstance(pipeline, Pipeline) else Pipeline.from_step(pipeline)
+    if version != LATEST or name is not None:
+        made = Pipeline([made], name=name or made.name, version=made.version if version == LATEST else version)
+    return made

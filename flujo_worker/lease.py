@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
 from flujo_client.protocol.errors import StateUnavailableError
-from flujo_client.protocol.keys import LEASE_TTL_MS, POOL
+from flujo_client.protocol.keys import CAPABILITY_SET, LEASE_TTL_MS, POOL
+from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.replies import Claim, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 
@@ -64,6 +66,7 @@ class LeaseKeeper:
         connect: Makes scripts on a connection of the thread's own, and the coroutine function that closes it.
         incarnation: Whom to keep alive.
         shards: Of the namespace.
+        functions: What the process can run, by reference.
         ended: Called in the thread if that ends without having been stopped, by a fault of ours: what the process runs from
             then on is given to others, so it must leave.
     """
@@ -73,11 +76,13 @@ class LeaseKeeper:
         connect: Callable[[], tuple[Scripts, Callable[[], Any]]],
         incarnation: Incarnation,
         shards: int,
+        functions: Sequence[str],
         ended: Callable[[], None],
     ) -> None:
         self._connect = connect
         self._incarnation = incarnation
         self._shards = shards
+        self._functions = sorted(functions)
         self._ended = ended
         self._stop = threading.Event()
         self._registered = threading.Event()
@@ -129,8 +134,16 @@ class LeaseKeeper:
         incarnation = self._incarnation.id
         for shard in range(self._shards):
             await scripts.register("incarnations", incarnation, LEASE_TTL_MS, shard)
+        await self._advertise(scripts, incarnation)
         self._registered.set()
         return incarnation
+
+    async def _advertise(self, scripts: Scripts, incarnation: str) -> None:
+        """Say what this process can run. Many processes have the same set, so it is stored once."""
+        text = json_bytes(self._functions)
+        digest = hashlib.sha256(text).hexdigest()[:16]
+        key = scripts.keyspace.shard("capabilities")
+        await scripts.commands.execute("HSET", key, incarnation, digest, f"{CAPABILITY_SET}{digest}", text)
 
     async def _renew(self, scripts: Scripts, incarnation: str) -> None:
         """Renew the name that was registered on all shards; another that was taken meanwhile is not yet."""

@@ -17,6 +17,7 @@ from flujo_client.protocol.messages import StepMessage, StepRef
 from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.settings import Settings
+from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.wire import Wire
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.bodies import SyncBodies
@@ -62,7 +63,9 @@ class WorkerProcess:
         self._keeps_leases = False
         self._unfit = False
         self._bodies = SyncBodies(slots, self._give_up)
-        self._lease = LeaseKeeper(self._connect_lease, self._incarnation, self._keyspace.shards, self._give_up)
+        self._lease = LeaseKeeper(
+            self._connect_lease, self._incarnation, self._keyspace.shards, registry.functions(), self._give_up
+        )
 
     def _connect_lease(self) -> tuple[Scripts, Callable[[], Any]]:
         wire = Wire(self._settings.state_url)
@@ -202,7 +205,8 @@ async def publish_specs(settings: Settings, registry: Registry) -> None:
         await check_server(client, settings.state_url)
         scripts = Scripts(ScriptCaller(wire), Keyspace(settings.namespace))
         for spec in registry.specs():
-            await scripts.publish_spec(spec.name, spec.content_hash, spec.model_dump_json().encode())
+            version = "" if spec.pipeline_version == LATEST else spec.pipeline_version
+            await scripts.publish_spec(spec.name, spec.content_hash, spec.model_dump_json().encode(), version)
     finally:
         await client.aclose()
         await wire.close()

@@ -168,7 +168,7 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         broker=await _broker_fault(client),
         managers=managers[True],
         workers=workers,
-        pipelines=tuple(sorted(name.decode() for name in published if b"@" not in name)),
+        pipelines=tuple(sorted(name.decode() for name in published if b"@" not in name and b"==" not in name)),
         unmanaged=sum(run.unmanaged for run in under_way),
         missing=dict(missing),
         untaken=dict(untaken),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flujo_client.cli import answers, doctor, history, runs, services, trace, up
+from flujo_client.cli import answers, doctor, fork, history, runs, services, trace, up
 from flujo_client.cli.demo import command as demo
 
 __all__ = ["app", "main"]
@@ -14,6 +14,7 @@ runs.register(app)
 answers.register(app)
 trace.register(app)
 history.register(app)
+fork.register(app)
 services.register(app)
 doctor.register(app)
 up.register(app)

@@ -18,7 +18,7 @@ from flujo_client.dsl.composites import composite
 from flujo_client.dsl.factories import Nesting
 from flujo_client.dsl.step import Step
 from flujo_client.protocol.errors import ConfigurationError, PipelineValidationError
-from flujo_client.protocol.spec import BackgroundSpec, NodeSpec, PipelineSpec, SequenceSpec, map_leaves
+from flujo_client.protocol.spec import LATEST, BackgroundSpec, NodeSpec, PipelineSpec, SequenceSpec, map_leaves
 from flujo_client.protocol.types import ControlDefinition, StepDefinition, describe_type, make_adapter
 
 __all__ = ["UNNAMED", "Pipeline", "Step", "fits", "handed_on"]
@@ -37,6 +37,7 @@ class Pipeline(Nesting):
     Args:
         steps: At least one by the time it runs.
         name: By which services submit it; needed to queue it.
+        version: Of the pipeline; services may ask for one.
         hooks: Called for runs of this pipeline by `Flujo`.
         on_finish: Hooks called after a run only.
         static_invariants: What must hold after each of its steps; see `Step.static_invariants`.
@@ -50,11 +51,13 @@ class Pipeline(Nesting):
         steps: Sequence[Step[Any, Any] | Pipeline] = (),
         *,
         name: str | None = None,
+        version: str = LATEST,
         hooks: Sequence[Callable[..., Any]] = (),
         on_finish: Sequence[Callable[..., Any]] = (),
         static_invariants: Sequence[Any] = (),
     ) -> None:
         self.name = name
+        self.version = version
         self.steps: list[Step[Any, Any]] = []
         self.hooks = list(hooks)
         self.on_finish = list(on_finish)
@@ -76,11 +79,12 @@ class Pipeline(Nesting):
         """A pipeline of one step."""
         return cls([step])
 
-    def named(self, name: str) -> Pipeline:
-        """The same pipeline under a name."""
+    def named(self, name: str, *, version: str | None = None) -> Pipeline:
+        """The same pipeline under a name, and another version if one is given."""
         return Pipeline(
             self.steps,
             name=name,
+            version=version or self.version,
             hooks=self.hooks,
             on_finish=self.on_finish,
             static_invariants=self.static_invariants,
@@ -90,7 +94,7 @@ class Pipeline(Nesting):
         """`pipeline >> step`: the other gets this one's output."""
         if not isinstance(other, Step | Pipeline):
             raise TypeError(f"A pipeline goes on with a step or a pipeline, not with {type(other).__name__}.")
-        return Pipeline([self, other], name=self.name)
+        return Pipeline([self, other], name=self.name, version=self.version)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name or UNNAMED!r}: {' >> '.join(step.name for step in self.steps)})"
@@ -151,7 +155,10 @@ class Pipeline(Nesting):
             ConfigurationError: It has no steps.
         """
         return PipelineSpec(
-            name=self.name or UNNAMED, root=self.to_sequence(), input_schema=_schema_of(self.input_type)
+            name=self.name or UNNAMED,
+            pipeline_version=self.version,
+            root=self.to_sequence(),
+            input_schema=_schema_of(self.input_type),
         )
 
     def to_sequence(self) -> SequenceSpec:

@@ -93,6 +93,9 @@ class NodeState(BaseModel):
     exhausted: bool = Field(False, description="loop: left because it had reached its most iterations")
     chosen: int | None = Field(None, description="conditional: index of the branch that runs")
     key: str | int | float | bool | None = Field(None, description="conditional: what the condition returned")
+    context_after: tuple[str, ...] = Field(
+        (), description="top-level nodes: payloads of the run's context at their end"
+    )
     context: tuple[str, ...] = Field(
         (), description="root, composites and their children: payloads of their context, oldest first"
     )

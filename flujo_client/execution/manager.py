@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from flujo_client.execution.advance import advance
 from flujo_client.execution.decision import Decision, RunView
+from flujo_client.execution.fleet import Fleet
 from flujo_client.execution.graph import step_at
 from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, StateUnavailableError
 from flujo_client.protocol.messages import Event, EventKind, StepRef
@@ -66,6 +67,7 @@ class ExecutionManager:
         observer: Hooks of the caller; None for runs of other people.
         on_failure: Told what was raised while a run was driven, which nobody else will drive. On a fleet others will.
         keeper: Keeps the runs that it drives; None if Redis is enough.
+        fleet: What living workers can run: a run waits, and spends nothing, while a step ahead of it is nobody's. None: in process.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ExecutionManager:
         observer: RunObserver | None = None,
         on_failure: Callable[[BaseException], None] = lambda _: None,
         keeper: RunKeeper | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         self._state = state
         self._publisher = publisher
@@ -84,6 +87,7 @@ class ExecutionManager:
         self._observer = observer
         self._on_failure = on_failure
         self.keeper = keeper
+        self._fleet = fleet
         self._driving: dict[str, bool] = {}
         self._drives: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -215,9 +219,25 @@ class ExecutionManager:
         """Start what was decided, once whoever keeps the run has it."""
         if self.keeper is not None and not decision.status.terminal:
             await self.keeper.decided(run.run_id)
-        self._queue(run, (*decision.dispatches, *decision.woken))
+        starting = (*decision.dispatches, *decision.woken)
+        if not await self._wait_for_workers(run, starting):
+            self._queue(run, starting)
         if decision.status is RunStatus.PAUSED and self._observer is not None:
             await self._observer.after_pause(run.run_id)
+
+    async def _wait_for_workers(self, run: RunView, dispatches: Sequence[Dispatch]) -> bool:
+        """Hold dispatches of a run that needs what no living worker has; the sweep asks again."""
+        if self._fleet is None or not dispatches:
+            return False
+        lacking = await self._fleet.lacking(run.spec, dispatches[0].path)
+        if not lacking:
+            return False
+        names = ", ".join(f"{step} ({function})" for step, function in lacking)
+        for dispatch in dispatches:
+            member = f"{run.run_id} {dispatch.path} {dispatch.attempt} {dispatch.queue}"
+            await self._state.scripts.decline(member, dispatch.path, dispatch.attempt, names)
+        logger.info("run waits, no worker has what it needs", extra={"run_id": run.run_id, "lacking": names})
+        return True
 
     def _queue(self, run: RunView, dispatches: Sequence[Dispatch]) -> None:
         for dispatch in dispatches:
@@ -272,6 +292,8 @@ class ExecutionManager:
         step = step_at(run.spec, path, state)
         label = task_label(run.spec.name, step.name)
         dispatch = Dispatch(path, int(attempt), queue, step.function, label, is_async=step.is_async)
+        if await self._wait_for_workers(run, [dispatch]):
+            return
         self._outgoing.append(self._outgoing_of(run, dispatch))
         await self._flush()
 

@@ -67,7 +67,7 @@ class _Builder:
         attributes: dict[str, Any] = {
             "flujo.run_id": record["run_id"],
             "flujo.pipeline.name": record["pipeline"],
-            "flujo.pipeline.version": record.get("version") or "latest",
+            "flujo.pipeline.version": self._graph.spec.pipeline_version,
             "flujo.input": self._inputs.get("root"),
         }
         if COST in limits:

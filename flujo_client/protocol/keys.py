@@ -12,13 +12,16 @@ import re
 import zlib
 from dataclasses import dataclass
 
-__all__ = ["LEASE_TTL_MS", "PERMANENT", "POOL", "RUN_ID_PATTERN", "Keyspace", "RunKeys"]
+__all__ = ["CAPABILITY_SET", "LEASE_TTL_MS", "PERMANENT", "POOL", "RUN_ID_PATTERN", "Keyspace", "RunKeys"]
 
 #: The owner of runs that any pool manager may advance.
 POOL = "pool"
 
 #: A process, worker or manager, that has not renewed for so many ms is dead.
 LEASE_TTL_MS = 2_500
+
+#: How the fields of `capabilities` begin that hold a set of functions; the others name worker processes.
+CAPABILITY_SET = "set:"
 
 #: What a run id may be: it stands in keys, messages, logs and task ids.
 RUN_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")
@@ -39,7 +42,7 @@ PERMANENT = {
     "unarchived": "one member per run within its retention that no archive has taken",
     "specs": "one field per spec ever published",
     "pipelines": "one field per spec ever published, and one per name",
-    "capabilities": "one field per worker process and step; removed when the process leaves",
+    "capabilities": "one field per worker process, removed after it left, and one per set of functions that one had",
     "owned": "one member per active run of the owner",
 }
 

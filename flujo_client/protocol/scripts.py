@@ -640,10 +640,10 @@ class Scripts:
         reply = await self._call("stash", [keys.attempts, keys.payloads], claim.nonce, field, first, *payloads)
         return bool(reply[0] == 1)
 
-    async def publish_spec(self, name: str, spec_hash: str, spec: bytes) -> bool:
+    async def publish_spec(self, name: str, spec_hash: str, spec: bytes, version: str = "") -> bool:
         """Store a spec; the name's pointer moves to it if it is new. Returns whether the name points at it."""
         keys = [self.keyspace.shard("specs"), self.keyspace.shard("pipelines")]
-        reply = await self._call("publish_spec", keys, name, spec_hash, spec)
+        reply = await self._call("publish_spec", keys, name, spec_hash, spec, version)
         return bool(reply[0] == 1)
 
     async def decline(self, member: str, path: str, attempt: int, step: str) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -21,6 +21,7 @@ from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.leaves import HitlSpec, Name, RetrySpec, SpecModel, StepSpec
 
 __all__ = [
+    "LATEST",
     "SPEC_VERSION",
     "BackgroundSpec",
     "CompositeSpec",
@@ -49,6 +50,10 @@ _N = TypeVar("_N", bound=BaseModel)
 SPEC_VERSION: Final = 1
 
 
+#: The version of a pipeline that names none, and of the newest where one is asked for.
+LATEST: Final = "latest"
+
+
 class SequenceSpec(SpecModel):
     """Nodes one after the other; each gets the output of the one before."""
 
@@ -72,6 +77,14 @@ class _Composite(SpecModel, ABC):
     @abstractmethod
     def roles(self, control: str) -> dict[str, str]:
         """The user's functions that a control step calls: references by role."""
+
+    def functions(self) -> tuple[str, ...]:
+        """Every function of the user's that its control steps call, by reference."""
+        return tuple(dict.fromkeys(name for control in _CONTROLS for name in self.roles(control).values()))
+
+
+#: Names of control steps; what a kind of node has none of is as another of them.
+_CONTROLS = ("enter", "choose", "items", "next", "output", "merge", "gather", "result")
 
 
 class ParallelSpec(_Composite):
@@ -303,6 +316,7 @@ class PipelineSpec(SpecModel):
 
     version: Literal[1] = SPEC_VERSION
     name: Name
+    pipeline_version: str = Field(LATEST, pattern=r"^[A-Za-z0-9.+!_-]{1,60}$", description="as its author counts")
     root: SequenceSpec
     input_schema: dict[str, object] = Field(default_factory=dict, description="JSON schema of the first step's input")
 
@@ -327,6 +341,10 @@ class PipelineSpec(SpecModel):
                 raise KeyError(path) from error
         return node
 
+    def needs(self, start: int = 0) -> list[tuple[str, str]]:
+        """Every function that its nodes from a top-level one on call: the step's or composite's name, and the reference."""
+        return list(dict.fromkeys(need for node in self.root.nodes[start:] for need in _needs(node)))
+
     def steps(self) -> list[StepSpec]:
         """Every step of a function, once, in declared order."""
         return _leaves(self.root)
@@ -336,6 +354,22 @@ def _child(node: NodeSpec, index: int) -> NodeSpec:
     if isinstance(node, StepSpec | HitlSpec):
         raise IndexError(index)
     return node.nodes[index] if isinstance(node, SequenceSpec) else node.child(index)
+
+
+def _needs(node: NodeSpec) -> Iterator[tuple[str, str]]:
+    if isinstance(node, StepSpec):
+        link: StepSpec | None = node
+        while link is not None:
+            yield link.name, link.function
+            link = link.fallback
+    elif isinstance(node, SequenceSpec):
+        for part in node.nodes:
+            yield from _needs(part)
+    elif not isinstance(node, HitlSpec):
+        for function in node.functions():
+            yield node.name, function
+        for part in node.parts():
+            yield from _needs(part)
 
 
 def _leaves(node: NodeSpec) -> list[StepSpec]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flujo_client.protocol.errors import UnknownPipelineError
 from flujo_client.protocol.scripts import Scripts
-from flujo_client.protocol.spec import PipelineSpec, load_spec
+from flujo_client.protocol.spec import LATEST, PipelineSpec, load_spec
 
 __all__ = ["SpecStore"]
 
@@ -36,19 +36,20 @@ class SpecStore:
             self._specs[spec_hash] = load_spec(text)
         return self._specs[spec_hash]
 
-    async def by_name(self, pipeline: str) -> PipelineSpec:
-        """The newest spec that workers published under a name.
+    async def by_name(self, pipeline: str, version: str = LATEST) -> PipelineSpec:
+        """The newest spec that workers published under a name, or that of a version.
 
         Raises:
             UnknownPipelineError: None did; names those that are published.
         """
         key = self._scripts.keyspace.shard("pipelines")
-        spec_hash = await self._scripts.commands.execute("HGET", key, pipeline)
+        field = pipeline if version == LATEST else f"{pipeline}=={version}"
+        spec_hash = await self._scripts.commands.execute("HGET", key, field)
         if spec_hash is None:
             fields = await self._scripts.commands.execute("HKEYS", key)
             known = sorted(name.decode() for name in fields if b"@" not in name)
             raise UnknownPipelineError(
-                f"No worker has published a pipeline named '{pipeline}'; published: {', '.join(known) or 'none'}.",
+                f"No worker has published a pipeline named '{field}'; published: {', '.join(known) or 'none'}.",
                 suggestion="Start a worker with FLUJO_PIPELINES naming its module, or correct the name.",
                 pipeline=pipeline,
             )

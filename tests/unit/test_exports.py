@@ -40,7 +40,7 @@ NOT_YET = """
     make_agent_async init_telemetry TaskClient BaseContext typed_context ExecutedCommandLog
     ExecutionBackend StepExecutionRequest
     ValidationFinding ValidationReport BranchKey DynamicParallelRouterStep GranularStep CacheStep
-    ContextReference BaseModel PipelineRegistry InMemoryCache TaskStatus TaskSummary TaskDetail SystemState
+    ContextReference BaseModel InMemoryCache TaskStatus TaskSummary TaskDetail SystemState
     TaskNotFoundError AsyncAgentProtocol
 """
 

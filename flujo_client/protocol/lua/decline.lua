@@ -5,7 +5,7 @@ REPLY {1, delay_ms} declined | {0} no longer dispatched ]]
 local state = redis.call('HMGET', KEYS[1], ARGV[2] .. '|attempt', ARGV[2] .. '|state', ARGV[2] .. '|declined')
 if state[1] ~= ARGV[3] or state[2] ~= 'dispatched' then return {0} end
 local times = tonumber(words(state[3] or '0')[1])
-local delay = math.min(60000, 200 * 2 ^ math.min(times, 10))
+local delay = math.min(5000, 200 * 2 ^ math.min(times, 10))
 redis.call('HSET', KEYS[1], ARGV[2] .. '|declined', int(times + 1) .. ' ' .. ARGV[4])
 redis.call('ZADD', KEYS[2], int(now_ms() + delay), ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], '0 0')

@@ -1,0 +1,81 @@
+"""`Fleet`: what the living workers can run, as they said when they started. A cache of one Redis hash."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pydantic_core
+
+from flujo_client.protocol.keys import CAPABILITY_SET, Keyspace
+from flujo_client.protocol.spec import PipelineSpec
+from flujo_client.protocol.wire import Commands
+
+__all__ = ["Fleet", "Lacking"]
+
+#: How old the cache may be, s.
+_FRESH_S = 1.0
+
+#: What of a pipeline nobody has: step and function of each.
+Lacking = tuple[tuple[str, str], ...]
+
+
+class Fleet:
+    """Knows which functions the living workers have.
+
+    Args:
+        commands: On the Redis that holds the runs.
+        keyspace: Makes the keys.
+    """
+
+    def __init__(self, commands: Commands, keyspace: Keyspace) -> None:
+        self._commands = commands
+        self._keyspace = keyspace
+        self._sets: dict[str, frozenset[str]] = {}
+        self._functions: frozenset[str] | None = None
+        self._read_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def lacking(self, spec: PipelineSpec, path: str = "0") -> Lacking:
+        """What a run needs from a node on and no living worker has; empty if all is there, or no worker lives.
+
+        Without any worker steps wait in their queues, as for workers that start later.
+
+        Args:
+            path: Of the node; what comes before its top-level node is done.
+        """
+        functions = await self._known()
+        if functions is None:
+            return ()
+        needed = spec.needs(int(path.partition("!")[0].partition(".")[0]))
+        return tuple((step, function) for step, function in needed if function not in functions)
+
+    async def _known(self) -> frozenset[str] | None:
+        async with self._lock:
+            if time.monotonic() - self._read_at > _FRESH_S:
+                self._functions = await self._read()
+                self._read_at = time.monotonic()
+        return self._functions
+
+    async def _read(self) -> frozenset[str] | None:
+        key = self._keyspace.shard("capabilities")
+        words = await self._commands.execute("HGETALL", key)
+        said = {name.decode(): value for name, value in zip(words[::2], words[1::2], strict=True)}
+        seconds, micros = await self._commands.execute("TIME")
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        registered = self._keyspace.shard("incarnations")
+        alive = {name.decode() for name in await self._commands.execute("ZRANGEBYSCORE", registered, now_ms, "+inf")}
+        workers = {name for name in said if not name.startswith(CAPABILITY_SET)}
+        if gone := [name for name in workers - alive if not await self._commands.execute("ZSCORE", registered, name)]:
+            await self._commands.execute("HDEL", key, *gone)
+        if not alive or not alive <= workers:  # none lives, or one has not said yet what it can run
+            return None
+        found: set[str] = set()
+        for name in alive:
+            found |= self._set(said, said[name].decode())
+        return frozenset(found)
+
+    def _set(self, said: dict[str, bytes], digest: str) -> frozenset[str]:
+        if digest not in self._sets:
+            self._sets[digest] = frozenset(pydantic_core.from_json(said[f"{CAPABILITY_SET}{digest}"]))
+        return self._sets[digest]

@@ -1,0 +1,35 @@
+"""A pipeline whose second step is another function after a deploy; DEPLOY says which release a worker has."""
+
+from __future__ import annotations
+
+import os
+
+from flujo_client import Pipeline, StepRun, step
+from tests.integration.pipelines import ledger
+
+__all__ = ["deployed"]
+
+
+@step
+async def collect(text: str, run: StepRun) -> str:
+    ledger("bill", run)
+    run.usage.add(tokens=3)
+    return f"{text}+collected"
+
+
+if os.environ.get("DEPLOY") == "new":
+
+    @step
+    async def rank(text: str, run: StepRun) -> str:
+        ledger("bill", run)
+        return f"{text}+ranked"
+
+    deployed = Pipeline([collect, rank], name="deployed", version="2.0")
+else:
+
+    @step
+    async def score(text: str, run: StepRun) -> str:
+        ledger("bill", run)
+        return f"{text}+scored"
+
+    deployed = Pipeline([collect, score], name="deployed", version="1.0")

@@ -1,0 +1,107 @@
+"""Forks, as data: what is used again, what is not, and what the budget says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flujo_client import ConfigurationError, ExecutionError, Pipeline, Step, step
+from flujo_client.archive.dump import RunDump
+from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.forking import fork_event, fork_of, place_of
+from flujo_client.protocol.spec import PipelineSpec
+
+
+@step
+async def a(value: Any) -> Any:
+    return value
+
+
+@step
+async def b(value: Any) -> Any:
+    return value
+
+
+@step
+async def c(value: Any) -> Any:
+    return value
+
+
+def spec_of(*steps: Step[Any, Any]) -> PipelineSpec:
+    return Pipeline(list(steps), name="p").to_spec()
+
+
+def ended(path_usage: dict[str, int], context: tuple[str, ...] = ()) -> NodeState:
+    return NodeState(status=NodeStatus.SUCCEEDED, attempt=1, usage=path_usage, context_after=context)
+
+
+def a_run(spec: PipelineSpec) -> RunDump:
+    return RunDump(
+        spec=spec,
+        record={"run_id": "r", "limits": "tokens=100", "status": "failed", "final": "1", "error": "{}", "spec": "x"},
+        nodes={
+            "root": NodeState(status=NodeStatus.FAILED, context=("ctx:root", "ctx:0", "ctx:2")),
+            "0": ended({"tokens": 30}, ("ctx:root", "ctx:0")),
+            "1": ended({}, ("ctx:root", "ctx:0")),
+            "1.0.0": ended({"tokens": 5}),
+            "2": NodeState(status=NodeStatus.FAILED, attempt=2, usage={"tokens": 50}),
+        },
+        accounts={"meters": "tokens", "root|tokens|granted": "100", "root|tokens|spent": "85", "total|tokens": "85"},
+        payloads={"input": 1, "ctx:root": {}, "out:0": 2, "out:1.0.0": 3, "ctx:1!merge": {}, "out:2": 4, "result": {}},
+    )
+
+
+SPEC = spec_of(a, Step.parallel("both", {"x": a}), c)
+
+
+def test_a_fork_has_what_was_paid_before_its_first_step_and_no_more() -> None:
+    fork = fork_of(a_run(SPEC), SPEC, 2, "f", 5)
+
+    assert set(fork.nodes) == {"root", "0", "1", "1.0.0"}
+    assert fork.nodes["root"] == NodeState(status=NodeStatus.RUNNING, context=("ctx:root", "ctx:0"))
+    assert set(fork.payloads) == {"input", "ctx:root", "out:0", "out:1.0.0", "ctx:1!merge"}
+    assert fork.accounts == {
+        "meters": "tokens",
+        "total|tokens": "35",
+        "root|tokens|granted": "100",
+        "root|tokens|spent": "35",
+    }
+    assert (fork.record["run_id"], fork.record["forked_from"], fork.record["created_ms"]) == ("f", "r", "5")
+    assert not {"final", "error"} & fork.record.keys()
+    assert fork_event(fork, 2) == ("succeeded", "1", 1, "forked from r")
+
+
+def test_a_fork_from_the_first_step_is_a_new_run() -> None:
+    fork = fork_of(a_run(SPEC), SPEC, 0, "f", 5)
+
+    assert set(fork.nodes) == {"root"}
+    assert fork.accounts["root|tokens|spent"] == "0"
+    assert fork_event(fork, 0) == ("created", "root", 0, "")
+
+
+def test_a_newer_pipeline_may_differ_from_the_first_step_on() -> None:
+    newer = spec_of(a, Step.parallel("both", {"x": a}), b, b)
+
+    assert fork_of(a_run(SPEC), newer, 2, "f", 5).record["spec"] == newer.content_hash
+    with pytest.raises(ConfigurationError, match="Step 2 'b' of pipeline 'p' is not what run r ran there"):
+        fork_of(a_run(SPEC), newer, 3, "f", 5)
+
+
+def test_what_has_not_succeeded_cannot_be_used_again() -> None:
+    longer = spec_of(a, Step.parallel("both", {"x": a}), c, b)
+
+    with pytest.raises(ExecutionError, match="step 2 'c' has not succeeded"):
+        fork_of(a_run(longer), longer, 3, "f", 5)
+
+
+def test_a_step_is_named_or_numbered() -> None:
+    spec = spec_of(a, b, a)
+
+    assert (place_of(spec, "b"), place_of(spec, "2")) == (1, 2)
+    with pytest.raises(ConfigurationError, match="several top-level steps 'a'; it has: 0 a, 1 b, 2 a"):
+        place_of(spec, "a")
+    with pytest.raises(ConfigurationError, match="no top-level step 'x'"):
+        place_of(spec, "x")
+    with pytest.raises(ConfigurationError):
+        place_of(spec, "3")
