@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from flujo_client import Pipeline, Step
 from flujo_client.protocol.errors import (
     SchemaMismatchError,
 )
 from flujo_client.protocol.spec import HitlSpec, ParallelSpec, PipelineSpec, SequenceSpec, StepSpec, load_spec
+
+
+async def a_step(value: Any) -> Any:
+    return value
+
+
+async def other_step(value: Any) -> Any:
+    return value
 
 
 def _step(name: str) -> StepSpec:
@@ -62,3 +73,21 @@ def test_a_stored_spec_is_the_same_spec() -> None:
 def test_a_spec_of_a_newer_release_is_refused() -> None:
     with pytest.raises(SchemaMismatchError, match="upgrade"):
         load_spec('{"version": 99, "name": "x", "root": {"kind": "sequence", "nodes": []}}')
+
+
+def test_what_a_pipeline_needs_is_named_at_any_depth_from_a_step_on() -> None:
+    def at_once(value: Any, context: Any) -> bool:
+        return True
+
+    inner: Step[Any, Any] = Step.from_callable(a_step, name="inner").fallback(
+        Step.from_callable(other_step, name="spare")
+    )
+    loop = Step.loop_until("loop", inner, at_once)
+    pipeline = Pipeline([Step.from_callable(a_step, name="first"), loop, Step.human_in_the_loop("ask")], name="p")
+
+    spec = pipeline.to_spec()
+
+    assert [step for step, _ in spec.needs()] == ["first", "loop", "inner", "spare"]
+    assert [step for step, _ in spec.needs(1)] == ["loop", "inner", "spare"]
+    assert spec.needs(2) == []
+    assert all(":" in function for _, function in spec.needs())
