@@ -11,6 +11,7 @@ from flujo_client.dsl.conditional import ConditionalStep
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy, StepConfig
 from flujo_client.dsl.decorators import adapter_step, step
 from flujo_client.dsl.estimates import EstimatorRegistry, get_estimator_registry
+from flujo_client.dsl.findings import ValidationFinding, ValidationReport
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.loop import LoopStep
 from flujo_client.dsl.machine import StateMachineStep, Transition
@@ -247,7 +248,9 @@ __all__ = [
     "UsageLimitExceededError",
     "UsageLimits",
     "ValidationError",
+    "ValidationFinding",
     "ValidationPlugin",
+    "ValidationReport",
     "ValidationResult",
     "Validator",
     "WorkflowState",

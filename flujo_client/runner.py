@@ -25,7 +25,6 @@ from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import PipelineContext, PipelineResult
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
-from flujo_client.protocol.types import TypeValidator
 from flujo_client.validation import check_pipeline, refuse_forbidden_pauses
 from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
 from flujo_worker.registry import Registry
@@ -236,7 +235,7 @@ class Flujo:
     async def _outcomes(
         self, value: Any, run_id: str | None, data: dict[str, Any] | None
     ) -> AsyncGenerator[StepOutcome | PipelineResult]:
-        check_pipeline(self.pipeline, TypeValidator(), queued=self.queued)
+        check_pipeline(self.pipeline, queued=self.queued)
         refuse_forbidden_pauses(self.pipeline)  # no I/O before this line
         engine = await self._opened()
         name = run_id or f"run_{uuid4().hex}"

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 
 from flujo_client.dsl.callables import unqueueable_reason
+from flujo_client.dsl.findings import ValidationFinding, ValidationReport
 from flujo_client.dsl.hitl import HumanInTheLoopStep
-from flujo_client.dsl.pipeline import UNNAMED, Pipeline, fits, handed_on
+from flujo_client.dsl.pipeline import UNNAMED, Pipeline
 from flujo_client.protocol.errors import ConfigurationError, HitlPolicyError, PipelineValidationError, UnqueueableError
-from flujo_client.protocol.types import TypeValidator, describe_type
 
-__all__ = ["check_pipeline", "refuse_forbidden_pauses"]
+__all__ = ["check_pipeline", "refuse_forbidden_pauses", "report_on"]
 
 
-def check_pipeline(pipeline: Pipeline, validator: TypeValidator, *, queued: bool) -> None:
+def check_pipeline(pipeline: Pipeline, *, queued: bool) -> None:
     """Check a pipeline.
 
     Args:
-        validator: Says what steps declare.
         queued: Whether workers will run it, so that every step must have a name that they can import.
 
     Raises:
@@ -35,8 +34,8 @@ def check_pipeline(pipeline: Pipeline, validator: TypeValidator, *, queued: bool
         )
     for leaf in pipeline.leaves():
         _ = leaf.call
-    faults = _type_faults(pipeline, validator, pipeline.name or UNNAMED)
-    unqueueable = _unqueueable(pipeline) if queued else []
+    faults = [str(finding) for finding in pipeline.validate_graph().errors]
+    unqueueable = [str(finding) for finding in _unqueueable(pipeline)] if queued else []
     if faults:
         raise PipelineValidationError(
             "; ".join(faults + unqueueable) + ".",
@@ -49,6 +48,19 @@ def check_pipeline(pipeline: Pipeline, validator: TypeValidator, *, queued: bool
             suggestion="In process, without a URL, it runs as it is.",
             faults=unqueueable,
         )
+
+
+def report_on(pipeline: Pipeline) -> ValidationReport:
+    """Everything that keeps a pipeline from being queued, or may be wrong with it, at once; see `flujo check`."""
+    findings = [*pipeline.validate_graph().findings, *_unqueueable(pipeline)]
+    if pipeline.name is None:
+        text, remedy = "a pipeline without a name cannot be queued", 'Name it: Pipeline(name="digest", steps=[...]).'
+        findings.append(ValidationFinding(rule="unnamed", message=text, suggestion=remedy))
+    try:
+        refuse_forbidden_pauses(pipeline)
+    except HitlPolicyError as error:
+        findings.append(ValidationFinding(rule="hitl_forbidden", message=error.message, suggestion=error.suggestion))
+    return ValidationReport(findings=tuple(findings))
 
 
 def refuse_forbidden_pauses(pipeline: Pipeline) -> None:
@@ -67,7 +79,7 @@ def refuse_forbidden_pauses(pipeline: Pipeline) -> None:
         )
 
 
-def _unqueueable(pipeline: Pipeline) -> list[str]:
+def _unqueueable(pipeline: Pipeline) -> list[ValidationFinding]:
     """Each function that no worker could find, and how to name it."""
     functions = [(f"step '{leaf.name}'", leaf.agent) for leaf in pipeline.leaves()]
     functions += [
@@ -76,20 +88,9 @@ def _unqueueable(pipeline: Pipeline) -> list[str]:
         for role, function in named.items()
     ]
     reasons = [(place, unqueueable_reason(function)) for place, function in functions]
-    return [f"{place}: {reason}" for place, reason in reasons if reason]
-
-
-def _type_faults(pipeline: Pipeline, validator: TypeValidator, place: str) -> list[str]:
-    faults = []
-    for one, other in zip(pipeline.steps, pipeline.steps[1:], strict=False):
-        expected = validator.get_step_input_type(other)
-        output = handed_on(one) if one.in_background else validator.get_step_output_type(one)
-        if not fits(one, other):
-            faults.append(
-                f"{place}: Type mismatch between steps '{one.name}' (returns {describe_type(output)}) and "
-                f"'{other.name}' (expects {describe_type(expected)})"
-            )
-    for part in pipeline.steps:
-        for name, inner in part.parts().items():
-            faults += _type_faults(inner, validator, f"{place}/{part.name}/{name}")
-    return faults
+    remedy = "In process, without a URL, it runs as it is."
+    return [
+        ValidationFinding(rule="unqueueable", place=place, message=reason, suggestion=remedy)
+        for place, reason in reasons
+        if reason
+    ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from flujo_client.cli import answers, doctor, fork, history, runs, services, trace, up
+from flujo_client.cli import answers, check, doctor, fork, history, runs, services, trace, up
 from flujo_client.cli.demo import command as demo
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(help="Flujo pipelines on a fleet of workers.", no_args_is_help=True, pretty_exceptions_enable=False)
 runs.register(app)
+check.register(app)
 answers.register(app)
 trace.register(app)
 history.register(app)

@@ -1,10 +1,9 @@
-"""Commands about runs: run, submit, runs, show, watch, cancel, check."""
+"""Commands about runs: run, submit, runs, show, watch, cancel."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext
@@ -14,17 +13,16 @@ import pydantic_core
 import typer
 from rich.live import Live
 
+from flujo_client.cli.modules import pipelines_of
 from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
 from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, draw_tree, format_amount
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.inspection import RunInspector, RunSnapshot
-from flujo_client.protocol.errors import ConfigurationError, FlujoError
+from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.quota import COST, UsageLimits
 from flujo_client.protocol.results import PipelineResult, RunStatus
-from flujo_client.protocol.types import TypeValidator
 from flujo_client.runner import Flujo
-from flujo_client.validation import check_pipeline
 
 __all__ = ["register"]
 
@@ -43,7 +41,7 @@ _Input = typer.Argument(help="JSON, or a plain string; - reads stdin.")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (run, submit, runs, show, watch, cancel, check):
+    for command in (run, submit, runs, show, watch, cancel):
         app.command()(command)
 
 
@@ -201,33 +199,6 @@ def cancel(
         print_text(f"{run_id} {'is cancelled' if done else 'had ended before'}")
 
 
-def check(
-    module: str = typer.Argument(help="Module whose pipelines are checked for queueing."), as_json: bool = JsonOption
-) -> None:
-    """Check every pipeline of a module, all faults at once."""
-
-    async def work() -> dict[str, list[str]]:
-        faults: dict[str, list[str]] = {}
-        for name, pipeline in _pipelines(module).items():
-            try:
-                check_pipeline(pipeline, TypeValidator(), queued=True)
-                faults[name] = []
-            except FlujoError as error:
-                faults[name] = error.data.get("faults") or [str(error)]
-        return faults
-
-    found = execute(work, as_json=as_json)
-    if as_json:
-        print_json({"pipelines": found})
-    else:
-        for name, faults in found.items():
-            print_text(f"{name}: {'ok' if not faults else f'{len(faults)} faults'}")
-            for fault in faults:
-                print_text(f"  {fault}")
-    if any(found.values()):
-        raise typer.Exit(1)
-
-
 def _inspector(client: AsyncFlujoClient) -> RunInspector:
     return RunInspector(client.client, client.keyspace, client.specs)
 
@@ -238,27 +209,9 @@ def _limits(usd: float | None, tokens: int | None) -> UsageLimits | None:
     return UsageLimits(total_cost_usd_limit=usd, total_tokens_limit=tokens)
 
 
-def _pipelines(module: str) -> dict[str, Pipeline]:
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        imported = importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"Module '{module}' cannot be imported: {error}.", suggestion="Is it on PYTHONPATH?"
-        ) from error
-    found: dict[str, Pipeline] = {}
-    for name, value in vars(imported).items():
-        if isinstance(value, Pipeline) and not any(value is known for known in found.values()):
-            found[name] = value
-    if not found:
-        raise ConfigurationError(f"Module '{module}' has no pipeline at its top level.")
-    return found
-
-
 def _pipeline(target: str) -> Pipeline:
     module, _, name = target.partition(":")
-    found = _pipelines(module)
+    found = pipelines_of(module)
     chosen = [value for key, value in found.items() if name in (key, value.name) or not name]
     if len(chosen) != 1:
         raise ConfigurationError(

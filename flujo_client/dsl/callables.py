@@ -25,6 +25,7 @@ __all__ = [
     "inspect_callable",
     "is_model_agent",
     "reference_of",
+    "result_of",
     "unqueueable_reason",
 ]
 
@@ -185,6 +186,11 @@ def _hints(call: Any) -> dict[str, Any]:
         return typing.get_type_hints(target)
     except (NameError, TypeError):  # annotations that only the user's local scope knows
         return {}
+
+
+def result_of(call: Callable[..., Any]) -> Any:
+    """The annotation of what a function returns; Any if it has none."""
+    return _hints(call).get("return", Any)
 
 
 def reference_of(agent: Any, step: str, *, attached: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ConfigDict
@@ -28,6 +29,10 @@ class Composite(Step[Any, Any]):
         """What all its parts take, if they agree."""
         types = {describe_type(part.input_type): part.input_type for part in self.parts().values()}
         return next(iter(types.values())) if len(types) == 1 else Any
+
+    def entries(self) -> Mapping[str, Pipeline]:
+        """See `Step.entries`: all parts."""
+        return self.parts()
 
     @property
     def output_type(self) -> Any:

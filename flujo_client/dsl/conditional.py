@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
 from pydantic import ConfigDict, Field, field_validator
 
+from flujo_client.dsl.callables import result_of
 from flujo_client.dsl.composite import Composite, as_pipeline
 from flujo_client.dsl.composites import composite
+from flujo_client.dsl.findings import ValidationFinding, possible_keys, warn
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.protocol.spec import ConditionalSpec
 
@@ -60,6 +62,36 @@ class ConditionalStep(Composite):
         default = {"default": self.default_branch_pipeline} if self.default_branch_pipeline is not None else {}
         return {**{str(_plain(key)): branch for key, branch in self.branches.items()}, **default}
 
+    def entries(self) -> Mapping[str, Pipeline]:
+        """See `Step.entries`: every branch, unless a mapper stands before them."""
+        return {} if self.branch_input_mapper else self.parts()
+
+    def findings(self) -> Iterator[ValidationFinding]:
+        """See `Step.findings`: keys without a branch, and branches without a key."""
+        possible = possible_keys(result_of(self.condition_callable))
+        known = {_matched(_plain(key)): _plain(key) for key in self.branches}
+        if possible is None:
+            if self.default_branch_pipeline is None:
+                missing = f"there is no default branch for keys other than {', '.join(map(repr, known.values()))}"
+                yield warn(
+                    "missing_default",
+                    missing,
+                    "Give it a default_branch_pipeline, or annotate what the condition returns.",
+                )
+            return
+        wanted = {_matched(key): key for key in possible}
+        if self.default_branch_pipeline is None and (lacking := [key for at, key in wanted.items() if at not in known]):
+            text = f"the condition may return {', '.join(map(repr, lacking))}, for which there is neither a branch nor a default"
+            yield warn("missing_default", text, "Add the branch, or a default_branch_pipeline.")
+        for at, key in known.items():
+            if at not in wanted:
+                text = f"branch {key!r} is never reached: the condition returns {', '.join(map(repr, possible))}"
+                yield warn("unreachable_branch", text, "Remove the branch, or correct its key.")
+        if self.default_branch_pipeline is not None and wanted.keys() <= known.keys():
+            yield warn(
+                "unreachable_branch", "the default branch is never reached: every key has a branch", "Remove it."
+            )
+
     def controls(self) -> Mapping[str, Callable[..., Any]]:
         """See `Step.controls`."""
         functions = {
@@ -80,6 +112,11 @@ class ConditionalStep(Composite):
             input_mapper=self.reference("input_mapper"),
             output_mapper=self.reference("output_mapper"),
         )
+
+
+def _matched(key: Any) -> Any:
+    """What a key is compared by: booleans match the words as well."""
+    return str(key).lower() if isinstance(key, bool) or str(key).lower() in ("true", "false") else key
 
 
 def _plain(key: Any) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator
 
+from flujo_client.dsl.compatibility import compatible
 from flujo_client.dsl.composite import Composite, as_pipeline
 from flujo_client.dsl.composites import composite
+from flujo_client.dsl.findings import ValidationFinding, warn
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.protocol.spec import LoopSpec
+from flujo_client.protocol.types import describe_type
 
 __all__ = ["LoopStep"]
 
@@ -59,6 +62,21 @@ class LoopStep(Composite):
     def parts(self) -> Mapping[str, Pipeline]:
         """See `Step.parts`: the body."""
         return {"body": self.loop_body_pipeline}
+
+    def entries(self) -> Mapping[str, Pipeline]:
+        """See `Step.entries`: the body, unless a mapper stands before it."""
+        return {} if self.initial_input_to_loop_body_mapper else self.parts()
+
+    def findings(self) -> Iterator[ValidationFinding]:
+        """See `Step.findings`: a body that cannot take what it gave."""
+        body = self.loop_body_pipeline
+        if (
+            self.iteration_input_mapper is None
+            and self.max_loops > 1
+            and not compatible(body.output_type, body.input_type)
+        ):
+            text = f"Type mismatch: the body returns {describe_type(body.output_type)}, and expects {describe_type(body.input_type)} again"
+            yield warn("loop_types", text, "Give the loop an iteration_input_mapper.")
 
     def controls(self) -> Mapping[str, Callable[..., Any]]:
         """See `Step.controls`."""

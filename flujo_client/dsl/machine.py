@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flujo_client.dsl.callables import reference_of
 from flujo_client.dsl.composite import Composite, as_pipeline
+from flujo_client.dsl.findings import ValidationFinding, warn
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.protocol.spec import MachineSpec, TransitionSpec
 
@@ -79,6 +80,18 @@ class StateMachineStep(Composite):
     def parts(self) -> Mapping[str, Pipeline]:
         """See `Step.parts`: the states."""
         return self.states
+
+    def entries(self) -> Mapping[str, Pipeline]:
+        """See `Step.entries`: the first state."""
+        return {self.start_state: self.states[self.start_state]}
+
+    def findings(self) -> Iterator[ValidationFinding]:
+        """See `Step.findings`: states that no transition leads to."""
+        reached = {self.start_state, *(edge.to for edge in self.transitions)}
+        for state in self.states if self.transitions else ():
+            if state not in reached:
+                text = f"no transition leads to state '{state}': only a step that names it as next_state does"
+                yield warn("unreachable_branch", text, "Add the transition, or remove the state.")
 
     def controls(self) -> Mapping[str, Callable[..., Any]]:
         """See `Step.controls`: the conditions of the transitions."""

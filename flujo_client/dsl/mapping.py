@@ -62,6 +62,10 @@ class MapStep(Composite):
         """See `Step.parts`: the body."""
         return {"body": self.pipeline_to_run}
 
+    def entries(self) -> Mapping[str, Pipeline]:
+        """See `Step.entries`: none, the body gets items."""
+        return {}
+
     def to_node(self) -> MapSpec:
         """The step as a spec's node."""
         return MapSpec(

@@ -16,15 +16,19 @@ from flujo_client.dsl.callables import ControlFunction, reference_of
 from flujo_client.dsl.compatibility import compatible
 from flujo_client.dsl.composites import composite
 from flujo_client.dsl.factories import Nesting
+from flujo_client.dsl.findings import ValidationFinding, ValidationReport
 from flujo_client.dsl.step import Step
-from flujo_client.protocol.errors import ConfigurationError, PipelineValidationError
+from flujo_client.protocol.errors import ConfigurationError, MissingAgentError, PipelineValidationError
 from flujo_client.protocol.spec import LATEST, BackgroundSpec, NodeSpec, PipelineSpec, SequenceSpec, map_leaves
-from flujo_client.protocol.types import ControlDefinition, StepDefinition, describe_type, make_adapter
+from flujo_client.protocol.types import ControlDefinition, StepDefinition, TypeValidator, describe_type, make_adapter
 
 __all__ = ["UNNAMED", "Pipeline", "Step", "fits", "handed_on"]
 
 #: What turns a setting off, as `Settings` reads it.
 _OFF = ("0", "false", "no", "off")
+
+#: What to do about types that do not fit.
+_TYPE_REMEDY = "Insert an adapter step or adjust types."
 
 #: The name of a pipeline that has none; it runs in process only.
 UNNAMED = "unnamed"
@@ -148,6 +152,23 @@ class Pipeline(Nesting):
         rules = [rule for rule in self.static_invariants if not isinstance(rule, str)]
         return {f"static invariant {number}": rule for number, rule in enumerate(rules, 1)}
 
+    def validate_graph(self) -> ValidationReport:
+        """Check everything that can be known before it runs: types at any depth, agents, branches. Raises nothing."""
+        return ValidationReport(findings=tuple(self._findings(self.name or UNNAMED)))
+
+    def _findings(self, place: str) -> Iterator[ValidationFinding]:
+        if not self.steps:
+            yield ValidationFinding(
+                rule="empty", place=place, message="Pipeline has no steps", suggestion="Give it at least one."
+            )
+        yield from (finding.inside(place) for finding in _misfits(self.steps))
+        for part in self.steps:
+            at = f"{place}/{part.name}"
+            for link in part.fallbacks():
+                yield from (finding.inside(f"{place}/{link.name}") for finding in _faults_of(link))
+            for name, inner in part.parts().items():
+                yield from inner._findings(f"{at}/{name}")
+
     def to_spec(self) -> PipelineSpec:
         """The pipeline as pure data.
 
@@ -196,16 +217,45 @@ def fits(one: Step[Any, Any], other: Step[Any, Any]) -> bool:
 
 
 def _check_neighbours(steps: Sequence[Step[Any, Any]]) -> None:
-    faults = [
-        f"Type mismatch between steps '{one.name}' (returns {describe_type(handed_on(one))}) and "
-        f"'{other.name}' (expects {describe_type(other.input_type)})"
-        for one, other in pairwise(steps)
-        if not fits(one, other)
-    ]
+    faults = [str(finding) for finding in _misfits(steps) if finding.rule == "types"]
     if faults:
-        raise PipelineValidationError(
-            "; ".join(faults) + ".", suggestion="Insert an adapter step or adjust types.", faults=faults
-        )
+        raise PipelineValidationError("; ".join(faults) + ".", suggestion=_TYPE_REMEDY, faults=faults)
+
+
+def _misfits(steps: Sequence[Step[Any, Any]]) -> Iterator[ValidationFinding]:
+    """Neighbours whose types do not fit: as a whole, or where one of them takes its input in several places."""
+    validator = TypeValidator()
+    for one, other in pairwise(steps):
+        output = handed_on(one) if one.in_background else validator.get_step_output_type(one)
+        expected = validator.get_step_input_type(other)
+        text = f"Type mismatch between steps '{one.name}' (returns {describe_type(output)}) and "
+        if not fits(one, other):
+            whole = f"{text}'{other.name}' (expects {describe_type(expected)})"
+            yield ValidationFinding(rule="types", message=whole, suggestion=_TYPE_REMEDY)
+            continue
+        for place, first in _first_steps(other, other.name):
+            if not fits(one, first):
+                deep = f"{text}'{first.name}' in {place} (expects {describe_type(first.input_type)})"
+                yield ValidationFinding(rule="inner_types", message=deep, suggestion=_TYPE_REMEDY)
+
+
+def _first_steps(step: Step[Any, Any], place: str) -> Iterator[tuple[str, Step[Any, Any]]]:
+    """The steps inside one that get its input as it is, with their places."""
+    for name, inner in step.entries().items():
+        if inner.steps:
+            yield f"{place}/{name}", inner.steps[0]
+            yield from _first_steps(inner.steps[0], f"{place}/{name}/{inner.steps[0].name}")
+
+
+def _faults_of(step: Step[Any, Any]) -> Iterator[ValidationFinding]:
+    yield from step.findings()
+    if step.is_complex:
+        return
+    try:
+        _ = step.call
+    except ConfigurationError as error:
+        rule = "agent" if not isinstance(error, MissingAgentError) else "missing_agent"
+        yield ValidationFinding(rule=rule, message=error.message, suggestion=error.suggestion)
 
 
 def _schema_of(annotation: Any) -> dict[str, object]:

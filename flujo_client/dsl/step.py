@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -14,6 +14,7 @@ from flujo_client.dsl.callables import Signature, check_injection, inspect_calla
 from flujo_client.dsl.composites import COMPOSITES
 from flujo_client.dsl.config import StepConfig, adapter_marks, override_config
 from flujo_client.dsl.factories import Factories
+from flujo_client.dsl.findings import ValidationFinding
 from flujo_client.dsl.leaf import leaf_of
 from flujo_client.dsl.skills import resolve_agent
 from flujo_client.protocol.attachments import AgentProcessors, Attachments
@@ -309,6 +310,14 @@ class Step(Factories, BaseModel, Generic[In, Out]):
     def parts(self) -> Mapping[str, Pipeline]:
         """The pipelines that it holds, by what people call them."""
         return {}
+
+    def entries(self) -> Mapping[str, Pipeline]:
+        """Those of its parts that get its own input as it is."""
+        return {}
+
+    def findings(self) -> Iterable[ValidationFinding]:
+        """What may be wrong with it, beside its types and its parts."""
+        return ()
 
     def controls(self) -> Mapping[str, Callable[..., Any]]:
         """The functions of its own that workers call between its parts, by role."""

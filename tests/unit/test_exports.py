@@ -39,7 +39,7 @@ OTHERS = """
 NOT_YET = """
     make_agent_async init_telemetry TaskClient BaseContext typed_context ExecutedCommandLog
     ExecutionBackend StepExecutionRequest
-    ValidationFinding ValidationReport BranchKey DynamicParallelRouterStep GranularStep CacheStep
+    BranchKey DynamicParallelRouterStep GranularStep CacheStep
     ContextReference BaseModel InMemoryCache TaskStatus TaskSummary TaskDetail SystemState
     TaskNotFoundError AsyncAgentProtocol
 """

@@ -33,7 +33,6 @@ from flujo_client.protocol.errors import (
 )
 from flujo_client.protocol.outcomes import Chunk
 from flujo_client.protocol.results import PipelineResult, PostStepPayload, PreStepPayload
-from flujo_client.protocol.types import TypeValidator
 from flujo_client.validation import check_pipeline
 from flujo_worker.embedded import EmbeddedEngine
 
@@ -377,12 +376,12 @@ def test_what_cannot_be_queued_is_listed_all_at_once() -> None:
     pipeline = Pipeline([Step.from_callable(lambda x: x, name="one"), Step.from_callable(local)], name="p")
 
     with pytest.raises(UnqueueableError) as caught:
-        check_pipeline(pipeline, TypeValidator(), queued=True)
+        check_pipeline(pipeline, queued=True)
 
     assert len(caught.value.data["faults"]) == 2
     assert "'one': a lambda has no name" in str(caught.value)
     with pytest.raises(ConfigurationError, match="without a name"):
-        check_pipeline(Pipeline([double]), TypeValidator(), queued=True)
+        check_pipeline(Pipeline([double]), queued=True)
 
 
 def test_specs_are_data_with_a_stable_hash() -> None:

@@ -1,0 +1,52 @@
+"""`flujo check`: everything that is wrong with a module's pipelines, before anything runs."""
+
+from __future__ import annotations
+
+import typer
+
+from flujo_client.cli.modules import pipelines_of
+from flujo_client.cli.output import JsonOption, execute, print_json, print_text
+from flujo_client.dsl.findings import ValidationReport
+from flujo_client.validation import report_on
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(check)
+
+
+def check(
+    module: str = typer.Argument(help="Module whose pipelines are checked for queueing."),
+    strict: bool = typer.Option(False, "--strict", help="Exit code 1 for warnings as well."),
+    as_json: bool = JsonOption,
+) -> None:
+    """Check every pipeline of a module: types, branches, agents, pauses, names; all findings at once."""
+
+    async def work() -> dict[str, ValidationReport]:
+        return {name: report_on(pipeline) for name, pipeline in pipelines_of(module).items()}
+
+    reports = execute(work, as_json=as_json)
+    if as_json:
+        print_json(
+            {
+                "pipelines": {name: [str(error) for error in report.errors] for name, report in reports.items()},
+                "findings": {name: report.findings for name, report in reports.items()},
+            }
+        )
+    else:
+        for name, report in reports.items():
+            _print(name, report)
+    if any(report.errors or (strict and report.warnings) for report in reports.values()):
+        raise typer.Exit(1)
+
+
+def _print(name: str, report: ValidationReport) -> None:
+    counts = [f"{len(report.errors)} faults"] if report.errors else []
+    counts += [f"{len(report.warnings)} warnings"] if report.warnings else []
+    print_text(f"{name}: {', '.join(counts) or 'ok'}")
+    for finding in report.findings:
+        print_text(f"  {finding.severity}: {finding}", "red" if finding.severity == "error" else "yellow")
+        if finding.suggestion:
+            print_text(f"    {finding.suggestion}", "dim")

@@ -1,0 +1,166 @@
+"""Checks before running: everything at once, each finding with its place and its remedy."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Literal
+
+import pytest
+
+from flujo_client import (
+    Flujo,
+    Pipeline,
+    PipelineValidationError,
+    StateMachineStep,
+    Step,
+    ValidationReport,
+    step,
+)
+from flujo_client.validation import report_on
+
+
+@step
+async def number(value: int) -> int:
+    return value
+
+
+@step
+async def text(value: int) -> str:
+    return str(value)
+
+
+@step
+async def shout(value: str) -> str:
+    return value.upper()
+
+
+class Tone(Enum):
+    CALM = "calm"
+    LOUD = "loud"
+
+
+def is_even(value: int, context: Any) -> bool:
+    return value % 2 == 0
+
+
+def tone_of(value: int, context: Any) -> Tone:
+    return Tone.CALM
+
+
+def word_of(value: int, context: Any) -> Literal["a", "b"]:
+    return "a"
+
+
+def anything(value: int, context: Any):  # type: ignore[no-untyped-def]
+    return value
+
+
+def at_once(value: Any, context: Any) -> bool:
+    return True
+
+
+def found(report: ValidationReport) -> list[tuple[str, str]]:
+    return [(finding.rule, finding.place) for finding in report.findings]
+
+
+def test_a_sound_pipeline_has_no_findings() -> None:
+    sound = Pipeline([number, Step.branch_on("pick", is_even, {True: text, False: text}), shout], name="p")
+
+    assert sound.validate_graph() == ValidationReport()
+    assert report_on(sound).is_valid
+
+
+def test_types_are_checked_at_any_depth_and_where_the_parts_of_a_composite_disagree() -> None:
+    branches: dict[str, Any] = {"good": text, "bad": Step.parallel("deep", {"worse": shout, "fine": number})}
+    pipeline = Pipeline([number, Step.parallel("both", branches)], name="p")
+
+    (fault,) = pipeline.validate_graph().errors
+    assert fault.rule == "inner_types"
+    assert str(fault) == (
+        "p: Type mismatch between steps 'number' (returns int) and 'shout' in both/bad/deep/worse (expects str)"
+    )
+    assert fault.suggestion == "Insert an adapter step or adjust types."
+    with pytest.raises(PipelineValidationError, match="in both/bad/deep/worse"):
+        Flujo(pipeline).run(1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "branches", "default", "rule", "words"),
+    [
+        (anything, {"a": text}, None, "missing_default", "no default branch for keys other than 'a'"),
+        (is_even, {True: text}, None, "missing_default", "may return False"),
+        (tone_of, {"calm": text}, None, "missing_default", "may return 'loud'"),
+        (word_of, {"a": text, "b": text, "c": text}, None, "unreachable_branch", "branch 'c' is never reached"),
+        (word_of, {"a": text, "b": text}, text, "unreachable_branch", "the default branch is never reached"),
+    ],
+)
+def test_branches_that_lack_and_branches_too_many(
+    condition: Any, branches: dict[Any, Any], default: Any, rule: str, words: str
+) -> None:
+    pipeline = Pipeline([Step.branch_on("pick", condition, branches, default)], name="p")
+
+    (finding,) = pipeline.validate_graph().findings
+    assert (finding.rule, finding.severity, finding.place) == (rule, "warning", "p/pick")
+    assert words in finding.message
+    assert finding.suggestion
+
+
+@pytest.mark.parametrize(
+    ("condition", "branches", "default"),
+    [
+        (is_even, {"true": text, "false": text}, None),
+        (tone_of, {Tone.CALM: text, Tone.LOUD: text}, None),
+        (anything, {"a": text}, text),
+        (word_of, {"a": text}, text),
+    ],
+)
+def test_branches_that_are_in_order(condition: Any, branches: dict[Any, Any], default: Any) -> None:
+    assert Pipeline([Step.branch_on("pick", condition, branches, default)]).validate_graph() == ValidationReport()
+
+
+def test_states_that_nothing_leads_to_and_loops_that_cannot_go_round() -> None:
+    machine = StateMachineStep.model_validate(
+        {
+            "name": "machine",
+            "states": {"one": number, "two": number, "lost": number},
+            "start_state": "one",
+            "end_states": ["two"],
+            "transitions": [{"from": "one", "to": "two"}],
+        }
+    )
+    loop = Step.loop_until("round", text, at_once)
+
+    report = Pipeline([machine, loop], name="p").validate_graph()
+
+    assert found(report) == [("unreachable_branch", "p/machine"), ("loop_types", "p/round")]
+    assert "'lost'" in report.warnings[0].message
+
+
+def test_agents_that_are_missing_or_cannot_be_called_are_all_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUJO_ALLOW_HITL", "0")
+    pipeline = Pipeline(
+        [
+            Step(name="empty"),
+            Step.parallel(
+                "both", {"x": Step(name="deep"), "y": Step.from_callable(lambda value: value, name="lambda")}
+            ),
+            Step.human_in_the_loop("ask"),
+        ]
+    )
+
+    report = report_on(pipeline)
+
+    assert not report.is_valid
+    assert {finding.rule for finding in report.errors} == {
+        "missing_agent",
+        "unqueueable",
+        "unnamed",
+        "hitl_forbidden",
+    }
+    assert ("missing_agent", "unnamed/both/x/deep") in found(report)
+    assert all(finding.suggestion for finding in report.errors)
+    assert found(Pipeline([Step(name="odd", agent=7)], name="p").validate_graph()) == [("agent", "p/odd")]
+
+
+def test_a_pipeline_without_steps_is_an_error() -> None:
+    assert found(Pipeline(name="p").validate_graph()) == [("empty", "p")]
