@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.demo
 DEV_STAMP := $(VENV)/.dev
 
-.PHONY: setup demo test check bench faults clean
+.PHONY: setup demo test check bench docs faults clean
 
 setup: $(DEV_STAMP)
 
@@ -43,5 +43,8 @@ bench: $(DEV_STAMP)
 faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.faults $(or $(F),all) --seeds $(or $(SEEDS),5) --first $(or $(FIRST),0) $(if $(RESULTS),--results $(RESULTS))
 
+docs: $(DEV_STAMP)
+	$(BIN)/pdoc --docformat google -o site flujo_client flujo_client.archive.sql flujo_worker
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo
+	rm -rf site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo

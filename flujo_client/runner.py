@@ -27,7 +27,7 @@ from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
 from flujo_client.validation import check_pipeline, refuse_forbidden_pauses
 from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
-from flujo_worker.registry import Registry
+from flujo_worker.registry import Registry, StepPolicy
 
 __all__ = ["Flujo", "RunAwaitable"]
 
@@ -66,6 +66,7 @@ class Flujo:
         resources: Handed to steps that ask for `resources`; in process only, workers have their own.
         usage_limits: Budget of every run.
         hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
+        policies: Around every step's function; in process only, workers have their modules' `flujo_policies`.
         pipeline_name: Instead of the pipeline's own name.
         pipeline_version: Instead of the pipeline's own version; or which one to take from the registry.
         pipeline_id: By which a state backend groups runs; default: the hash of the pipeline's spec.
@@ -88,6 +89,7 @@ class Flujo:
         resources: Any = None,
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Callable[..., Any]] = (),
+        policies: Sequence[StepPolicy] = (),
         pipeline_name: str | None = None,
         pipeline_version: str = LATEST,
         pipeline_id: str | None = None,
@@ -104,6 +106,7 @@ class Flujo:
         if url is not None:
             self._settings = self._settings.model_copy(update={"url": url})
         self._resources = resources
+        self._policies = list(policies)
         self._terms = RunTerms(
             context_model, initial_context_data or {}, usage_limits, enable_tracing, delete_on_completion
         )
@@ -266,9 +269,10 @@ class Flujo:
         return await self._driver.resume(await self._opened(), run_id, token, human_input)
 
     async def _opened(self) -> Engine:
-        if self.queued and self._resources is not None:
+        if self.queued and (self._resources is not None or self._policies):
             raise ConfigurationError(
-                "resources= cannot be sent to workers.", suggestion="Set flujo_resources in the pipeline's module."
+                "resources= and policies= cannot be sent to workers.",
+                suggestion="Set flujo_resources and flujo_policies in the pipeline's module.",
             )
         loop = asyncio.get_running_loop()
         if self._opening is None or self._loop is not loop or _failed(self._opening):
@@ -294,7 +298,11 @@ class Flujo:
     def _make_engine(self) -> Engine:
         if self.queued:
             return QueuedEngine(self._settings, serves_pool=False, observer=self._observer, backend=self._backend)
-        registry = Registry(resources=self._resources, context_model=self._terms.context_model or PipelineContext)
+        registry = Registry(
+            policies=self._policies,
+            resources=self._resources,
+            context_model=self._terms.context_model or PipelineContext,
+        )
         registry.add(self.pipeline)
         return EmbeddedEngine(
             registry, observer=self._observer, memory=self._memory, strict_pricing=self._settings.strict_pricing

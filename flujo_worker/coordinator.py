@@ -125,6 +125,7 @@ class StepCoordinator:
             OutputPolicy(validator),
             UsagePolicy(strict=strict_pricing),
             PromptProcessorPolicy(calls),
+            *self._registry.policies,
         ]
         return stacked(policies, AgentCall(self._bodies, live=self._live))
 

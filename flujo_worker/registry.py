@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,9 +16,12 @@ from flujo_client.protocol.results import PipelineContext
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.types import ControlDefinition, PipelineDefinition, StepDefinition
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "StepPolicy"]
 
 logger = logging.getLogger(__name__)
+
+#: What a user puts around steps' functions; see `flujo_worker.policies.stack.Policy`.
+StepPolicy = Callable[[Any, Callable[[Any], Awaitable[Any]]], Coroutine[Any, Any, Any]]
 
 _Callable = StepDefinition | ControlDefinition
 
@@ -28,6 +31,7 @@ class Registry:
 
     Attributes:
         hooks: Called beside the step, on the worker.
+        policies: Around every step's function, the first outermost: callables of a `StepCall` and the function to go on with.
         resources: Handed to steps that ask for `resources`.
         context_model: Of the context of steps that change it without asking for it.
     """
@@ -36,6 +40,7 @@ class Registry:
         self,
         *,
         hooks: Iterable[Hook] = (),
+        policies: Iterable[StepPolicy] = (),
         resources: Any = None,
         context_model: type[BaseModel] = PipelineContext,
     ) -> None:
@@ -43,6 +48,7 @@ class Registry:
         self._controls: dict[str, ControlDefinition] = {}
         self._specs: dict[str, PipelineSpec] = {}
         self.hooks: list[Hook] = list(hooks)
+        self.policies: list[StepPolicy] = list(policies)
         self.resources = resources
         self.context_model = context_model
 
@@ -50,7 +56,7 @@ class Registry:
     def from_modules(cls, names: str) -> Registry:
         """Import modules and take every pipeline at their top level; and what else it offers.
 
-        A module may set `flujo_hooks` (a list), `flujo_resources` and `flujo_context_model` (a pydantic model).
+        A module may set `flujo_hooks` and `flujo_policies` (lists), `flujo_resources` and `flujo_context_model` (a pydantic model).
 
         Args:
             names: Module names, comma separated.
@@ -81,6 +87,7 @@ class Registry:
                 registry.add(pipeline)
             _refuse_unnamed(name, registry)
             registry.hooks += getattr(module, "flujo_hooks", [])
+            registry.policies += getattr(module, "flujo_policies", [])
             registry.resources = getattr(module, "flujo_resources", registry.resources)
             registry.context_model = getattr(module, "flujo_context_model", registry.context_model)
         return registry

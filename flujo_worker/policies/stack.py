@@ -53,7 +53,7 @@ class Policy(Protocol):
     Stateless between attempts. What it raises is how the attempt ends.
     """
 
-    async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
+    async def __call__(self, call: StepCall, proceed: Proceed, /) -> Any:
         """Return the step's output, as the policies outside this one get it."""
 
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from flujo_client import Pipeline, StepRun, step
 from tests.integration.pipelines import ledger
 
 __all__ = ["deployed"]
+
+
+async def note(call: Any, proceed: Any) -> Any:
+    """A policy of the module's own, around every step's function."""
+    output = await proceed(call)
+    ledger("policy", call.injected["run"])
+    return output
+
+
+flujo_policies = [note]
 
 
 @step

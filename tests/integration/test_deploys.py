@@ -136,6 +136,7 @@ async def test_a_fork_uses_what_was_paid_and_goes_on_with_another_release(deploy
     assert [part.name for part in result.step_history] == ["collect", "rank"]
     assert again.run_id == "second"
     assert [entry["path"] for entry in deploys.entries(run_id="second", kind="bill")] == ["1"]
+    assert [entry["path"] for entry in deploys.entries(run_id="first", kind="policy")] == ["0", "1"]
     assert result.usage == {"tokens": 4}  # 3 of the step that is used again, 1 for the text that the new one gave
     assert (accounts[b"root|tokens|granted"], accounts[b"root|tokens|spent"]) == (b"100", b"4")
     assert kinds.count(EventKind.SUCCEEDED) == 2  # the one that it begins with, and its own

@@ -1,26 +1,77 @@
-"""What the documents show, works."""
+"""What the documents show, works: every Python block is run, every command line is one that there is."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+import typer.main
+from pytest_examples import CodeExample, EvalExample, find_examples
+
+from flujo_client.cli.main import app
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*.md")]
+)
+BLOCKS = [example for example in find_examples(*PAGES) if example.prefix == "python"]
+SHELL = [
+    (page.name, line)
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+#: Commands that stand in shell blocks beside flujo and make, and what is not theirs to check.
+OTHER_COMMANDS = {"celery", "docker", "export", "pip", "redis-cli", "kubectl", "curl"}
 
 
-def test_the_readmes_example_runs(tmp_path: Path) -> None:
-    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found is not None
-    script = tmp_path / "readme_example.py"
-    script.write_text(found.group(1))
+def _block_id(example: CodeExample) -> str:
+    return f"{example.path.name}:{example.start_line}"
 
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
 
-    assert done.stdout.strip() == "{'words': 3, 'again': 3}", done.stderr
+@pytest.mark.parametrize("example", BLOCKS, ids=_block_id)
+def test_a_block_runs_and_prints_what_it_says(example: CodeExample, eval_example: EvalExample) -> None:
+    eval_example.set_config(line_length=120)
+    if "#>" in example.source:
+        eval_example.run_print_check(example)
+    else:
+        eval_example.run(example)
+
+
+def test_every_page_is_looked_at() -> None:
+    assert {page.name for page in PAGES} >= {
+        "README.md",
+        "quickstart.md",
+        "concepts.md",
+        "extending.md",
+        "migration.md",
+    }
+    assert len(BLOCKS) > 15
+
+
+@pytest.mark.parametrize(("page", "line"), SHELL)
+def test_a_command_line_is_one_that_there_is(page: str, line: str) -> None:
+    words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"[A-Z_]+=.*", word)]
+    if not words:
+        return
+    if words[0] == "make":
+        target = next(word for word in words[1:] if "=" not in word)
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+        return
+    if words[0] != "flujo":
+        assert words[0] in OTHER_COMMANDS or (ROOT / words[0]).exists(), f"{page}: {line}"
+        return
+    group: Any = typer.main.get_command(app)
+    command: click.Command = group.commands[words[1]]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words[2:]:
+        assert not word.startswith("--") or word.partition("=")[0] in {*options, "--help"}, f"{page}: {line}"
 
 
 def test_the_readmes_guarantees_name_tests_that_exist() -> None:
@@ -32,7 +83,7 @@ def test_the_readmes_guarantees_name_tests_that_exist() -> None:
         assert not function or f"def {function}(" in text, f"{file}::{function}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "deploy/README.md"])
-def test_links_between_documents_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):
-        assert ((ROOT / page).parent / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_documents_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
