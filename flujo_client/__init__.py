@@ -3,6 +3,8 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.archive.opening import sql_backend
@@ -81,6 +83,7 @@ from flujo_client.protocol.errors import (
     SettingsError,
     StateUnavailableError,
     StepInvocationError,
+    TaskNotFoundError,
     TemplateResolutionError,
     TypeMismatchError,
     UnknownPipelineError,
@@ -123,9 +126,11 @@ from flujo_client.protocol.results import (
 )
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.step_run import StepRun, current_step_run
+from flujo_client.protocol.tracing import configure_sdk as init_telemetry
 from flujo_client.protocol.types import TypeValidator
 from flujo_client.runner import Flujo
 from flujo_client.state import StateManager
+from flujo_client.task_client import SystemState, TaskClient, TaskDetail, TaskStatus, TaskSummary
 
 if TYPE_CHECKING:
     from flujo_client.archive.sql import PostgresBackend, SQLiteBackend
@@ -137,6 +142,7 @@ __all__ = [
     "AppResources",
     "AsyncFlujoClient",
     "BackgroundLaunched",
+    "BaseModel",
     "BranchFailureStrategy",
     "BrokerUnavailableError",
     "Chunk",
@@ -236,6 +242,12 @@ __all__ = [
     "StepRun",
     "SubPipelineStep",
     "Success",
+    "SystemState",
+    "TaskClient",
+    "TaskDetail",
+    "TaskNotFoundError",
+    "TaskStatus",
+    "TaskSummary",
     "TemplateResolutionError",
     "Transition",
     "TypeMismatchError",
@@ -259,6 +271,7 @@ __all__ = [
     "current_step_run",
     "get_estimator_registry",
     "get_skill_registry",
+    "init_telemetry",
     "mapper",
     "step",
     "to_outcome",

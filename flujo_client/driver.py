@@ -7,96 +7,47 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from opentelemetry import trace
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
-from flujo_client.archive.backend import StateBackend, WorkflowState
-from flujo_client.archive.dump import RunDumps
+from flujo_client.archive.backend import WorkflowState
 from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import Pipeline, Step
+from flujo_client.engines import Engine
 from flujo_client.events import RunReader, raise_for
 from flujo_client.execution.graph import step_at
-from flujo_client.execution.manager import ExecutionManager
 from flujo_client.execution.paths import control_of
 from flujo_client.hook_facts import HookFacts
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.context import snapshot_of
-from flujo_client.protocol.errors import FlujoError, PipelineContextInitializationError, ResumeError
-from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.errors import (
+    FlujoError,
+    PipelineContextInitializationError,
+    ReplayError,
+    ResumeError,
+    RunNotFoundError,
+)
 from flujo_client.protocol.messages import LAUNCH, Event, EventKind
 from flujo_client.protocol.outcomes import BackgroundLaunched, Chunk, StepOutcome
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import Pause, PipelineContext, PipelineResult, PreRunPayload, RunStatus
-from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import BackgroundSpec, PipelineSpec
-from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.tracing import traceparent_of
-from flujo_client.state import StateManager
 from flujo_client.traces import TraceReader
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Engine", "RunDriver", "RunTerms", "make_archiver"]
+__all__ = ["RunDriver", "RunTerms"]
 
 #: How long a caller waits for its own manager's word before it looks at the stored run, in case the pool took it over.
 _LOOK_EVERY_S = 5.0
-
-
-class Engine(Protocol):
-    """What carries runs: a fleet behind Redis, or this process alone.
-
-    Attributes:
-        redis: For commands; `blocking` for reads that wait.
-    """
-
-    redis: Any
-    blocking: Any
-    keyspace: Keyspace
-    scripts: Scripts
-    specs: SpecStore
-    state: StateManager
-    manager: ExecutionManager
-
-    @property
-    def broken(self) -> asyncio.Future[None]:
-        """Fails when the engine's manager does; never has a result."""
-
-    @property
-    def archives(self) -> bool:
-        """Whether its managers keep the runs that have ended."""
-
-    @property
-    def codec(self) -> PayloadCodec:
-        """Of the payloads."""
-
-    @property
-    def owner(self) -> str:
-        """Whose runs the engine's manager drives."""
-
-    async def open(self) -> None:
-        """Make it ready on the running loop."""
-
-    async def adopt(self, run_id: str) -> None:
-        """Drive a run from here on, unless another caller does."""
-
-    async def forget(self, run_id: str) -> None:
-        """A run has ended that nobody can name."""
-
-    async def retain(self, run_id: str) -> None:
-        """A run has ended that somebody may ask for again."""
-
-    async def abandon(self, run_id: str) -> None:
-        """A run that nobody can name has lost its caller before its end."""
-
-    async def close(self) -> None:
-        """Let go of everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +155,23 @@ class RunDriver:
             traceparent=traceparent_of(trace.get_current_span()),
         )
 
+    async def replay(self, engine: Engine, run_id: str) -> PipelineResult:
+        """The recorded result of a run that has ended; see `Flujo.replay_from_trace`."""
+        reader = RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
+        types: dict[str, Any] = {"output_type": self._pipeline.output_type, "context_model": self._context_model}
+        try:
+            result = await reader.result(run_id, **types)
+            result.trace_tree = await TraceReader(engine.scripts, engine.codec, engine.specs).read(run_id)
+        except RunNotFoundError as error:
+            found = None if self.archiver is None else await self.archiver.backend.load_state(run_id)
+            if self.archiver is None or found is None or found["status"] in (RunStatus.RUNNING, RunStatus.PAUSED):
+                raise ReplayError(
+                    f"Run {run_id} is not known, or has not ended: there is nothing to replay.", run_id=run_id
+                ) from error
+            result = archived_result(WorkflowState.model_validate(found))
+            result.trace_tree = await self.archiver.backend.get_trace(run_id)
+        return result
+
     async def _bring_back(self, engine: Engine, run_id: str) -> WorkflowState | None:
         """A run that only the state backend knows goes on, unless it has ended there."""
         if self.archiver is None or await engine.scripts.commands.execute("EXISTS", engine.keyspace.run(run_id).run):
@@ -251,6 +219,9 @@ class RunDriver:
         finally:
             self._observer.take(run_id)
         assert isinstance(last, PipelineResult)
+        if last.status.terminal:
+            await self._put_away(engine, run_id)
+            await engine.retain(run_id)
         return last.model_copy(update={"success": True}) if last.status is RunStatus.PAUSED else raise_for(last)
 
     def _accepted(self, pause: Pause, answer: Any) -> Any:
@@ -382,12 +353,3 @@ def _launched(event: Event, spec: PipelineSpec) -> BackgroundLaunched:
     node = spec.node(event.path)
     assert isinstance(node, BackgroundSpec)
     return BackgroundLaunched(task_id=event.data["verdict"]["task_id"], step_name=node.name)
-
-
-def make_archiver(engine: Engine, backend: StateBackend, pipeline_id: str | None) -> RunArchiver:
-    """What keeps an engine's runs in a state backend, under this id of their pipeline."""
-    scripts, codec, specs = engine.scripts, engine.codec, engine.specs
-    reader = RunReader(engine.redis, engine.blocking, engine.keyspace, codec)
-    return RunArchiver(
-        engine.state, reader, TraceReader(scripts, codec, specs), RunDumps(scripts, codec, specs), backend, pipeline_id
-    )

@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.opening import close_backend, open_backend
-from flujo_client.driver import Engine, RunDriver, RunTerms, make_archiver
+from flujo_client.driver import RunDriver, RunTerms
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
+from flujo_client.engines import Engine, make_archiver
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import paused_at
 from flujo_client.pipeline_registry import PipelineRegistry
@@ -67,6 +68,7 @@ class Flujo:
         usage_limits: Budget of every run.
         hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
         policies: Around every step's function; in process only, workers have their modules' `flujo_policies`.
+        local_tracer: One more hook, called after all others.
         pipeline_name: Instead of the pipeline's own name.
         pipeline_version: Instead of the pipeline's own version; or which one to take from the registry.
         pipeline_id: By which a state backend groups runs; default: the hash of the pipeline's spec.
@@ -90,6 +92,7 @@ class Flujo:
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Callable[..., Any]] = (),
         policies: Sequence[StepPolicy] = (),
+        local_tracer: Callable[..., Any] | None = None,
         pipeline_name: str | None = None,
         pipeline_version: str = LATEST,
         pipeline_id: str | None = None,
@@ -115,7 +118,9 @@ class Flujo:
         self._backend = state_backend if persist_state else None
         self._own_backend: StateBackend | None = None
         self._observer = HookObserver(
-            HookDispatcher([*self.pipeline.hooks, *hooks], strict=strict_hooks()),
+            HookDispatcher(
+                [*self.pipeline.hooks, *hooks, *([local_tracer] if local_tracer else [])], strict=strict_hooks()
+            ),
             HookDispatcher([*self.pipeline.hooks, *self.pipeline.on_finish, *hooks], strict=strict_hooks()),
             resources,
         )
@@ -267,6 +272,14 @@ class Flujo:
         run_id, token = paused_at(paused_result)
         refuse_forbidden_pauses(self.pipeline)
         return await self._driver.resume(await self._opened(), run_id, token, human_input)
+
+    async def replay_from_trace(self, run_id: str) -> PipelineResult:
+        """The result of a run that has ended, again, from what was recorded of it: nothing is run or paid.
+
+        Raises:
+            ReplayError: The run is not known, here or to the state backend, or has not ended.
+        """
+        return await self._driver.replay(await self._opened(), run_id)
 
     async def _opened(self) -> Engine:
         if self.queued and (self._resources is not None or self._policies):

@@ -23,6 +23,7 @@ FlujoError
 │  ├─ ReplayError                    a run cannot be replayed from what was recorded
 │  ├─ RunConflictError               the run id belongs to another run
 │  ├─ RunNotFoundError
+│  │  └─ TaskNotFoundError           no state backend keeps it
 │  ├─ RunCancelledError
 │  ├─ RunFailedError                 a run ended with an error that has no class of its own here
 │  ├─ ResultTimeoutError             the run did not end in the time given; it goes on
@@ -108,6 +109,7 @@ __all__ = [
     "SettingsError",
     "StateUnavailableError",
     "StepInvocationError",
+    "TaskNotFoundError",
     "TemplateResolutionError",
     "TypeMismatchError",
     "UnknownPipelineError",
@@ -313,6 +315,10 @@ class RunConflictError(ExecutionError):
 
 class RunNotFoundError(ExecutionError):
     """No run of this id is known, or its retention has ended."""
+
+
+class TaskNotFoundError(RunNotFoundError):
+    """A state backend keeps no run of this id."""
 
 
 class RunCancelledError(ExecutionError):
