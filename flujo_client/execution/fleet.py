@@ -8,6 +8,7 @@ import time
 import pydantic_core
 
 from flujo_client.protocol.keys import CAPABILITY_SET, Keyspace
+from flujo_client.protocol.needs import needs_of
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.wire import Commands
 
@@ -47,7 +48,7 @@ class Fleet:
         functions = await self._known()
         if functions is None:
             return ()
-        needed = spec.needs(int(path.partition("!")[0].partition(".")[0]))
+        needed = needs_of(spec, int(path.partition("!")[0].partition(".")[0]))
         return tuple((step, function) for step, function in needed if function not in functions)
 
     async def _known(self) -> frozenset[str] | None:

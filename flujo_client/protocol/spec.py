@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -77,14 +77,6 @@ class _Composite(SpecModel, ABC):
     @abstractmethod
     def roles(self, control: str) -> dict[str, str]:
         """The user's functions that a control step calls: references by role."""
-
-    def functions(self) -> tuple[str, ...]:
-        """Every function of the user's that its control steps call, by reference."""
-        return tuple(dict.fromkeys(name for control in _CONTROLS for name in self.roles(control).values()))
-
-
-#: Names of control steps; what a kind of node has none of is as another of them.
-_CONTROLS = ("enter", "choose", "items", "next", "output", "merge", "gather", "result")
 
 
 class ParallelSpec(_Composite):
@@ -341,10 +333,6 @@ class PipelineSpec(SpecModel):
                 raise KeyError(path) from error
         return node
 
-    def needs(self, start: int = 0) -> list[tuple[str, str]]:
-        """Every function that its nodes from a top-level one on call: the step's or composite's name, and the reference."""
-        return list(dict.fromkeys(need for node in self.root.nodes[start:] for need in _needs(node)))
-
     def steps(self) -> list[StepSpec]:
         """Every step of a function, once, in declared order."""
         return _leaves(self.root)
@@ -354,22 +342,6 @@ def _child(node: NodeSpec, index: int) -> NodeSpec:
     if isinstance(node, StepSpec | HitlSpec):
         raise IndexError(index)
     return node.nodes[index] if isinstance(node, SequenceSpec) else node.child(index)
-
-
-def _needs(node: NodeSpec) -> Iterator[tuple[str, str]]:
-    if isinstance(node, StepSpec):
-        link: StepSpec | None = node
-        while link is not None:
-            yield link.name, link.function
-            link = link.fallback
-    elif isinstance(node, SequenceSpec):
-        for part in node.nodes:
-            yield from _needs(part)
-    elif not isinstance(node, HitlSpec):
-        for function in node.functions():
-            yield node.name, function
-        for part in node.parts():
-            yield from _needs(part)
 
 
 def _leaves(node: NodeSpec) -> list[StepSpec]:

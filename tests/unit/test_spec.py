@@ -10,6 +10,7 @@ from flujo_client import Pipeline, Step
 from flujo_client.protocol.errors import (
     SchemaMismatchError,
 )
+from flujo_client.protocol.needs import needs_of
 from flujo_client.protocol.spec import HitlSpec, ParallelSpec, PipelineSpec, SequenceSpec, StepSpec, load_spec
 
 
@@ -87,7 +88,7 @@ def test_what_a_pipeline_needs_is_named_at_any_depth_from_a_step_on() -> None:
 
     spec = pipeline.to_spec()
 
-    assert [step for step, _ in spec.needs()] == ["first", "loop", "inner", "spare"]
-    assert [step for step, _ in spec.needs(1)] == ["loop", "inner", "spare"]
-    assert spec.needs(2) == []
-    assert all(":" in function for _, function in spec.needs())
+    assert [step for step, _ in needs_of(spec)] == ["first", "loop", "inner", "spare"]
+    assert [step for step, _ in needs_of(spec, 1)] == ["loop", "inner", "spare"]
+    assert needs_of(spec, 2) == []
+    assert all(":" in function for _, function in needs_of(spec))

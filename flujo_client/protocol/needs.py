@@ -1,0 +1,33 @@
+"""Which of the user's functions a pipeline calls, and so what a worker must have to run it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flujo_client.protocol.spec import HitlSpec, NodeSpec, PipelineSpec, SequenceSpec, StepSpec
+
+__all__ = ["needs_of"]
+
+#: Names of control steps; what a kind of node has none of is as another of them.
+_CONTROLS = ("enter", "choose", "pick", "items", "next", "output", "merge", "gather", "result")
+
+
+def needs_of(spec: PipelineSpec, start: int = 0) -> list[tuple[str, str]]:
+    """Every function that a pipeline's nodes from a top-level one on call: the step's or composite's name, and the reference."""
+    return list(dict.fromkeys(need for node in spec.root.nodes[start:] for need in _needs(node)))
+
+
+def _needs(node: NodeSpec) -> Iterator[tuple[str, str]]:
+    if isinstance(node, StepSpec):
+        link: StepSpec | None = node
+        while link is not None:
+            yield link.name, link.function
+            link = link.fallback
+    elif isinstance(node, SequenceSpec):
+        for part in node.nodes:
+            yield from _needs(part)
+    elif not isinstance(node, HitlSpec):
+        for control in _CONTROLS:
+            yield from ((node.name, function) for function in node.roles(control).values())
+        for part in node.parts():
+            yield from _needs(part)
