@@ -25,6 +25,10 @@ __all__ = ["Facts", "Finding", "Verdict", "judge", "register"]
 _MOST_RUNS = 200
 
 
+#: Finished runs that may wait for the archive without anything being wrong: a manager takes a hundred a second.
+_MOST_UNARCHIVED = 500
+
+
 class Verdict(StrEnum):
     """How bad a finding is."""
 
@@ -49,6 +53,7 @@ class Facts:
         pipelines: Names that workers have published.
         unmanaged: Runs that nobody advances.
         missing: Runs that wait for a step which the last worker asked does not have, by step.
+        unarchived: Finished runs that wait for a state backend; None if FLUJO_STATE_URI names none.
         untaken: Dispatches of queues from which no worker ever took a step, by queue.
     """
 
@@ -61,6 +66,7 @@ class Facts:
     pipelines: tuple[str, ...] = ()
     unmanaged: int = 0
     missing: dict[str, int] = dataclasses.field(default_factory=dict)
+    unarchived: int | None = None
     untaken: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -122,6 +128,11 @@ def _processes(facts: Facts) -> Iterator[Finding]:
 
 
 def _waiting(facts: Facts) -> Iterator[Finding]:
+    if facts.unarchived is not None:
+        late = facts.unarchived > _MOST_UNARCHIVED
+        remedy = ": does the backend answer, and has `flujo manager` FLUJO_STATE_URI?" if late else ""
+        text = f"{facts.unarchived} finished runs wait for it{remedy}"
+        yield Finding("archive", Verdict.WARNING if late else Verdict.OK, text)
     for step, runs in sorted(facts.missing.items()):
         text = f"no worker has {step}, {runs} runs wait for it: start a worker with its module in --pipelines"
         yield Finding("steps", Verdict.FAULT, text)
@@ -157,10 +168,12 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         missing.update({step.declined for step in steps if step.declined})
     managers, workers = Counter[bool](), 0
     untaken: Counter[str] = Counter()
+    unarchived = 0
     for shard in range(client.keyspace.shards):
         managers.update(name.startswith(b"pool-") for name in await _alive(client, "managers", shard))
         workers += len(await _alive(client, "incarnations", shard))
         untaken.update(await _untaken(client, shard))
+        unarchived += await client.client.zcard(client.keyspace.shard("unarchived", shard))
     published = await client.client.hkeys(client.keyspace.shard("pipelines"))
     return Facts(
         redis=refusal,
@@ -172,6 +185,7 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         unmanaged=sum(run.unmanaged for run in under_way),
         missing=dict(missing),
         untaken=dict(untaken),
+        unarchived=unarchived if client.settings.state_uri is not None else None,
     )
 
 

@@ -47,6 +47,11 @@ _NAMES = (
 )
 
 
+#: No lease lasts longer than an hour, and a worker that slept over it may still bring its bill, ms. After that nobody asks
+#: for the attempts of a run that has ended, which are most of what it keeps beside its values.
+LATE_MS = 2 * 3_600_000
+
+
 class Scripts:
     """The scripts, bound to a Redis and a namespace.
 
@@ -412,6 +417,7 @@ class Scripts:
             run_id,
             result,
             retention_ms,
+            LATE_MS,
         )
         return bool(reply[0] == 1)
 

@@ -25,7 +25,7 @@ from flujo_client.protocol.replies import (
     SplitStale,
     WorkerDead,
 )
-from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.scripts import LATE_MS, Scripts
 from tests.conftest import dump, leaked_keys
 from tests.lua.runs import (
     a_dispatch,
@@ -281,6 +281,20 @@ async def test_after_cancel_nothing_starts_and_a_running_step_is_settled_but_dis
     assert isinstance(await advance_run(scripts, await load_run(scripts), status="cancelled"), Advanced)
     assert await scripts.cancel("r1", POOL, "late") == "cancelled"
     assert await scripts.cancel("unknown", POOL, "") == "unknown"
+
+
+async def test_the_attempts_of_a_finished_run_go_when_none_can_report_any_more(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await create_run(scripts)
+    await advance_run(scripts, await load_run(scripts), a_dispatch("0"))
+    await advance_run(scripts, await load_run(scripts), status="failed")
+    await scripts.finish("r1", POOL, b"{}", 30 * 86_400_000)
+
+    keys = keyspace.run("r1")
+    assert 0 < plain_redis.ttl(keys.attempts) <= LATE_MS // 1000
+    assert plain_redis.ttl(keys.payloads) > 29 * 86_400
+    assert plain_redis.zscore(keyspace.shard("unarchived"), "r1") is not None
 
 
 async def test_a_finished_run_leaves_nothing_without_a_ttl(

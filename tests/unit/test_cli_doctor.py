@@ -27,6 +27,8 @@ def test_a_healthy_installation_has_no_faults() -> None:
         (Facts(), "workers", Verdict.FAULT, "start `flujo worker"),
         (Facts(), "pipelines", Verdict.WARNING, "none published"),
         (Facts(missing={"digest.fetch": 2}), "steps", Verdict.FAULT, "no worker has digest.fetch, 2 runs"),
+        (Facts(unarchived=3), "archive", Verdict.OK, "3 finished runs wait"),
+        (Facts(unarchived=9_000), "archive", Verdict.WARNING, "FLUJO_STATE_URI"),
         (Facts(untaken={"cpu": 5}), "queues", Verdict.FAULT, "--queues cpu"),
     ],
 )
