@@ -59,6 +59,7 @@ class RunArchiver:
         self._dumps = dumps
         self._pipeline_id = pipeline_id
         self.backend = backend
+        self._stopping = False
 
     @property
     def _commands(self) -> Commands:
@@ -69,8 +70,8 @@ class RunArchiver:
         return self._state.keyspace
 
     async def serve(self, manager_id: str) -> None:
-        """Archive what has ended until cancelled; of all managers one at a time does it."""
-        while True:
+        """Archive what has ended until stopped and cancelled; of all managers one at a time does it."""
+        while not self._stopping:
             for shard in range(self._keyspace.shards):
                 try:
                     if await self._leads(manager_id, shard):
@@ -78,6 +79,10 @@ class RunArchiver:
                 except (FlujoError, RedisReplyError) as error:
                     logger.warning("runs not archived, trying again", extra={"error": str(error)})
             await asyncio.sleep(_PERIOD_S)
+
+    def stop(self) -> None:
+        """Have `serve` end, also where redis-py swallows a cancellation, as it does while it connects."""
+        self._stopping = True
 
     async def _leads(self, manager_id: str, shard: int) -> bool:
         key = self._keyspace.archiver(shard)
@@ -93,6 +98,8 @@ class RunArchiver:
         waiting = self._keyspace.shard("unarchived", shard)
         page = await self._commands.execute("ZRANGE", waiting, 0, _PAGE - 1)
         for raw in page:
+            if self._stopping:
+                break
             run_id = raw.decode()
             try:
                 await self.archive(run_id)

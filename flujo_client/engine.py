@@ -123,7 +123,8 @@ class QueuedEngine:
 
     async def close(self) -> None:
         """Stop serving, hand the own runs to the pool, and disconnect."""
-        if self._archiving is not None:
+        if self._archiving is not None and self._archiver is not None:
+            self._archiver.stop()
             self._archiving.cancel()
             await asyncio.wait([self._archiving])
         if self._own_backend is not None:

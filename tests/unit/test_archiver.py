@@ -250,3 +250,14 @@ async def test_a_backend_that_is_away_stops_no_run(tmp_path: Path) -> None:
 
     async with Flujo(double, state_backend=Broken(tmp_path)) as flujo:
         assert (await flujo.run_async(1, run_id="a")).output == 2
+
+
+async def test_an_archiver_that_is_stopped_ends_whatever_it_is_doing() -> None:
+    backend = InMemoryBackend()
+    async with Flujo(double, state_backend=backend) as flujo:
+        await flujo.run_async(1, run_id="a")
+        archiver = flujo._driver.archiver
+        assert archiver is not None
+        archiver.stop()
+
+        await asyncio.wait_for(archiver.serve("manager"), 5)
