@@ -106,6 +106,7 @@ from flujo_client.protocol.outcomes import (
     unwrap,
 )
 from flujo_client.protocol.quota import Quota, UsageEstimate, UsageLimits
+from flujo_client.protocol.references import ContextReference, StateProvider
 from flujo_client.protocol.results import (
     ConversationRole,
     ConversationTurn,
@@ -154,6 +155,7 @@ __all__ = [
     "ContextIsolationError",
     "ContextMergeError",
     "ContextMutationError",
+    "ContextReference",
     "ControlFlowError",
     "ConversationRole",
     "ConversationTurn",
@@ -233,6 +235,7 @@ __all__ = [
     "StateBackend",
     "StateMachineStep",
     "StateManager",
+    "StateProvider",
     "StateUnavailableError",
     "Step",
     "StepConfig",

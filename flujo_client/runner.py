@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self
 from uuid import uuid4
@@ -23,6 +23,7 @@ from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.hooks import HookDispatcher, strict_hooks
 from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
 from flujo_client.protocol.quota import UsageLimits
+from flujo_client.protocol.references import StateProvider
 from flujo_client.protocol.results import PipelineContext, PipelineResult
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
@@ -68,6 +69,8 @@ class Flujo:
         usage_limits: Budget of every run.
         hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
         policies: Around every step's function; in process only, workers have their modules' `flujo_policies`.
+        state_providers: Of what the `ContextReference`s of contexts point to; in process only, workers have their modules'
+            `flujo_state_providers`.
         local_tracer: One more hook, called after all others.
         pipeline_name: Instead of the pipeline's own name.
         pipeline_version: Instead of the pipeline's own version; or which one to take from the registry.
@@ -93,6 +96,7 @@ class Flujo:
         hooks: Sequence[Callable[..., Any]] = (),
         policies: Sequence[StepPolicy] = (),
         local_tracer: Callable[..., Any] | None = None,
+        state_providers: Mapping[str, StateProvider] | None = None,
         pipeline_name: str | None = None,
         pipeline_version: str = LATEST,
         pipeline_id: str | None = None,
@@ -110,6 +114,7 @@ class Flujo:
             self._settings = self._settings.model_copy(update={"url": url})
         self._resources = resources
         self._policies = list(policies)
+        self._state_providers = dict(state_providers or {})
         self._terms = RunTerms(
             context_model, initial_context_data or {}, usage_limits, enable_tracing, delete_on_completion
         )
@@ -282,10 +287,10 @@ class Flujo:
         return await self._driver.replay(await self._opened(), run_id)
 
     async def _opened(self) -> Engine:
-        if self.queued and (self._resources is not None or self._policies):
+        if self.queued and (self._resources is not None or self._policies or self._state_providers):
             raise ConfigurationError(
-                "resources= and policies= cannot be sent to workers.",
-                suggestion="Set flujo_resources and flujo_policies in the pipeline's module.",
+                "resources=, policies= and state_providers= cannot be sent to workers.",
+                suggestion="Set flujo_resources, flujo_policies and flujo_state_providers in the pipeline's module.",
             )
         loop = asyncio.get_running_loop()
         if self._opening is None or self._loop is not loop or _failed(self._opening):
@@ -313,6 +318,7 @@ class Flujo:
             return QueuedEngine(self._settings, serves_pool=False, observer=self._observer, backend=self._backend)
         registry = Registry(
             policies=self._policies,
+            state_providers=self._state_providers,
             resources=self._resources,
             context_model=self._terms.context_model or PipelineContext,
         )

@@ -46,6 +46,7 @@ from flujo_worker.policies.injection import StepRunPolicy
 from flujo_worker.policies.inputs import InputReader
 from flujo_worker.policies.invariants import InvariantPolicy
 from flujo_worker.policies.plugins import PluginPolicy
+from flujo_worker.policies.pointers import ReferencePolicy
 from flujo_worker.policies.processors import OutputProcessorPolicy, PromptProcessorPolicy
 from flujo_worker.policies.resources import ResourcesPolicy
 from flujo_worker.policies.stack import Policy, Proceed, StepCall, stacked
@@ -114,6 +115,7 @@ class StepCoordinator:
         policies: list[Policy] = [
             InvariantPolicy(calls, self._registry),
             ContextPolicy(reader, self._registry),
+            ReferencePolicy(self._registry),
             InputPolicy(reader, validator),
             ResourcesPolicy(self._registry),
             StepRunPolicy(self._scripts, self._codec, strict_pricing=strict_pricing),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.hooks import Hook
 from flujo_client.protocol.messages import CONTROL_PREFIX
+from flujo_client.protocol.references import StateProvider
 from flujo_client.protocol.results import PipelineContext
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.types import ControlDefinition, PipelineDefinition, StepDefinition
@@ -32,6 +33,7 @@ class Registry:
     Attributes:
         hooks: Called beside the step, on the worker.
         policies: Around every step's function, the first outermost: callables of a `StepCall` and the function to go on with.
+        state_providers: Of what the references in contexts point to, by id.
         resources: Handed to steps that ask for `resources`.
         context_model: Of the context of steps that change it without asking for it.
     """
@@ -41,6 +43,7 @@ class Registry:
         *,
         hooks: Iterable[Hook] = (),
         policies: Iterable[StepPolicy] = (),
+        state_providers: Mapping[str, StateProvider] | None = None,
         resources: Any = None,
         context_model: type[BaseModel] = PipelineContext,
     ) -> None:
@@ -49,6 +52,7 @@ class Registry:
         self._specs: dict[str, PipelineSpec] = {}
         self.hooks: list[Hook] = list(hooks)
         self.policies: list[StepPolicy] = list(policies)
+        self.state_providers: dict[str, StateProvider] = dict(state_providers or {})
         self.resources = resources
         self.context_model = context_model
 
@@ -56,7 +60,8 @@ class Registry:
     def from_modules(cls, names: str) -> Registry:
         """Import modules and take every pipeline at their top level; and what else it offers.
 
-        A module may set `flujo_hooks` and `flujo_policies` (lists), `flujo_resources` and `flujo_context_model` (a pydantic model).
+        A module may set `flujo_hooks` and `flujo_policies` (lists), `flujo_state_providers` (a dict), `flujo_resources`,
+        and `flujo_context_model` (a pydantic model).
 
         Args:
             names: Module names, comma separated.
@@ -88,6 +93,7 @@ class Registry:
             _refuse_unnamed(name, registry)
             registry.hooks += getattr(module, "flujo_hooks", [])
             registry.policies += getattr(module, "flujo_policies", [])
+            registry.state_providers |= getattr(module, "flujo_state_providers", {})
             registry.resources = getattr(module, "flujo_resources", registry.resources)
             registry.context_model = getattr(module, "flujo_context_model", registry.context_model)
         return registry

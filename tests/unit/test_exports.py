@@ -40,7 +40,7 @@ NOT_YET = """
     make_agent_async BaseContext typed_context ExecutedCommandLog
     ExecutionBackend StepExecutionRequest
     BranchKey DynamicParallelRouterStep GranularStep CacheStep
-    ContextReference InMemoryCache
+    InMemoryCache
     AsyncAgentProtocol
 """
 
