@@ -1,5 +1,6 @@
 """Flujo: typed pipelines, run in process or as queued tasks on a fleet of Celery workers."""
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,7 @@ from flujo_client.protocol.outcomes import (
     to_outcome,
     unwrap,
 )
+from flujo_client.protocol.pipeline_context import BaseContext, ExecutedCommandLog, typed_context
 from flujo_client.protocol.quota import Quota, UsageEstimate, UsageLimits
 from flujo_client.protocol.references import ContextReference, StateProvider
 from flujo_client.protocol.results import (
@@ -135,6 +137,7 @@ from flujo_client.task_client import SystemState, TaskClient, TaskDetail, TaskSt
 
 if TYPE_CHECKING:
     from flujo_client.archive.sql import PostgresBackend, SQLiteBackend
+    from flujo_client.metering.model_agents import make_agent_async
 
 __all__ = [
     "Aborted",
@@ -143,6 +146,7 @@ __all__ = [
     "AppResources",
     "AsyncFlujoClient",
     "BackgroundLaunched",
+    "BaseContext",
     "BaseModel",
     "BranchFailureStrategy",
     "BrokerUnavailableError",
@@ -161,6 +165,7 @@ __all__ = [
     "ConversationTurn",
     "DynamicParallelRouterStep",
     "EstimatorRegistry",
+    "ExecutedCommandLog",
     "ExecutionError",
     "ExecutionManager",
     "Failure",
@@ -275,9 +280,11 @@ __all__ = [
     "get_estimator_registry",
     "get_skill_registry",
     "init_telemetry",
+    "make_agent_async",
     "mapper",
     "step",
     "to_outcome",
+    "typed_context",
     "unwrap",
 ]
 
@@ -289,7 +296,9 @@ mapper = Step.from_mapper
 
 
 def __getattr__(name: str) -> Any:
-    """Classes that need the extra `sql` are imported when they are asked for."""
+    """What needs the extra `sql`, or `pydantic-ai`, is imported when it is asked for."""
     if name in ("PostgresBackend", "SQLiteBackend"):
         return sql_backend(name)
+    if name == "make_agent_async":
+        return import_module("flujo_client.metering.model_agents").make_agent_async
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -194,6 +194,8 @@ class RunReader:
             **context.get("set", {}),
             **{name: self._value(part, payloads) for name, part in live.items()},
         }
+        if "step_outputs" in context_model.model_fields:
+            data["step_outputs"] = {**_outputs(history), **data.get("step_outputs", {})}
         skeleton["final_pipeline_context"] = _modelled(data, context_model)
         return PipelineResult.model_validate(skeleton)
 
@@ -236,6 +238,16 @@ class RunReader:
 
     def _value(self, expression: Expression, payloads: Mapping[str, bytes]) -> Any:
         return evaluate(expression, lambda field: self._codec.decode(payloads[field]) if field in payloads else None)
+
+
+def _outputs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What steps that succeeded put out, by name, at any depth; the last of a name."""
+    found: dict[str, Any] = {}
+    for part in history:
+        found |= _outputs(part.get("step_history") or ())
+        if part.get("success"):
+            found[part["name"]] = part.get("output")
+    return found
 
 
 def _modelled(data: Mapping[str, Any], model: type[BaseModel]) -> BaseModel:

@@ -35,7 +35,7 @@ class Registry:
         policies: Around every step's function, the first outermost: callables of a `StepCall` and the function to go on with.
         state_providers: Of what the references in contexts point to, by id.
         resources: Handed to steps that ask for `resources`.
-        context_model: Of the context of steps that change it without asking for it.
+        context_model: Of the context of steps that change it without asking for it, where their module names none.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Registry:
         self.state_providers: dict[str, StateProvider] = dict(state_providers or {})
         self.resources = resources
         self.context_model = context_model
+        self._context_models: dict[str, type[BaseModel]] = {}
 
     @classmethod
     def from_modules(cls, names: str) -> Registry:
@@ -89,17 +90,19 @@ class Registry:
                     suggestion='Assign one there: digest = Pipeline(name="digest", steps=[...]).',
                 )
             for pipeline in pipelines:
-                registry.add(pipeline)
+                registry.add(pipeline, getattr(module, "flujo_context_model", None))
             _refuse_unnamed(name, registry)
             registry.hooks += getattr(module, "flujo_hooks", [])
             registry.policies += getattr(module, "flujo_policies", [])
             registry.state_providers |= getattr(module, "flujo_state_providers", {})
             registry.resources = getattr(module, "flujo_resources", registry.resources)
-            registry.context_model = getattr(module, "flujo_context_model", registry.context_model)
         return registry
 
-    def add(self, pipeline: PipelineDefinition) -> PipelineSpec:
+    def add(self, pipeline: PipelineDefinition, context_model: type[BaseModel] | None = None) -> PipelineSpec:
         """Take a pipeline's steps in. A pipeline without a name adds its steps but is not published.
+
+        Args:
+            context_model: Of its runs; default: the registry's.
 
         Raises:
             ConfigurationError: Two different objects would have the same name.
@@ -110,6 +113,9 @@ class Registry:
         for function, control in pipeline.control_definitions().items():
             self._refuse_other(function, self._controls.get(function), control)
             self._controls[function] = control
+        if context_model is not None:
+            functions = (*pipeline.step_definitions(), *pipeline.control_definitions())
+            self._context_models.update(dict.fromkeys(functions, context_model))
         spec = pipeline.to_spec()
         self._specs[spec.content_hash] = spec
         return spec
@@ -129,12 +135,13 @@ class Registry:
         """The function of a composite. Raises `KeyError` if this worker does not have it; see `has`."""
         return self._controls[reference]
 
-    def context_model_for(self, declared: Any, reference: str = "") -> type[BaseModel]:
+    def context_model_for(self, declared: Any, reference: str = "", function: str = "") -> type[BaseModel]:
         """The model of a context.
 
         Args:
             declared: What a function's `context` parameter says; counts if that is a model.
             reference: Of the model of the sub-pipeline around the function; "" for none.
+            function: Reference of a step, or of a composite's function, whose module may name a model; "" for none.
         """
         named = self._controls.get(reference)
         known = None if named is None else named.call
@@ -143,7 +150,7 @@ class Registry:
             for model in (declared, known)
             if isinstance(model, type) and issubclass(model, BaseModel) and model is not BaseModel
         )
-        return next(models, self.context_model)
+        return next(models, self._context_models.get(function, self.context_model))
 
     def has(self, function: str) -> bool:
         """Whether this worker can run what a message names: a step, or every function of a control step."""

@@ -7,6 +7,8 @@ import types
 import typing
 from typing import Any
 
+import typing_extensions
+
 __all__ = ["compatible"]
 
 
@@ -46,7 +48,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _class(annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
-    if typing.is_typeddict(annotation):
+    if typing_extensions.is_typeddict(annotation):
         return dict
     return type(None) if annotation is None else typing.get_origin(annotation) or annotation
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from flujo_client.dsl.estimates import read_estimate
@@ -69,7 +70,7 @@ def _read_steps(step: Step[Any, Any]) -> tuple[str, ...]:
 
     Those that its template names; all, if it says `step_outputs` of the context, in its template or its function.
     """
-    words = getattr(getattr(step.call, "__func__", step.call), "__code__", None)
+    words = getattr(inspect.unwrap(getattr(step.call, "__func__", step.call)), "__code__", None)
     if _STEP_OUTPUTS in (words.co_names if words is not None else ()) or _STEP_OUTPUTS in str(step.template or ""):
         return ("*",)
     return tuple(sorted(names_in_steps(step.template)))

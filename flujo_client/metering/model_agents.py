@@ -144,8 +144,11 @@ def make_agent_async(
     """An agent of pydantic-ai, as existing code asks for it.
 
     Args:
-        options: Of `pydantic_ai.Agent`.
+        options: Of `pydantic_ai.Agent`; and `max_retries`, and `timeout` of a request, seconds.
     """
+    timeout_s = options.pop("timeout", None)
+    if timeout_s is not None:
+        options["model_settings"] = {"timeout": timeout_s, **options.get("model_settings", {})}
     retries = options.pop("max_retries", None)
     if retries is not None:
         options["retries"] = retries

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
+from flujo_client.protocol.errors import ContextIsolationError
+
 __all__ = ["SNAPSHOT_AFTER", "ContextData", "delta_between", "fold_context", "snapshot_of"]
 
 #: A context as plain data.
@@ -32,10 +34,20 @@ def delta_between(before: ContextData, after: ContextData) -> dict[str, Any] | N
 
 
 def fold_context(payloads: Iterable[Mapping[str, Any]]) -> ContextData:
-    """The context that a snapshot and its deltas make, as a copy of its own."""
+    """The context that a snapshot and its deltas make, as a copy of its own.
+
+    Raises:
+        ContextIsolationError: Something in it cannot be copied; in process only, where values are live objects.
+    """
     data: ContextData = {}
     for payload in payloads:
         data.update(payload["set"])
         for key in payload["unset"]:
             data.pop(key, None)
-    return deepcopy(data)
+    try:
+        return deepcopy(data)
+    except (TypeError, RecursionError) as error:
+        raise ContextIsolationError(
+            f"The context cannot be copied for an attempt of its own: {error}.",
+            suggestion="Keep what cannot be copied in resources, or behind a ContextReference.",
+        ) from error

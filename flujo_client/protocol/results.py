@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from flujo_client.protocol.pipeline_context import ConversationRole, ConversationTurn, HumanInteraction, PipelineContext
+
 __all__ = [
     "ConversationRole",
     "ConversationTurn",
@@ -44,32 +46,6 @@ class RunStatus(StrEnum):
         return self not in (RunStatus.RUNNING, RunStatus.PAUSED)
 
 
-class ConversationRole(StrEnum):
-    """Who said something in a run."""
-
-    ASSISTANT = "assistant"  # the pipeline
-    USER = "user"  # whoever answered
-
-
-class ConversationTurn(BaseModel):
-    """What somebody said in a run."""
-
-    model_config = ConfigDict(frozen=True)
-
-    role: ConversationRole
-    content: str
-
-
-class HumanInteraction(BaseModel):
-    """A question and its answer."""
-
-    model_config = ConfigDict(frozen=True)
-
-    message_to_human: str
-    human_response: Any
-    timestamp: datetime
-
-
 class Pause(BaseModel):
     """A question of a run that nobody has answered yet."""
 
@@ -81,23 +57,6 @@ class Pause(BaseModel):
     message: str
     asked_at: datetime
     answer_schema: dict[str, Any] = Field(default_factory=dict, description="JSON schema that the answer must fit")
-
-
-class PipelineContext(BaseModel):
-    """The state that a run's steps share. Fields that are not declared may be set as well."""
-
-    model_config = ConfigDict(extra="allow", validate_assignment=True)
-
-    run_id: str = ""
-    initial_prompt: str | None = None
-    status: str = "running"
-    pause_message: str | None = None
-    paused_step_input: Any = None
-    user_input: Any = None
-    hitl_data: dict[str, Any] = Field(default_factory=dict)
-    hitl_history: list[HumanInteraction] = Field(default_factory=list)
-    conversation_history: list[ConversationTurn] = Field(default_factory=list)
-    step_outputs: dict[str, Any] = Field(default_factory=dict)
 
 
 class StepResult(BaseModel):

@@ -1,7 +1,7 @@
 """What a step declares about its values, and the check of values against it.
 
 A declared type is any annotation that pydantic understands: classes, models, Optional, Union, generics, TypedDict.
-`Any`, `object` and no annotation accept everything.
+`Any`, `object`, `BaseModel` itself and no annotation accept everything.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ import operator
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass
 from typing import Any, NotRequired, Protocol, Required, runtime_checkable
 
 import pydantic_core
-from pydantic import ConfigDict, TypeAdapter
+import typing_extensions
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic import ValidationError as PydanticValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from typing_extensions import TypedDict
@@ -38,7 +48,13 @@ __all__ = [
     "make_adapter",
 ]
 
-_ANYTHING = (Any, object, inspect.Parameter.empty)
+_ANYTHING = (Any, object, BaseModel, inspect.Parameter.empty)
+
+#: A bool is an int, as in Python; JSON knows the two apart.
+_BOOLEANS = {b"true": True, b"false": False}
+
+#: What is read once and lazily: its elements cannot be looked at before the step does.
+_LAZY = (Iterable, Iterator, Generator, AsyncIterable, AsyncIterator, AsyncGenerator)
 
 
 class TypedStep(Protocol):
@@ -250,6 +266,8 @@ class TypeValidator:
 
     def _conform(self, annotation: Any, value: Any, text: bytes | None) -> Any:
         adapter = self._adapter(annotation)
+        if text is not None and annotation is int and text in _BOOLEANS:
+            return _BOOLEANS[text]
         if text is not None:
             return pydantic_core.from_json(text) if adapter is None else adapter.validate_json(text, strict=True)
         if adapter is None or (_has_instances(annotation) and isinstance(value, annotation)):
@@ -268,7 +286,7 @@ class TypeValidator:
 
 
 def _has_instances(annotation: Any) -> bool:
-    return isinstance(annotation, type) and not typing.is_typeddict(annotation)
+    return isinstance(annotation, type) and not typing_extensions.is_typeddict(annotation)
 
 
 def make_adapter(annotation: Any) -> TypeAdapter[Any] | None:
@@ -284,12 +302,14 @@ def make_adapter(annotation: Any) -> TypeAdapter[Any] | None:
 
 def _checkable(annotation: Any) -> Any:
     """An annotation that pydantic checks: before Python 3.12 it refuses the TypedDicts of `typing`, at any depth."""
-    if sys.version_info < (3, 12) and typing.is_typeddict(annotation):
+    if sys.version_info < (3, 12) and typing_extensions.is_typeddict(annotation):
         fields = {
             name: Required[_checkable(hint)] if name in annotation.__required_keys__ else NotRequired[_checkable(hint)]
             for name, hint in typing.get_type_hints(annotation).items()
         }
         return TypedDict(annotation.__name__, fields)  # type: ignore[operator]  # made of what is known at run time only
+    if (typing.get_origin(annotation) or annotation) in _LAZY:
+        return Any
     parts = typing.get_args(annotation)
     checkable = tuple(_checkable(part) for part in parts)
     if checkable == parts:

@@ -51,7 +51,9 @@ class ControlSteps:
         task, inputs = attempt.task, self._reader.of(attempt)
         functions = {role: self._registry.control(reference) for role, reference in task.roles.items()}
         first = next(iter(functions.values()), None)
-        model = self._registry.context_model_for(first.context_type if first else Any, task.context_model)
+        model = self._registry.context_model_for(
+            first.context_type if first else Any, task.context_model, next(iter(task.roles.values()), "")
+        )
         context = inputs.context(model, attempt.ref.run_id)
         call = ControlCall(
             task=task,

@@ -34,7 +34,9 @@ class ContextPolicy:
         step = call.step
         if not step.wants_context:
             return await proceed(call)
-        model = self._registry.context_model_for(call.definition.context_type, call.attempt.task.context_model)
+        model = self._registry.context_model_for(
+            call.definition.context_type, call.attempt.task.context_model, step.function
+        )
         call.context = self._reader.of(call.attempt).context(model, call.attempt.ref.run_id)
         call.injected["context"] = call.context.model
         try:

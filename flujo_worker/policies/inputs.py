@@ -74,8 +74,18 @@ class AttemptInputs:
             return self._validator.validate_step_output(producer, self._live(self._task.expression), definition)
         if self._validator.takes_anything(definition):
             return self._restored(text, self._task.producer_function)
+        if self._is_narrower(definition):
+            value = self._restored(text, self._task.producer_function)
+            if isinstance(value, definition.input_type):
+                return value
         producer = Producer(self._task.producer, self._task.producer_type)
         return self._validator.validate_step_output(producer, None, definition, text=text)
+
+    def _is_narrower(self, definition: StepDefinition) -> bool:
+        """Whether the step before declares a subclass of what this one takes: its object is passed on whole."""
+        producer = self._find(self._task.producer_function) if self._task.producer_function else None
+        made, taken = None if producer is None else producer.output_type, definition.input_type
+        return isinstance(made, type) and isinstance(taken, type) and made is not taken and _derives(made, taken)
 
     def for_control(self, declared: Any) -> Any:
         """The input of a composite's function: as the function declares it, or else as the step that made it does."""
@@ -126,3 +136,9 @@ class AttemptInputs:
 
     def _live(self, expression: Expression) -> Any:
         return evaluate(expression, lambda field: self._codec.decode(self._payloads[field]))
+
+
+def _derives(made: type, taken: type) -> bool:
+    """Whether a class of models or dataclasses derives from another; what JSON itself knows is checked as such."""
+    own = issubclass(taken, BaseModel) or hasattr(taken, "__dataclass_fields__")
+    return own and issubclass(made, taken)

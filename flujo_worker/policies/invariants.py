@@ -35,7 +35,7 @@ class InvariantPolicy:
         output = await proceed(call)
         violations = []
         of_pipelines = [self._registry.control(reference).call for reference in call.step.invariant_functions]
-        for rule in (*call.step.invariants, *call.definition.attachments.invariants, *of_pipelines):
+        for rule in (*call.step.invariants, *call.attachments.invariants, *of_pipelines):
             reason = await self._violation(call, rule, output)
             if reason is not None:
                 violations.append({"rule": _name_of(rule), "reason": reason})

@@ -33,7 +33,7 @@ class PluginPolicy:
         value = call.value
         output = await proceed(call)
         asked: list[Any] = [call.definition.resolved_agent]
-        while call.definition.attachments.plugins:
+        while call.attachments.plugins:
             output, elsewhere = await self._judge(call, value, output)
             if elsewhere is None:
                 break
@@ -48,8 +48,10 @@ class PluginPolicy:
         """What the plugins made of an output, and whom to ask instead, if one of them says so."""
         data = {"input": value, "output": output}
         step = call.definition
-        for plugin in step.attachments.plugins:
-            outcome = await self._calls.call(call.attempt, plugin.validate, data, context=call.context_model)
+        for plugin in call.attachments.plugins:
+            outcome = await self._calls.call(
+                call.attempt, getattr(plugin, "validate", plugin), data, context=call.context_model
+            )
             if not isinstance(outcome, PluginOutcome):
                 raise PluginError(
                     f"Plugin execution failed: {type(plugin).__name__} of step '{step.name}' returned a "

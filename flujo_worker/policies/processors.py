@@ -23,7 +23,7 @@ class PromptProcessorPolicy:
 
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises whatever a processor raises."""
-        processors = call.definition.attachments.prompt_processors
+        processors = call.attachments.prompt_processors
         if processors:
             call.value = await _through(self._calls, call, processors, call.value)
         return await proceed(call)
@@ -42,7 +42,7 @@ class OutputProcessorPolicy:
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises whatever a processor raises."""
         output = await proceed(call)
-        return await _through(self._calls, call, call.definition.attachments.output_processors, output)
+        return await _through(self._calls, call, call.attachments.output_processors, output)
 
 
 async def _through(calls: UserCalls, call: StepCall, processors: Iterable[Any], data: Any) -> Any:

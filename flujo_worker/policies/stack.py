@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from flujo_client.protocol.attachments import Attachments
 from flujo_client.protocol.spec import StepSpec
 from flujo_client.protocol.types import StepDefinition
 from flujo_worker.attempt import Attempt
@@ -23,6 +24,7 @@ class StepCall:
         context: The attempt's own copy; None if the step has nothing to do with the context.
         injected: What the step's function may ask for by keyword.
         findings: What validators said, as JSON values.
+        attachments: Of the definition.
     """
 
     attempt: Attempt
@@ -31,6 +33,11 @@ class StepCall:
     context: StepContext | None = None
     injected: dict[str, Any] = field(default_factory=dict)
     findings: list[dict[str, Any]] = field(default_factory=list)
+    attachments: Attachments = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Put together what is attached to the step, once for all policies."""
+        self.attachments = self.definition.attachments
 
     @property
     def step(self) -> StepSpec:

@@ -11,6 +11,7 @@ from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.context import SNAPSHOT_AFTER, ContextData, delta_between, fold_context, snapshot_of
 from flujo_client.protocol.errors import ContextError, ContextFieldError
+from flujo_client.protocol.pipeline_context import PipelineContext
 from flujo_client.protocol.results import PipelineResult
 from flujo_client.protocol.spec import StepSpec
 from flujo_client.protocol.types import describe_type
@@ -23,8 +24,8 @@ STEP_OUTPUTS: Final = "step_outputs"
 #: What no step may put into a context: a place for everything is a place for nothing.
 SCRATCHPAD: Final = "scratchpad"
 
-#: Fields of the run itself, which an output that holds a whole context does not change.
-_NEVER_UPDATED = frozenset({"run_id", "initial_prompt", "status", STEP_OUTPUTS})
+#: Fields of the run itself, which an output that is a whole context does not change.
+_OF_THE_RUN = frozenset({"run_id", "initial_prompt", "status", STEP_OUTPUTS})
 
 
 @dataclass(slots=True)
@@ -93,8 +94,6 @@ class StepContext:
             )
         known = type(self.model).model_fields
         for key, value in values.items():
-            if key in _NEVER_UPDATED:
-                continue
             if key == SCRATCHPAD:
                 raise ContextFieldError("Context validation failed: 'scratchpad' is no field of a context")
             if step.validate_fields and key not in known and self.model.model_config.get("extra") != "allow":
@@ -126,8 +125,10 @@ class StepContext:
         return target
 
     def _merge(self, key: str, value: Any) -> None:
-        """Set a field; a dict goes into the dict that is there."""
+        """Set a field; a dict goes into the dict, or the model, that is there."""
         held = getattr(self.model, key, None)
+        if isinstance(held, BaseModel) and isinstance(value, Mapping):
+            held = held.model_dump()
         if isinstance(held, dict) and isinstance(value, Mapping):
             value = _merged(held, value)
         set_in_context(self.model, key, value)
@@ -180,9 +181,12 @@ def _values_of(output: Any) -> Mapping[Any, Any] | None:
     """What an output says about the context: a nested run speaks through its own."""
     if isinstance(output, PipelineResult):
         output = output.final_pipeline_context if output.final_pipeline_context is not None else {}
-    if isinstance(output, BaseModel):
-        return {name: getattr(output, name) for name in (*type(output).model_fields, *(output.model_extra or {}))}
-    return output if isinstance(output, Mapping) else None
+    if not isinstance(output, BaseModel):
+        return output if isinstance(output, Mapping) else None
+    values = {name: getattr(output, name) for name in (*type(output).model_fields, *(output.model_extra or {}))}
+    if isinstance(output, PipelineContext):
+        return {name: value for name, value in values.items() if name not in _OF_THE_RUN}
+    return values
 
 
 def _merged(held: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

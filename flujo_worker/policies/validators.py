@@ -29,7 +29,7 @@ class ValidatorPolicy:
             OutputRejectedError: Not tried again; the output stands in the result, but for a strict step.
         """
         output = await proceed(call)
-        results = [await self._ask(call, validator, output) for validator in call.definition.attachments.validators]
+        results = [await self._ask(call, validator, output) for validator in call.attachments.validators]
         if results:
             call.findings += [result.model_dump() for result in results]
         refusals = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from flujo_client import (
     AgentProcessors,
@@ -24,10 +26,20 @@ from flujo_client import (
 )
 
 
+async def take_anything(data):  # type: ignore[no-untyped-def]  # that is the point
+    return [data]
+
+
+class Place(BaseModel):
+    x: int
+    y: int
+
+
 class Notes(PipelineContext):
     n: int = 0
     words: list[str] = Field(default_factory=list)
     facts: dict[str, Any] = Field(default_factory=dict)
+    place: Place = Place(x=1, y=1)
     complaints: list[str] = Field(default_factory=list)
     findings: list[Any] = Field(default_factory=list)
 
@@ -255,12 +267,22 @@ async def more_facts(data: Any) -> dict[str, Any]:
     return {"facts": {"a": {"y": 2}}}
 
 
+class Status(BaseModel):
+    status: str
+    place: dict[str, int]
+
+
+@step(updates_context=True)
+async def own_status(data: Any) -> Status:
+    return Status(status="checked", place={"y": 2})
+
+
 @step(sink_to="facts.sunk")
 async def sunk(data: Any) -> int:
     return 7
 
 
-updating = Pipeline([facts, more_facts, sunk], name="updating")
+updating = Pipeline([facts, more_facts, own_status, sunk], name="updating")
 
 
 @step(updates_context=True)
@@ -335,6 +357,79 @@ bounded = Pipeline(
     name="bounded",
     static_invariants=["output.n != 6", small],
 )
+
+
+# types
+
+
+class Animal(BaseModel):
+    name: str
+
+
+class Dog(Animal):
+    tricks: int = 0
+
+
+@dataclass
+class Point:
+    x: int
+    y: int | None = None
+
+
+class Row(TypedDict):
+    a: int
+
+
+@step
+async def make_dog(data: Any) -> Dog:
+    return Dog(name=str(data), tricks=2)
+
+
+@step
+async def name_of(animal: Animal) -> list[Any]:
+    return [animal.name, getattr(animal, "tricks", None)]
+
+
+@step
+async def make_none(data: Any) -> str | None:
+    return None
+
+
+@step
+async def take_none(data: str | None) -> Point:
+    return Point(1) if data is None else Point(2)
+
+
+@step
+async def take_point(point: Point | int) -> dict[str, list[Row]]:
+    assert isinstance(point, Point)
+    return {"rows": [{"a": point.x}]}
+
+
+@step
+async def take_rows(rows: dict[str, list[Row]]) -> bool:
+    return rows["rows"][0]["a"] == 1
+
+
+@step
+async def take_int(number: int) -> list[Any]:
+    return [number, isinstance(number, bool)]
+
+
+@step
+async def any_none(data: Any) -> Any:
+    return None
+
+
+@step
+async def take_str(data: str) -> str:
+    return data
+
+
+dogs = Pipeline([make_dog, name_of], name="dogs")
+typed = Pipeline([make_none, take_none, take_point, take_rows, take_int], name="typed")
+bare_none = Pipeline([any_none, Step.from_callable(take_anything, name="anything")], name="bare_none")
+none_mismatch = Pipeline([any_none, take_str], name="none_mismatch")
 
 
 # adapters

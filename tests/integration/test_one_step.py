@@ -17,6 +17,7 @@ from flujo_client import (
     PipelineResult,
     RunStatus,
     Step,
+    TypeMismatchError,
     UsageLimits,
 )
 from tests.integration import one_step
@@ -191,6 +192,7 @@ class TestContext:
 
         assert context.facts == {"a": {"x": 1, "y": 2}, "sunk": 7}
         assert context.n == 4
+        assert context.place == one_step.Place(x=1, y=2)
 
     async def test_an_output_of_the_wrong_type_fails_the_step(self, modes: Modes) -> None:
         result = await modes.run(one_step.wrong, "x", context_model=Notes)
@@ -236,6 +238,24 @@ class TestInvariants:
             assert part.feedback == f"Invariant violated: {rule}"
             assert [violation["rule"] for violation in part.metadata_["invariant_violations"]] == [rule]
             assert result.final_pipeline_context.n == 0
+
+
+class TestTypes:
+    async def test_optional_union_generic_dataclass_and_typed_dict_values_flow_as_declared(self, modes: Modes) -> None:
+        result = await modes.run(one_step.typed, "x")
+
+        assert result.success, told(result)
+        assert result.output == [True, True]
+
+    async def test_a_subclass_reaches_a_step_whole(self, modes: Modes) -> None:
+        assert (await modes.run(one_step.dogs, "rex")).output == ["rex", 2]
+
+    async def test_none_is_accepted_where_it_is_declared_or_nothing_is(self, modes: Modes) -> None:
+        assert (await modes.run(one_step.bare_none, "x")).output == [None]
+
+    async def test_a_value_that_does_not_fit_raises_out_of_the_run(self, modes: Modes) -> None:
+        with pytest.raises(TypeMismatchError, match=r"^Type mismatch: Output of 'any_none' \(returns Any\)"):
+            await modes.run(one_step.none_mismatch, "x")
 
 
 async def test_an_adapter_stands_between_types_that_do_not_fit(modes: Modes) -> None:

@@ -6,6 +6,7 @@ import inspect
 from typing import Annotated, Any, Optional, TypedDict, TypeVar, Union
 
 import pytest
+import typing_extensions
 from pydantic import BaseModel
 
 from flujo_client.dsl.compatibility import compatible
@@ -14,6 +15,12 @@ from flujo_client.dsl.compatibility import compatible
 class Page(BaseModel):
     title: str
     words: int
+
+
+class NewRow(typing_extensions.TypedDict):
+    """Of the library that older Pythons need; `typing` does not know it for one."""
+
+    a: int
 
 
 class Row(TypedDict):
@@ -59,6 +66,9 @@ def test_declared_types_of_neighbours(output: Any, expected: Any, fits: bool) ->
         (tuple[int, str], tuple[int, int], False),
         (Page, Row, True),
         (list[Page], list[dict[str, int]], True),
+        (dict[str, list[NewRow]], dict[str, list[NewRow]], True),
+        (NewRow, Page, True),
+        (NewRow, int, False),
     ],
     ids=str,
 )

@@ -230,7 +230,7 @@ class TestModelAgents:
         assert outside.output
 
     async def test_existing_code_makes_agents_by_a_function(self) -> None:
-        agent = make_agent_async(TestModel(), "be brief", str, max_retries=3)
+        agent = make_agent_async(TestModel(), "be brief", str, max_retries=3, timeout=5)
 
         assert (await agent.run("x")).output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
@@ -42,6 +43,9 @@ class Local:
         (Row, b'{"a":1}', {"a": 1}),
         (Any, b'{"x":[1]}', {"x": [1]}),
         (dict[str, Page], b'{"p":{"title":"t","words":1}}', {"p": Page(title="t", words=1)}),
+        (int, b"true", True),
+        (Iterable[int], b"[1,2]", [1, 2]),
+        (BaseModel, b'{"x":1}', {"x": 1}),
     ],
 )
 def test_json_becomes_what_the_next_step_declares(annotation: Any, text: bytes, value: Any) -> None:
@@ -90,6 +94,8 @@ def test_live_values_pass_as_they_are() -> None:
         (Annotated[int, Field(gt=0)], 5),
         (tuple[int, str], (1, "x")),
         (object, "anything"),
+        (Iterable[int], [1, 2]),
+        (dict[str, Iterator[int]], {"a": [1]}),
     ],
     ids=str,
 )
