@@ -307,6 +307,15 @@ class TestMachine:
         run.succeed("1")
         assert _history(run)[0]["metadata_"] == {"states": ["a", "b"]}
 
+    def test_a_machine_in_a_loop_hands_its_last_states_output_to_the_next_iteration(self) -> None:
+        run = Replay(loop(machine("a")))
+        run.succeed("0.0.0.0.0")
+        run.decided("0.0.0!next.0", to=None)
+
+        run.decided("0!next.0", exit=False)
+
+        assert task_of(run.last).expression == "out:0.0.0.0.0"
+
     def test_with_nowhere_to_go_it_is_done(self) -> None:
         run = Replay(machine("a"))
         run.succeed("0.0.0")

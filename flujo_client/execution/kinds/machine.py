@@ -56,6 +56,8 @@ class MachineKind(Composite):
     def child_input(self, graph: RunGraph, path: str, node: MachineSpec, index: int) -> Expression:
         """The output of the state before; after a state that failed, what that state got."""
         visited = graph.needed(path).visited
+        if index not in visited:  # not known yet: it is being loaded
+            return {}
         place = visited.index(index)
         if place == 0:
             return graph.input(path)
@@ -64,7 +66,8 @@ class MachineKind(Composite):
 
     def output(self, graph: RunGraph, path: str, node: MachineSpec) -> Expression:
         """That of the last state."""
-        return graph.output(child_of(path, graph.needed(path).visited[-1]))
+        visited = graph.needed(path).visited
+        return graph.output(child_of(path, visited[-1])) if visited else {}  # not known yet: it is being loaded
 
     def children(self, graph: RunGraph, path: str, node: MachineSpec) -> Iterator[tuple[int, str | None]]:
         """The states entered, by name."""

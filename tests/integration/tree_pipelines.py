@@ -1,0 +1,7 @@
+"""The trees that a fleet runs, as pipelines at the top of a module."""
+
+from __future__ import annotations
+
+from tests.integration.trees import SAMPLE, as_pipeline
+
+globals().update({name: as_pipeline(tree, name) for name, tree in SAMPLE.items()})
