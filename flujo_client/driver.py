@@ -337,7 +337,7 @@ async def _unless(broken: asyncio.Future[None], items: AsyncIterator[Event]) -> 
 
 def _chunk(codec: PayloadCodec, event: Event, spec: PipelineSpec) -> Chunk:
     return Chunk(
-        data=codec.decode(event.fields["data"].encode()),
+        data=codec.decode_chunk(event.fields["data"]),
         step_name=step_at(spec, event.path).name,
         attempt=event.attempt,
         sequence=int(event.fields["sequence"]),
@@ -346,7 +346,8 @@ def _chunk(codec: PayloadCodec, event: Event, spec: PipelineSpec) -> Chunk:
 
 def _tells(part: Step[Any, Any]) -> bool:
     """Whether a step has something to tell before the run's end."""
-    return part.in_background or (not part.is_complex and "run" in part.injects)
+    streams = not part.is_complex and ("run" in part.injects or part.stream_call is not None)
+    return part.in_background or streams
 
 
 def _launched(event: Event, spec: PipelineSpec) -> BackgroundLaunched:

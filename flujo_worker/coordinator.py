@@ -77,6 +77,7 @@ class StepCoordinator:
         bodies: Runs sync functions.
         live: The in-process mode: values are live objects and sync steps run on the loop.
         strict_pricing: An agent's tokens without a price fail the run.
+        stream_max_bytes: Of chunks that a run keeps.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class StepCoordinator:
         bodies: SyncBodies,
         live: bool = False,
         strict_pricing: bool = False,
+        stream_max_bytes: int = 64 * 2**20,
     ) -> None:
         self._scripts = scripts
         self._registry = registry
@@ -100,6 +102,7 @@ class StepCoordinator:
         self._hooks = hooks
         self._bodies = bodies
         self._live = live
+        self._stream_max_bytes = stream_max_bytes
         self._running = RunningAttempts()
         self._intake = Intake(scripts, registry, incarnation, self._running.stop)
         self._committer = Committer(scripts, codec)
@@ -118,7 +121,9 @@ class StepCoordinator:
             ReferencePolicy(self._registry),
             InputPolicy(reader, validator),
             ResourcesPolicy(self._registry),
-            StepRunPolicy(self._scripts, self._codec, strict_pricing=strict_pricing),
+            StepRunPolicy(
+                self._scripts, self._codec, self._stream_max_bytes, strict_pricing=strict_pricing, live=self._live
+            ),
             PreStepHookPolicy(self._dispatch_hook),
             TimeoutPolicy(),
             ValidatorPolicy(calls),

@@ -28,6 +28,7 @@ __all__ = ["EmbeddedEngine", "EmbeddedMemory"]
 #: Sync steps with a timeout at once; others run on the caller's loop.
 _SYNC_SLOTS = 500
 
+_EVERY = 2**31
 _FOR_EVER_MS = 10 * 365 * 86_400_000
 
 
@@ -151,6 +152,8 @@ class EmbeddedEngine:
         await self.manager.rest(run_id)
         keys, held = self.keyspace.run(run_id), self.keyspace.held(self._incarnation.id, 0)
         self.codec.forget((await self.redis.hgetall(keys.payloads)).values())
+        entries = await self.redis.execute("XRANGE", keys.events, "0-0", "+", "COUNT", _EVERY)
+        self.codec.forget(fields[-1] for _, fields in entries if fields[1] == b"chunk")
         await self.redis.execute(
             "DEL", keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events, keys.waiters
         )
@@ -163,6 +166,10 @@ class EmbeddedEngine:
                 await self.redis.execute("HDEL", self.keyspace.shard("published"), member)
         for name in ("active", "cancelled", "dirty", "finished", "unarchived"):
             await self.redis.execute("ZREM", self.keyspace.shard(name), run_id)
+        for member in await self.redis.execute("ZRANGE", self.keyspace.shard("dispatches"), 0, -1):
+            if member.startswith(run_id.encode() + b" "):  # the run ended before anybody took them
+                await self.redis.execute("ZREM", self.keyspace.shard("dispatches"), member)
+                await self.redis.execute("HDEL", self.keyspace.shard("published"), member)
         await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
 
     async def retain(self, run_id: str) -> None:

@@ -49,6 +49,7 @@ class _Stream(list[tuple[bytes, ...]]):
     def __init__(self) -> None:
         super().__init__()
         self.ids: list[tuple[int, int]] = []
+        self.last = (0, 0)  # the highest id of an entry that was deleted
 
 
 _Value = TypeVar("_Value", _Hash, _SortedSet, _Members, _List, _Stream)
@@ -84,6 +85,7 @@ class MemoryStore:
             b"SREM": self._srem,
             b"TIME": self._time,
             b"XADD": self._xadd,
+            b"XDEL": self._xdel,
             b"XRANGE": self._xrange,
             b"ZADD": self._zadd,
             b"ZRANGE": self._zrange,
@@ -284,12 +286,23 @@ class MemoryStore:
         if entry_id != b"*" or not words or len(words) % 2:
             raise ValueError("only * and pairs of field and value are known here")
         stream = self._make(key, _Stream)
-        last = stream.ids[-1] if stream.ids else (0, 0)
+        last = max(stream.last, stream.ids[-1]) if stream.ids else stream.last
         stream.ids.append(max((self._now_ms(), 0), (last[0], last[1] + 1)))
         stream.append(words)
         for heard in list(self._listeners.get(key, ())):
             heard()
         return b"%d-%d" % stream.ids[-1]
+
+    def _xdel(self, key: bytes, entry_id: bytes) -> Reply:
+        stream = self._find(key, _Stream)
+        milliseconds, _, number = entry_id.partition(b"-")
+        wanted = (int(milliseconds), int(number or 0))
+        place = bisect_left(stream.ids, wanted)
+        if stream.ids[place : place + 1] != [wanted]:
+            return 0
+        stream.last = stream.ids[-1]
+        del stream.ids[place], stream[place]
+        return 1
 
     def _xrange(self, key: bytes, first: bytes, last: bytes, _count: bytes, most: bytes) -> Reply:
         if last != b"+":

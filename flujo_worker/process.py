@@ -86,6 +86,7 @@ class WorkerProcess:
             hooks=worker_hooks(self._registry),
             bodies=self._bodies,
             strict_pricing=self._settings.strict_pricing,
+            stream_max_bytes=self._settings.stream_max_bytes,
         )
         self._lease.start()
         if not await asyncio.to_thread(self._lease.wait_registered, _REGISTER_TIMEOUT_S):

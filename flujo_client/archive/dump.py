@@ -168,13 +168,18 @@ class RunDumps:
         payloads = {name: _stored(name, value) for name, value in dump.payloads.items()}
         nodes = {path: state.model_dump_json(exclude_defaults=True).encode() for path, state in dump.nodes.items()}
         hashes: tuple[Mapping[str, str | bytes], ...] = (
-            {**dump.record, **fresh},
+            {**{name: value for name, value in dump.record.items() if not _of_the_stream(name)}, **fresh},
             nodes,
             dump.attempts,
             dump.accounts,
             payloads,
         )
         return await self._scripts.restore(dump.run_id, owner, hashes, events)
+
+
+def _of_the_stream(field: str) -> bool:
+    """Whether a field of a run's record speaks of its stream of events, which is a new one."""
+    return field == "last_event" or field.startswith("next|")
 
 
 def _stored(name: str, value: Any) -> bytes:

@@ -41,6 +41,8 @@ class Signature:
     Attributes:
         call: Takes the input, then what is injected by keyword.
         injects: Which of the injectable names it asks for.
+        stream: An async generator function that does the same, chunk by chunk.
+        only_streams: There is nothing but the generator.
     """
 
     call: Callable[..., Any]
@@ -49,6 +51,8 @@ class Signature:
     input_type: Any
     output_type: Any
     context_type: Any
+    stream: Callable[..., Any] | None = None
+    only_streams: bool = False
 
 
 def inspect_callable(agent: Any, step: str) -> Signature:
@@ -64,7 +68,7 @@ def inspect_callable(agent: Any, step: str) -> Signature:
         )
     if is_model_agent(agent):
         return _model_agent_signature(agent)
-    call = agent.run if hasattr(agent, "run") and not inspect.isroutine(agent) else agent
+    call, stream = _entry_points(agent)
     if not callable(call):
         raise ConfigurationError(f"The agent of step '{step}' is a {type(agent).__name__}, which cannot be called.")
     parameters = _parameters_of(call, step)
@@ -80,12 +84,30 @@ def inspect_callable(agent: Any, step: str) -> Signature:
     function = call if inspect.isroutine(call) or isinstance(call, functools.partial) else type(call).__call__
     return Signature(
         call=call,
-        is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
+        is_async=inspect.iscoroutinefunction(inspect.unwrap(function)) or stream is call,
         injects=frozenset(_INJECTABLE & named | (_OPEN_ENDED if open_ended else set())),
         input_type=hints.get(takes[0], Any) if takes else Any,
-        output_type=_answered(hints.get("return", Any)),
+        output_type=_yielded(hints.get("return", Any)) if stream is call else _answered(hints.get("return", Any)),
         context_type=hints.get("context", Any),
+        stream=stream,
+        only_streams=stream is call,
     )
+
+
+def _entry_points(agent: Any) -> tuple[Any, Callable[..., Any] | None]:
+    """What is called, and the async generator function that does the same chunk by chunk: both may be one."""
+    if inspect.isroutine(agent):
+        return agent, agent if inspect.isasyncgenfunction(agent) else None
+    stream = getattr(agent, "stream", None)
+    stream = stream if inspect.isasyncgenfunction(stream) else None
+    call = getattr(agent, "run", stream or agent)
+    return call, call if inspect.isasyncgenfunction(call) else stream
+
+
+def _yielded(annotation: Any) -> Any:
+    """What the chunks of an annotated generator are joined to: text and bytes; the rest becomes the text of a list."""
+    chunk = (typing.get_args(annotation) or (Any,))[0]
+    return chunk if chunk in (str, bytes) else Any
 
 
 def _answered(annotation: Any) -> Any:
@@ -99,7 +121,7 @@ def check_injection(agent: Any, step: str) -> None:
     Raises:
         ConfigurationError: `context` is no pydantic model, or `resources` no `AppResources`.
     """
-    call = agent.run if hasattr(agent, "run") and not inspect.isroutine(agent) else agent
+    call, _ = _entry_points(agent)
     hints = _hints(call)
     for parameter in _parameters_of(call, step).values():
         expected = _DECLARED_AS.get(parameter.name)

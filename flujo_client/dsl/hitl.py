@@ -45,6 +45,10 @@ class HumanInTheLoopStep(Step[Any, Any]):
         return kind
 
     @property
+    def stream_call(self) -> None:
+        """None: nothing runs."""
+
+    @property
     def is_async(self) -> bool:
         """False: nothing runs."""
         return False

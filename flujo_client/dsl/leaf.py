@@ -33,6 +33,7 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         estimate=read_estimate(step),
         usage_limits={} if step.usage_limits is None else step.usage_limits.amounts(),
         is_async=step.is_async,
+        streams=step.signature.only_streams,
         uses_context="context" in step.injects or bool(step.attachments) or bool(rules) or step.template is not None,
         updates_context=step.updates_context,
         validate_fields=step.validate_fields,

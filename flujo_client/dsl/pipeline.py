@@ -19,7 +19,15 @@ from flujo_client.dsl.factories import Nesting
 from flujo_client.dsl.findings import ValidationFinding, ValidationReport
 from flujo_client.dsl.step import Step
 from flujo_client.protocol.errors import ConfigurationError, MissingAgentError, PipelineValidationError
-from flujo_client.protocol.spec import LATEST, BackgroundSpec, NodeSpec, PipelineSpec, SequenceSpec, map_leaves
+from flujo_client.protocol.spec import (
+    LATEST,
+    BackgroundSpec,
+    NodeSpec,
+    PipelineSpec,
+    SequenceSpec,
+    StepSpec,
+    map_leaves,
+)
 from flujo_client.protocol.types import ControlDefinition, StepDefinition, TypeValidator, describe_type, make_adapter
 
 __all__ = ["UNNAMED", "Pipeline", "Step", "fits", "handed_on"]
@@ -175,10 +183,14 @@ class Pipeline(Nesting):
         Raises:
             ConfigurationError: It has no steps.
         """
+        root = self.to_sequence()
+        last = root.nodes[-1]
+        if isinstance(last, StepSpec) and self.steps[-1].stream_call is not None:
+            root = SequenceSpec(nodes=(*root.nodes[:-1], last.model_copy(update={"streams": True})))
         return PipelineSpec(
             name=self.name or UNNAMED,
             pipeline_version=self.version,
-            root=self.to_sequence(),
+            root=root,
             input_schema=_schema_of(self.input_type),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -278,6 +279,11 @@ class Step(Factories, BaseModel, Generic[In, Out]):
         return self.signature.call
 
     @property
+    def stream_call(self) -> Callable[..., Any] | None:
+        """See `StepDefinition.stream_call`."""
+        return self.signature.stream
+
+    @property
     def is_async(self) -> bool:
         """See `StepDefinition.is_async`."""
         return self.signature.is_async
@@ -352,7 +358,7 @@ class Step(Factories, BaseModel, Generic[In, Out]):
     async def arun(self, data: Any, **injected: Any) -> Any:
         """Call the step's function directly, for unit tests."""
         answer = self.call(data, **injected)
-        return await answer if self.is_async else answer
+        return await answer if inspect.isawaitable(answer) else answer
 
     if not TYPE_CHECKING:
 

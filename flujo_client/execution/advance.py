@@ -188,6 +188,7 @@ _RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
     EventKind.FINISHED: _ignore,
     EventKind.SUSPENDED: _ignore,
     EventKind.CHUNK: _ignore,
+    EventKind.GAP: _ignore,
 }
 
 

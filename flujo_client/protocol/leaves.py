@@ -42,6 +42,7 @@ class StepSpec(SpecModel):
     estimate: dict[str, int] = Field(default_factory=dict, description="upper bound of an attempt's use, by meter")
     usage_limits: dict[str, int] = Field(default_factory=dict, description="most of all attempts together, by meter")
     is_async: bool = True
+    streams: bool = Field(False, description="its chunks are shown while it runs, and its output is made of them")
     settings: dict[str, float] = Field(default_factory=dict, description="of the model: temperature, top_k, top_p")
     template: Any = Field(None, description="the input instead of the step before's output; may hold {{ }} templates")
     reads: tuple[str, ...] = Field((), description="earlier steps whose outputs it reads as well; * for all")

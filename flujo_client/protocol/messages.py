@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.errors import MessageError, SchemaMismatchError
+from flujo_client.protocol.payloads import read_chunk
 from flujo_client.protocol.spec import StepSpec
 
 __all__ = [
@@ -134,6 +135,7 @@ class EventKind(StrEnum):
     CANCELLED = "cancelled"  # cancel: `status` says whether somebody cancelled it or a hook aborted it
     SUSPENDED = "suspended"  # advance: nothing of the run can go on without an answer; tells followers, not managers
     FINISHED = "finished"  # finish: the result is stored; the last event
+    GAP = "gap"  # emit: the run keeps no more chunks; those of the attempt from here on are left out
     CHUNK = "chunk"  # emit: a piece of a running step's stream
 
 
@@ -154,6 +156,11 @@ class Event(_Model):
     def data(self) -> dict[str, Any]:
         """The JSON that the worker put beside the outcome."""
         return dict(pydantic_core.from_json(self.fields.get("data") or "{}"))
+
+    @property
+    def chunk(self) -> Any:
+        """What a step emitted, of an event that is a chunk: text, bytes, or a JSON value."""
+        return read_chunk(self.fields["data"])
 
     @classmethod
     def parse(cls, entry_id: bytes, flat: list[bytes] | dict[bytes, bytes]) -> Event:

@@ -6,6 +6,7 @@ object itself, so that anything may flow between steps.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -16,21 +17,29 @@ import pydantic_core
 from flujo_client.protocol.errors import PayloadError
 
 __all__ = [
+    "LARGEST_CHUNK",
     "Expression",
     "JsonCodec",
     "LiveCodec",
     "PayloadCodec",
+    "chunk_text",
     "evaluate",
     "evaluate_json",
     "expression_fields",
     "joined",
     "json_bytes",
+    "read_chunk",
 ]
 
 #: Payloads above this many bytes are compressed, if a sample from their middle shrinks to this share of itself.
 _COMPRESS_ABOVE = 32 * 1024
 _SAMPLE_BYTES = 8 * 1024
 _WORTH_IT = 0.6
+
+#: Bytes of one chunk of a stream, as JSON.
+LARGEST_CHUNK = 256 * 1024
+
+_BYTES = "$bytes"
 
 #: Where a value comes from: a payload field; a dict of expressions by branch name; or `{"$join": [field, ...]}`, lists of
 #: which one is made. No branch is called so.
@@ -99,6 +108,29 @@ def json_bytes(value: Any) -> bytes:
         ) from error
 
 
+def chunk_text(chunk: Any) -> bytes:
+    """A chunk of a stream as JSON, which events carry as it is: text that can be read without knowing any codec.
+
+    Raises:
+        PayloadError: It has no JSON form, or is larger than `LARGEST_CHUNK`.
+    """
+    if isinstance(chunk, bytes):
+        chunk = {_BYTES: base64.b64encode(chunk).decode()}
+    text = json_bytes(chunk)
+    if len(text) > LARGEST_CHUNK:
+        raise PayloadError(
+            f"A chunk of {len(text)} bytes is larger than the limit of {LARGEST_CHUNK}.",
+            suggestion="Emit it in pieces, or return it as the step's output.",
+        )
+    return text
+
+
+def read_chunk(text: str) -> Any:
+    """A chunk as it was emitted. The opposite of `chunk_text`."""
+    value = pydantic_core.from_json(text)
+    return base64.b64decode(value[_BYTES]) if isinstance(value, dict) and value.keys() == {_BYTES} else value
+
+
 class PayloadCodec(Protocol):
     """Turns values into stored payloads and back."""
 
@@ -110,6 +142,12 @@ class PayloadCodec(Protocol):
 
     def json(self, stored: bytes) -> bytes | None:
         """The JSON text of a stored payload, or None where the codec keeps live objects."""
+
+    def encode_chunk(self, chunk: Any) -> bytes:
+        """A chunk of a stream as events carry it. Raises `PayloadError` if it cannot be sent."""
+
+    def decode_chunk(self, text: str) -> Any:
+        """A chunk as it was emitted."""
 
 
 class JsonCodec:
@@ -141,6 +179,14 @@ class JsonCodec:
     def json(self, stored: bytes) -> bytes:
         """See `PayloadCodec.json`."""
         return zlib.decompress(stored[1:]) if stored[:1] == b"z" else stored[1:]
+
+    def encode_chunk(self, chunk: Any) -> bytes:
+        """See `PayloadCodec.encode_chunk`."""
+        return chunk_text(chunk)
+
+    def decode_chunk(self, text: str) -> Any:
+        """See `PayloadCodec.decode_chunk`."""
+        return read_chunk(text)
 
 
 def _shrinks(text: bytes) -> bool:
@@ -175,3 +221,11 @@ class LiveCodec:
     def json(self, stored: bytes) -> bytes | None:
         """See `PayloadCodec.json`."""
         return stored[1:] if stored[:1] == b"j" else None
+
+    def encode_chunk(self, chunk: Any) -> bytes:
+        """See `PayloadCodec.encode_chunk`; the chunk itself is kept."""
+        return self.encode(chunk)
+
+    def decode_chunk(self, text: str) -> Any:
+        """See `PayloadCodec.decode_chunk`."""
+        return self.decode(text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.quota import Amounts, Share
@@ -17,6 +18,7 @@ __all__ = [
     "Committed",
     "Dispatch",
     "Duplicate",
+    "Emission",
     "Forbidden",
     "LeaseLost",
     "LoadedRun",
@@ -167,6 +169,15 @@ class Advanced:
     revision: int
     dirty: bool
     now_ms: int
+
+
+class Emission(StrEnum):
+    """What became of a chunk."""
+
+    APPENDED = "appended"  # followers see it; by this call or by one before
+    LOST = "lost"  # the lease is lost, or the run ends: no more are taken
+    AGAIN = "again"  # room is being made: call again
+    GAP = "gap"  # the run keeps no more chunks: a gap stands for this one and those after it
 
 
 @dataclass(frozen=True, slots=True)

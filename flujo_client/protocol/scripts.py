@@ -24,6 +24,7 @@ from flujo_client.protocol.replies import (
     Committed,
     Dispatch,
     Duplicate,
+    Emission,
     Forbidden,
     LeaseLost,
     LoadedRun,
@@ -45,6 +46,15 @@ _NAMES = (
     "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
     "register renew reserve restore resume stash sweep"
 )
+
+#: What emit.lua replies.
+_EMISSIONS = {
+    0: Emission.LOST,
+    1: Emission.APPENDED,
+    2: Emission.APPENDED,
+    3: Emission.AGAIN,
+    4: Emission.GAP,
+}
 
 
 #: No lease lasts longer than an hour, and a worker that slept over it may still bring its bill, ms. After that nobody asks
@@ -632,13 +642,25 @@ class Scripts:
         )
         return bool(reply[0] == 1)
 
-    async def emit(self, claim: Claim, sequence: int, chunk: bytes) -> bool:
-        """Append a chunk of a running step's stream, once per sequence number. False if the lease is lost."""
+    async def emit(self, claim: Claim, sequence: int, chunk: bytes, most_bytes: int) -> Emission:
+        """Append a chunk of a running step's stream, once per sequence number.
+
+        Args:
+            chunk: As `payloads.PayloadCodec.encode_chunk` makes it.
+            most_bytes: Of chunks that the run keeps.
+        """
         keys = self.keyspace.run(claim.run_id)
         reply = await self._call(
-            "emit", [keys.attempts, keys.events], claim.path, claim.attempt, claim.nonce, sequence, chunk
+            "emit",
+            [keys.run, keys.attempts, keys.events],
+            claim.path,
+            claim.attempt,
+            claim.nonce,
+            sequence,
+            chunk,
+            most_bytes,
         )
-        return bool(reply[0] != 0)
+        return _EMISSIONS[int(reply[0])]
 
     async def stash(self, claim: Claim, field: str, first: int, payloads: Sequence[bytes]) -> bool:
         """Store payloads of a running attempt, `<field>.<number>` from the first number on. False if the lease is lost."""

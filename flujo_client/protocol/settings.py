@@ -41,6 +41,9 @@ class Settings(BaseModel):
     max_payload_bytes: int = Field(
         64 * 2**20, ge=1024, description="FLUJO_MAX_PAYLOAD_BYTES: largest input, output or context"
     )
+    stream_max_bytes: int = Field(
+        64 * 2**20, ge=0, description="FLUJO_STREAM_MAX_BYTES: chunks of running steps that a run keeps, in bytes"
+    )
     shutdown_grace_s: float = Field(
         20.0, ge=0, description="FLUJO_SHUTDOWN_GRACE_S: what running steps get after SIGTERM, s"
     )

@@ -86,6 +86,10 @@ class StepDefinition(TypedStep, Protocol):
         """The user's function; its first argument is the input."""
 
     @property
+    def stream_call(self) -> Callable[..., Any] | None:
+        """An async generator function that does the same, chunk by chunk; None if there is none."""
+
+    @property
     def is_async(self) -> bool:
         """Whether `call` must be awaited; if not, it runs in a thread."""
 

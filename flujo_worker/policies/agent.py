@@ -1,9 +1,11 @@
-"""Calls the user's function: with what it asks for, awaited or in a thread."""
+"""Calls the user's function: with what it asks for, awaited, in a thread, or chunk by chunk."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
+from flujo_client.protocol.step_run import StepRun
 from flujo_worker.bodies import SyncBodies
 from flujo_worker.policies.stack import StepCall
 
@@ -27,8 +29,22 @@ class AgentCall:
         """Call the step's function. Raises whatever it raises."""
         definition = call.definition
         wanted = {name: call.injected[name] for name in definition.injects if call.injected.get(name) is not None}
+        if call.step.streams and definition.stream_call is not None:
+            return await _streamed(definition.stream_call(call.value, **wanted), call.injected["run"])
         if definition.is_async:
             return await definition.call(call.value, **wanted)
         if self._live and call.step.timeout_ms is None:
             return definition.call(call.value, **wanted)
         return await self._bodies.run(call.attempt, definition.call, call.value, **wanted)
+
+
+async def _streamed(chunks: AsyncIterator[Any], run: StepRun) -> Any:
+    """Emit what an async generator yields, and return it: text or bytes joined, anything else as the text of a list."""
+    seen: list[Any] = []
+    async for chunk in chunks:
+        seen.append(chunk)
+        await run.emit(chunk)
+    for kind in (str, bytes):
+        if all(isinstance(chunk, kind) for chunk in seen):
+            return kind().join(seen)
+    return str(seen)

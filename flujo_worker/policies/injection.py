@@ -9,6 +9,7 @@ from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.step_run import StepRun, entered_step_run
 from flujo_worker.policies.stack import Proceed, StepCall
+from flujo_worker.policies.streaming import ChunkStream
 
 __all__ = ["StepRunPolicy"]
 
@@ -21,10 +22,16 @@ class StepRunPolicy:
     Args:
         scripts: By which chunks are emitted.
         codec: Of chunks.
+        stream_max_bytes: Of chunks that a run keeps.
         strict_pricing: Usage that has no price is an error.
+        live: The in-process mode.
     """
 
-    def __init__(self, scripts: Scripts, codec: PayloadCodec, *, strict_pricing: bool) -> None:
+    def __init__(
+        self, scripts: Scripts, codec: PayloadCodec, stream_max_bytes: int, *, strict_pricing: bool, live: bool
+    ) -> None:
+        self._most_bytes = stream_max_bytes
+        self._live = live
         self._strict_pricing = strict_pricing
         self._scripts = scripts
         self._codec = codec
@@ -32,13 +39,16 @@ class StepRunPolicy:
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`."""
         attempt = call.attempt
-        ref, claim, sequence = attempt.ref, attempt.claim, iter(range(1, 2**31))
-
-        async def emit(chunk: Any) -> None:
-            await self._scripts.emit(claim, next(sequence), self._codec.encode(chunk))
-
+        ref, claim = attempt.ref, attempt.claim
+        stream = ChunkStream(self._scripts, self._codec, claim, self._most_bytes, live=self._live)
         told = logging.LoggerAdapter(logger, attempt.ids)
-        run = StepRun(ref.run_id, ref.path, ref.attempt, claim.nonce, attempt.meter, emit, told, self._strict_pricing)
+        run = StepRun(
+            ref.run_id, ref.path, ref.attempt, claim.nonce, attempt.meter, stream.write, told, self._strict_pricing
+        )
         call.injected |= {"run": run, **call.step.settings}
-        with entered_step_run(run):
-            return await proceed(call)
+        try:
+            with entered_step_run(run):
+                return await proceed(call)
+        finally:
+            if attempt.stop_reason is None:
+                await stream.flush()

@@ -22,7 +22,7 @@ from flujo_client.protocol.messages import EventKind
 
 PIPELINES = (
     "tests.integration.pipelines,tests.integration.control_flow,tests.integration.human,tests.integration.hooked,"
-    "tests.integration.budgets"
+    "tests.integration.budgets,tests.integration.streams"
 )
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.replies import Claim, Duplicate, Forbidden, LeaseLost, RunInactive, WorkerDead
+from flujo_client.protocol.replies import Claim, Duplicate, Emission, Forbidden, LeaseLost, RunInactive, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 from tests.conftest import dump
 from tests.lua.runs import (
@@ -76,7 +76,7 @@ async def _advance(scripts: Scripts) -> Any:
 
 LATE: dict[str, tuple[Prepare, Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "extend after a loss": (_lost, lambda s, c: s.extend(c, 1, {"tokens": 1}), LeaseLost()),
-    "emit after a loss": (_lost, lambda s, c: s.emit(c, 1, b"jx"), False),
+    "emit after a loss": (_lost, lambda s, c: s.emit(c, 1, b"jx", 1000), Emission.LOST),
     "stash after a loss": (_lost, lambda s, c: s.stash(c, "out:0!items", 0, [b"j1"]), False),
     "lose after a loss": (_lost, lambda s, c: s.lose(c, POOL, "handed_over", {"tokens": 5}), False),
     "reserve after a loss": (_lost, lambda s, c: s.reserve(c, POOL), Duplicate()),

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[[random.Random], Words]] = {
     "SADD": lambda chance: ("SADD", "s", _name(chance), _name(chance)),
     "SREM": lambda chance: ("SREM", "s", _name(chance), _name(chance)),
     "XADD": lambda chance: ("XADD", "x", "*", "kind", _name(chance), "path", chance.randrange(9)),
+    "XDEL": lambda chance: ("XDEL", "x", chance.choice(["1-0", "5"])),
     "XRANGE": lambda chance: ("XRANGE", "x", chance.choice(["0-0", "(0-0", "1-0", "(1"]), "+", "COUNT", 5),
     "ZADD": lambda chance: ("ZADD", "z", _score(chance), _name(chance), _score(chance), _name(chance)),
     "ZADD NX": lambda chance: ("ZADD", "z", "NX", _score(chance), _name(chance)),

@@ -18,6 +18,7 @@ from flujo_client.protocol.replies import (
     Claim,
     Committed,
     Duplicate,
+    Emission,
     Forbidden,
     LeaseLost,
     Overtaken,
@@ -92,7 +93,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "abort: unknown run": (lambda s, c: s.abort("nobody", POOL, ""), "unknown"),
     "cancel: unknown run": (lambda s, c: s.cancel("nobody", POOL, ""), "unknown"),
     "adopt: not the owner": (lambda s, c: s.adopt("r1", "m1", "m2"), False),
-    "emit: stranger's claim": (lambda s, c: s.emit(new_claim(), 1, b"jx"), False),
+    "emit: stranger's claim": (lambda s, c: s.emit(new_claim(), 1, b"jx", 1000), Emission.LOST),
     "stash: stranger's claim": (lambda s, c: s.stash(new_claim(), "out:0!items", 0, [b"j1"]), False),
     "decline: leased": (lambda s, c: s.decline("r1 0 1 q", "0", 1, "s"), None),
     "decline: another attempt": (lambda s, c: s.decline("r1 1 2 q", "1", 2, "s"), None),
@@ -119,7 +120,7 @@ REPEATS: dict[str, Callable[[Scripts, Claim], Awaitable[Any]]] = {
     "extend": lambda s, c: s.extend(c, 1, {"tokens": 5}),
     "commit": lambda s, c: commit_claim(s, c, {"tokens": 5}),
     "commit with overrun": lambda s, c: commit_claim(s, c, {"tokens": 500}),
-    "emit": lambda s, c: s.emit(c, 1, b"jx"),
+    "emit": lambda s, c: s.emit(c, 1, b"jx", 1000),
     "stash": lambda s, c: s.stash(c, "out:0!items", 0, [b"j1", b"j2"]),
     "cancel": lambda s, c: s.cancel("r1", POOL, "enough"),
     "abort": lambda s, c: s.abort("r1", POOL, "enough"),
@@ -160,7 +161,7 @@ async def test_a_committed_claim_is_a_duplicate_when_it_comes_again(
     async with unchanged(plain_redis, keyspace):
         assert await scripts.reserve(claim, POOL) == Duplicate()
         assert await scripts.extend(claim, 1, {"tokens": 1}) == LeaseLost()
-        assert not await scripts.emit(claim, 1, b"jx")
+        assert await scripts.emit(claim, 1, b"jx", 1000) is Emission.LOST
         assert not await scripts.lose(claim, POOL, "handed_over", {})
 
 
@@ -363,7 +364,11 @@ async def test_an_event_of_a_newer_release_is_a_mismatch(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
 ) -> None:
     await create_run(scripts)
-    plain_redis.xadd(keyspace.run("r1").events, {"kind": "teleported", "path": "0"})
+    keys = keyspace.run("r1")
+    newer = plain_redis.xadd(keys.events, {"kind": "teleported", "path": "0"})
+    last = plain_redis.hget(keys.run, "last_event")
+    assert isinstance(last, bytes)
+    plain_redis.hset(keys.run, b"next|" + last, newer)
 
     with pytest.raises(SchemaMismatchError, match=r"'teleported' is not a valid EventKind.*upgrade this process"):
         await load_run(scripts)

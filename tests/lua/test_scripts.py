@@ -15,6 +15,7 @@ from flujo_client.protocol.replies import (
     Committed,
     Dispatch,
     Duplicate,
+    Emission,
     Forbidden,
     LeaseLost,
     Overtaken,
@@ -417,9 +418,9 @@ async def test_a_chunk_is_appended_once_and_only_under_a_held_claim(scripts: Scr
     claim = new_claim()
     await scripts.reserve(claim, POOL)
 
-    assert await scripts.emit(claim, 1, b"jx")
-    assert await scripts.emit(claim, 1, b"jx")
-    assert not await scripts.emit(new_claim(), 1, b"jx")
+    assert await scripts.emit(claim, 1, b"jx", 1000) is Emission.APPENDED
+    assert await scripts.emit(claim, 1, b"jx", 1000) is Emission.APPENDED
+    assert await scripts.emit(new_claim(), 1, b"jx", 1000) is Emission.LOST
     assert (await load_run(scripts)).events == []  # chunks are for followers, not for managers
 
 

@@ -34,7 +34,8 @@ end
 -- Appends an outcome to the run's stream and marks the run dirty; wakes its manager if it was not dirty before.
 local function append(run, events, dirty, inbox, run_id, fields)
   local id = redis.call('XADD', events, '*', unpack(fields))
-  redis.call('HSET', run, 'last_event', id)
+  local before = redis.call('HGET', run, 'last_event') or '0-0'
+  redis.call('HSET', run, 'last_event', id, 'next|' .. before, id)  -- managers go from outcome to outcome, past every chunk
   local at = string.match(id, '^(%d+)')  -- stream ids begin with Redis' own time
   if redis.call('ZADD', dirty, 'NX', at, run_id) == 1 then
     redis.call('LPUSH', inbox, run_id)

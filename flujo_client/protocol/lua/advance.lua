@@ -8,7 +8,7 @@ ARGV  1 run id   2 operation id   3 revision expected   4 last operation expecte
       then path, attempt, delay_ms, queue, terms, task per dispatch (empty terms and task: those of the attempt before)
 REPLY {1, revision, still dirty, now_ms} applied | {0, revision, operation} somebody else advanced | {-1, gate} the gate forbids it
       | {-2, path} a split no longer fits its account | {-5, schema} schema mismatch ]]
-local run = redis.call('HMGET', KEYS[1], 'schema', 'revision', 'operation', 'gate', 'last_event')
+local run = redis.call('HMGET', KEYS[1], 'schema', 'revision', 'operation', 'gate', 'last_event', 'applied')
 if run[1] ~= ARGV[9] then return {-5, run[1] or ''} end
 local now = now_ms()
 if run[3] == ARGV[2] then return {1, run[2], redis.call('ZSCORE', KEYS[5], ARGV[1]) and 1 or 0, int(now)} end
@@ -80,6 +80,12 @@ local ends = ARGV[6] ~= '' and ARGV[6] ~= 'running' and ARGV[6] ~= 'paused'
 if ends then disband(desk) end
 desk_close(desk)
 for i = 1, #nodes, 2 do redis.call('HSET', KEYS[2], nodes[i], nodes[i + 1]) end
+local applied = run[6]
+while applied and applied ~= ARGV[5] do  -- outcomes that nobody needs to find any more
+  local link = 'next|' .. applied
+  applied = redis.call('HGET', KEYS[1], link)
+  redis.call('HDEL', KEYS[1], link)
+end
 local revision = int(tonumber(ARGV[3]) + 1)
 redis.call('HSET', KEYS[1], 'revision', revision, 'operation', ARGV[2], 'applied', ARGV[5])
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'status', ARGV[6], 'error', ARGV[7]) end

@@ -5,27 +5,23 @@ REPLY {} no such run | {-5, schema} schema mismatch | {record, events, nodes, ac
       nodes as path, json, ...; accounts as "<account>|<meter>", free, ... ]]
 local record = redis.call('HGETALL', KEYS[1])
 if #record == 0 then return {} end
-local state = redis.call('HMGET', KEYS[1], 'schema', 'applied')
-if state[1] ~= ARGV[2] then return {-5, state[1] or ''} end
-local applied = state[2]
+local fields = {}
+for i = 1, #record, 2 do fields[record[i]] = record[i + 1] end
+if fields.schema ~= ARGV[2] then return {-5, fields.schema or ''} end
 
 local events, paths, seen = {}, {'root'}, {root = true}
-local most, cursor = tonumber(ARGV[1]), "(" .. applied
-repeat
-  local page = redis.call('XRANGE', KEYS[4], cursor, '+', 'COUNT', ARGV[1])
-  for _, event in ipairs(page) do
-    cursor = "(" .. event[1]
-    if event[2][2] ~= 'chunk' and event[2][2] ~= 'suspended' and #events < most then
-      events[#events + 1] = event
-      local path = event[2][4]
-      while path and not seen[path] do  -- the node itself and every node above it
-        seen[path] = true
-        paths[#paths + 1] = path
-        path = string.match(path, '^(.+)[%.!][^%.!]+$')
-      end
-    end
+local most, id = tonumber(ARGV[1]), fields['next|' .. fields.applied]
+while id and #events < most do
+  local event = redis.call('XRANGE', KEYS[4], id, '+', 'COUNT', 1)[1]
+  events[#events + 1] = event
+  local path = event[2][4]
+  while path and not seen[path] do  -- the node itself and every node above it
+    seen[path] = true
+    paths[#paths + 1] = path
+    path = string.match(path, '^(.+)[%.!][^%.!]+$')
   end
-until #page < most or #events >= most
+  id = fields['next|' .. id]
+end
 
 local nodes, accounts, book = {}, {}, book_open(KEYS[3])
 for at = 1, #paths, 1000 do  -- Lua unpacks no more than some 8,000 values at once

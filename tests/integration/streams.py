@@ -1,0 +1,37 @@
+"""Pipelines that stream, for workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from flujo_client import Pipeline, Step, StepRun, step
+from tests.integration.pipelines import pass_gate
+
+
+@step
+async def tell(name: str) -> AsyncIterator[str]:
+    yield "one "
+    await pass_gate(name)
+    for _ in range(3000):
+        yield "x"
+
+
+@step
+async def dump(size: int, run: StepRun) -> int:
+    await run.emit({"size": size, "text": "y" * size})
+    await run.emit(b"\x00\xff")
+    return size
+
+
+class Pieces:
+    async def run(self, text: str) -> str:
+        return text
+
+    async def stream(self, text: str) -> AsyncIterator[str]:
+        for _ in range(2):
+            yield text
+
+
+telling = Pipeline([tell], name="telling")
+dumping = Pipeline([dump], name="dumping")
+pieces = Pipeline([Step(name="pieces", agent=Pieces())], name="pieces")

@@ -1,0 +1,60 @@
+"""Chunks from workers: live, gathered, whole for whoever reads from the beginning, also after the end."""
+
+from __future__ import annotations
+
+from flujo_client import AsyncFlujoClient, Flujo, PipelineResult
+from flujo_client.protocol.messages import Event, EventKind
+from tests.integration.conftest import Fleet
+from tests.integration.streams import pieces
+
+
+def _chunks(events: list[Event]) -> list[Event]:
+    return [event for event in events if event.kind is EventKind.CHUNK]
+
+
+async def test_chunks_arrive_while_the_step_runs_and_are_gathered(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "telling")
+    run = await client.submit("telling", "tell-1", run_id="tell-1")
+    events: list[Event] = []
+    async for event in run.events():
+        events.append(event)
+        if event.kind is EventKind.CHUNK:
+            fleet.open_gate("tell-1")
+
+    chunks = _chunks(events)
+    assert chunks[0].chunk == "one "
+    assert "".join(chunk.chunk for chunk in chunks) == "one " + "x" * 3000
+    assert [chunk.fields["sequence"] for chunk in chunks] == [str(n) for n in range(1, len(chunks) + 1)]
+    assert {chunk.attempt for chunk in chunks} == {1}
+    assert len(chunks) < 100
+    assert (await run.result(timeout_s=60)).output == "one " + "x" * 3000
+    assert [event.id async for event in run.events()] == [event.id for event in events]
+    assert [event.id async for event in run.events(after=events[1].id)] == [event.id for event in events[2:]]
+
+
+async def test_a_large_chunk_and_bytes_reach_every_reader(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "dumping")
+    run = await client.submit("dumping", 100_000)
+
+    events = [event async for event in run.events()]
+
+    large, binary = _chunks(events)
+    assert (len(large.chunk["text"]), binary.chunk) == (100_000, b"\x00\xff")
+
+
+async def test_a_chunk_that_is_too_large_is_the_steps_fault(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "dumping")
+    run = await client.submit("dumping", 1_000_000)
+
+    result = await run.result(timeout_s=60)
+
+    assert "Emit it in pieces" in str(result.step_history[0].feedback)
+
+
+async def test_a_caller_streams_from_the_fleet(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "pieces")
+    async with Flujo(pieces, settings=fleet.settings()) as flujo:
+        *chunks, result = [item async for item in flujo.stream_async("hello")]
+
+    assert isinstance(result, PipelineResult)
+    assert ("".join(chunks), result.output) == ("hellohello", "hellohello")
