@@ -21,6 +21,7 @@ from flujo_client.protocol.connection import check_server, connect, connect_bloc
 from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Event
+from flujo_client.protocol.modules import refuse_while_importing
 from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
@@ -50,7 +51,7 @@ class AsyncFlujoClient:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         base = settings or Settings.from_env()
-        self.settings = base if url is None else base.model_copy(update={"url": url})
+        self.settings = base if url is None else base.at(url)
         self.client = connect(self.settings.state_url)
         self.blocking = connect_blocking(self.settings.state_url)
         self._wire = Wire(self.settings.state_url)
@@ -59,6 +60,7 @@ class AsyncFlujoClient:
         self.codec = JsonCodec(self.settings.max_payload_bytes)
         self.specs = SpecStore(self.scripts)
         self.state = StateManager(self.scripts, self.codec, max_deliveries=self.settings.max_deliveries)
+        self._checked = False  # Redis, once a client: each submission says anyway whether it was stored
         self.desk = PauseDesk(self.state, self.codec)
         self.reader = RunReader(self.client, self.blocking, self.keyspace, self.codec)
 
@@ -70,6 +72,7 @@ class AsyncFlujoClient:
             UnsafeRedisError: It may evict keys.
         """
         await check_server(self.client, self.settings.state_url)
+        self._checked = True
 
     async def submit(
         self,
@@ -96,7 +99,9 @@ class AsyncFlujoClient:
             RunConflictError: The id belongs to another run.
             StateUnavailableError: Redis does not answer; repeat with the same `run_id`.
         """
-        await self.check()
+        refuse_while_importing()
+        if not self._checked:
+            await self.check()
         spec = await self.specs.by_name(pipeline, version)
         name = run_id or f"run_{uuid4().hex}"
         await submit_run(

@@ -73,7 +73,7 @@ class RunSummary:
 
     Attributes:
         unmanaged: It has not ended, its owner is gone or the pool, and no living manager serves the pool.
-        age_ms: From its creation to now, or to its end.
+        duration_ms: From its creation to now, or to its end.
         steps: How many its pipeline has; None if this release cannot read the pipeline.
         steps_committed: How many of them have succeeded.
         cost_nanousd, tokens: What it has spent, limited or not.
@@ -87,7 +87,7 @@ class RunSummary:
     owner: str
     created_ms: int
     unmanaged: bool
-    age_ms: int
+    duration_ms: int
     steps: int | None = None
     steps_committed: int = 0
     cost_nanousd: int = 0
@@ -244,7 +244,7 @@ def _summary(record: Mapping[str, str], managers: _Managers) -> RunSummary:
         owner=record["owner"],
         created_ms=created_ms,
         unmanaged=not status.terminal and not managers.drive(record["owner"]),
-        age_ms=int(record.get("finished_ms", managers.now_ms)) - created_ms,
+        duration_ms=int(record.get("finished_ms", managers.now_ms)) - created_ms,
         error=pydantic_core.from_json(record["error"])["message"] if record.get("error") else None,
     )
 

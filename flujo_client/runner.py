@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self
 from uuid import uuid4
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.opening import close_backend, open_backend
+from flujo_client.awaitable import RunAwaitable
 from flujo_client.driver import RunDriver, RunTerms
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
@@ -21,6 +22,7 @@ from flujo_client.pauses import paused_at
 from flujo_client.pipeline_registry import PipelineRegistry
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.hooks import HookDispatcher, strict_hooks
+from flujo_client.protocol.modules import refuse_while_importing
 from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.references import StateProvider
@@ -31,27 +33,7 @@ from flujo_client.validation import check_pipeline, refuse_forbidden_pauses
 from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
 from flujo_worker.registry import Registry, StepPolicy
 
-__all__ = ["Flujo", "RunAwaitable"]
-
-
-class RunAwaitable:
-    """What `run_async` returns: await it for the result, or iterate over it for outcomes and then the result."""
-
-    def __init__(self, start: Callable[[], AsyncIterator[StepOutcome | PipelineResult]]) -> None:
-        self._start = start
-
-    def __await__(self) -> Generator[Any, None, PipelineResult]:
-        return self._result().__await__()
-
-    async def _result(self) -> PipelineResult:
-        last: Any = None
-        async for item in self._start():
-            last = item
-        assert isinstance(last, PipelineResult)
-        return last
-
-    def __aiter__(self) -> AsyncIterator[StepOutcome | PipelineResult]:
-        return self._start()
+__all__ = ["Flujo"]
 
 
 class Flujo:
@@ -111,7 +93,7 @@ class Flujo:
         self._pipeline_id = pipeline_id
         self._settings = settings or Settings.from_env()
         if url is not None:
-            self._settings = self._settings.model_copy(update={"url": url})
+            self._settings = self._settings.at(url)
         self._resources = resources
         self._policies = list(policies)
         self._state_providers = dict(state_providers or {})
@@ -248,6 +230,7 @@ class Flujo:
     async def _outcomes(
         self, value: Any, run_id: str | None, data: dict[str, Any] | None
     ) -> AsyncGenerator[StepOutcome | PipelineResult]:
+        refuse_while_importing()
         check_pipeline(self.pipeline, queued=self.queued)
         refuse_forbidden_pauses(self.pipeline)  # no I/O before this line
         engine = await self._opened()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.hooks import Hook
 from flujo_client.protocol.messages import CONTROL_PREFIX
+from flujo_client.protocol.modules import import_pipelines
 from flujo_client.protocol.references import StateProvider
 from flujo_client.protocol.results import PipelineContext
 from flujo_client.protocol.spec import PipelineSpec
@@ -68,17 +68,11 @@ class Registry:
             names: Module names, comma separated.
 
         Raises:
-            ConfigurationError: A module cannot be imported, or has no pipeline.
+            ConfigurationError: A module cannot be imported, runs a pipeline meanwhile, or has none.
         """
         registry = cls()
         for name in filter(None, (part.strip() for part in names.split(","))):
-            try:
-                module = importlib.import_module(name)
-            except ImportError as error:
-                raise ConfigurationError(
-                    f"Module '{name}' cannot be imported: {error}.",
-                    suggestion="Correct FLUJO_PIPELINES, or put the module on PYTHONPATH.",
-                ) from error
+            module = import_pipelines(name)
             pipelines = [
                 value
                 for value in vars(module).values()

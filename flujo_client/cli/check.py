@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import typer
 
 from flujo_client.cli.modules import pipelines_of
 from flujo_client.cli.output import JsonOption, execute, print_json, print_text
 from flujo_client.dsl.findings import ValidationReport
+from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.validation import report_on
 
 __all__ = ["register"]
@@ -24,10 +27,7 @@ def check(
 ) -> None:
     """Check every pipeline of a module: types, branches, agents, pauses, names; all findings at once."""
 
-    async def work() -> dict[str, ValidationReport]:
-        return {name: report_on(pipeline) for name, pipeline in pipelines_of(module).items()}
-
-    reports = execute(work, as_json=as_json)
+    reports = execute(lambda: _reports(pipelines_of(module)), as_json=as_json)
     if as_json:
         print_json(
             {
@@ -40,6 +40,10 @@ def check(
             _print(name, report)
     if any(report.errors or (strict and report.warnings) for report in reports.values()):
         raise typer.Exit(1)
+
+
+async def _reports(pipelines: Mapping[str, Pipeline]) -> dict[str, ValidationReport]:
+    return {name: report_on(pipeline) for name, pipeline in pipelines.items()}
 
 
 def _print(name: str, report: ValidationReport) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 import typer
 
 from flujo_client.cli import answers, check, doctor, fork, history, runs, services, trace, up
@@ -20,6 +22,19 @@ services.register(app)
 doctor.register(app)
 up.register(app)
 demo.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flujo-distributed {metadata.version('flujo-distributed')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Say which it is."),
+) -> None:
+    """Flujo pipelines on a fleet of workers."""
 
 
 def main() -> None:

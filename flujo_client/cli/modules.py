@@ -1,8 +1,7 @@
-"""Modules that a command line names: looked at before processes are started that import them, and their pipelines."""
+"""Modules that a command line names: looked at before processes are started that import them, and imported."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
@@ -10,8 +9,49 @@ from importlib.util import find_spec
 
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.protocol.errors import ConfigurationError
+from flujo_client.protocol.modules import import_pipelines
 
-__all__ = ["pipelines_of", "require_modules"]
+__all__ = ["pipeline_of", "pipelines_of", "require_modules"]
+
+
+def pipelines_of(module: str) -> dict[str, Pipeline]:
+    """The pipelines at the top level of a module, by the names that they have there.
+
+    Raises:
+        ConfigurationError: As `import_pipelines`; or there is none.
+    """
+    _look_here()
+    imported = import_pipelines(module)
+    found: dict[str, Pipeline] = {}
+    for name, value in vars(imported).items():
+        if isinstance(value, Pipeline) and not any(value is known for known in found.values()):
+            found[name] = value
+    if not found:
+        raise ConfigurationError(f"Module '{module}' has no pipeline at its top level.")
+    return found
+
+
+def pipeline_of(target: str) -> Pipeline:
+    """The pipeline that MODULE or MODULE:PIPELINE names.
+
+    Raises:
+        ConfigurationError: As `pipelines_of`; or it names none, or several.
+    """
+    module, _, name = target.partition(":")
+    found = pipelines_of(module)
+    chosen = [value for key, value in found.items() if name in (key, value.name) or not name]
+    if len(chosen) != 1:
+        raise ConfigurationError(
+            f"'{target}' names {len(chosen)} pipelines; there are: {', '.join(found)}.",
+            suggestion="Say MODULE:PIPELINE.",
+        )
+    return chosen[0]
+
+
+def _look_here() -> None:
+    """Find modules of the folder that the command is given in."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
 
 
 def require_modules(names: str) -> None:
@@ -23,8 +63,7 @@ def require_modules(names: str) -> None:
     Raises:
         ConfigurationError: A module is nowhere, or has a syntax error: says in which file and line.
     """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    _look_here()
     for module in filter(None, (part.strip() for part in names.split(","))):
         try:
             found = find_spec(module)
@@ -48,26 +87,3 @@ def _require_python(module: str, found: ModuleSpec) -> None:
             f"Module '{module}' is no Python: {error.msg}, {error.filename}, line {error.lineno}.",
             suggestion="Correct it there.",
         ) from error
-
-
-def pipelines_of(module: str) -> dict[str, Pipeline]:
-    """The pipelines at a module's top level, each once, by variable.
-
-    Raises:
-        ConfigurationError: It cannot be imported, or has none.
-    """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        imported = importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"Module '{module}' cannot be imported: {error}.", suggestion="Is it on PYTHONPATH?"
-        ) from error
-    found: dict[str, Pipeline] = {}
-    for name, value in vars(imported).items():
-        if isinstance(value, Pipeline) and not any(value is known for known in found.values()):
-            found[name] = value
-    if not found:
-        raise ConfigurationError(f"Module '{module}' has no pipeline at its top level.")
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -38,16 +39,31 @@ def print_text(text: str, style: str | None = None) -> None:
 
 
 def execute(work: Callable[[], Coroutine[Any, Any, T]], *, as_json: bool) -> T:
-    """Run a command's coroutine. A Flujo error becomes one line on stderr (with --json also a document) and exit code 1."""
+    """Run a command's coroutine. A Flujo error becomes one line on stderr (with --json also a document) and exit code 1.
+
+    Ctrl-C and SIGTERM cancel it, so that it ends what it has started; then one line, and exit code 130 or 143.
+
+    Args:
+        work: Called outside of the event loop.
+    """
     try:
-        return asyncio.run(work())
+        return asyncio.run(_cancelled_by_sigterm(work()))
     except (FlujoError, ValueError) as error:
         if as_json:
             print_json({"error": describe_error(error)})
         sys.stderr.write(f"flujo: {' '.join(str(error).split())}\n")
         raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        sys.stderr.write("flujo: interrupted\n" if interrupted else "flujo: terminated\n")
+        raise typer.Exit(128 + (signal.SIGINT if interrupted else signal.SIGTERM)) from error
+
+
+async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def parse_input(text: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, nullcontext
 from typing import Any
 
@@ -13,13 +13,11 @@ import pydantic_core
 import typer
 from rich.live import Live
 
-from flujo_client.cli.modules import pipelines_of
+from flujo_client.cli.modules import pipeline_of
 from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
 from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, draw_tree, format_amount
 from flujo_client.client import AsyncFlujoClient
-from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.inspection import RunInspector, RunSnapshot
-from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.quota import COST, UsageLimits
 from flujo_client.protocol.results import PipelineResult, RunStatus
 from flujo_client.runner import Flujo
@@ -56,13 +54,12 @@ def run(
 ) -> None:
     """Run a pipeline here and print its result: in process, or on workers if there is a URL."""
 
-    async def work() -> PipelineResult:
-        pipeline, limits = _pipeline(target), _limits(budget_usd, budget_tokens)
+    def work() -> Coroutine[Any, Any, PipelineResult]:
+        pipeline, limits = pipeline_of(target), _limits(budget_usd, budget_tokens)  # outside of the loop
         offered = vars(sys.modules[target.partition(":")[0]])  # what a worker takes from the module as well
         resources, context_model = offered.get("flujo_resources"), offered.get("flujo_context_model")
         flujo = Flujo(pipeline, url=url, usage_limits=limits, resources=resources, context_model=context_model)
-        async with flujo:
-            return await flujo.run_async(parse_input(value), run_id=run_id)
+        return _ran(flujo, parse_input(value), run_id)
 
     _print_result(execute(work, as_json=as_json), as_json)
 
@@ -149,7 +146,8 @@ def watch(run_id: str, as_json: bool = JsonOption) -> None:
 async def _follow(client: AsyncFlujoClient, run_id: str, *, quiet: bool) -> RunSnapshot:
     inspector = _inspector(client)
     snapshot = await inspector.snapshot(run_id)
-    with nullcontext() if quiet else Live(draw_run(snapshot), console=console, auto_refresh=False) as live:
+    moving = not quiet and console.is_terminal
+    with Live(draw_run(snapshot), console=console, auto_refresh=False) if moving else nullcontext() as live:
         async with aclosing(_changes(client, run_id)) as changes:
             async for _ in changes:
                 if live is not None:
@@ -157,6 +155,8 @@ async def _follow(client: AsyncFlujoClient, run_id: str, *, quiet: bool) -> RunS
         snapshot = await inspector.snapshot(run_id)
         if live is not None:
             live.update(draw_run(snapshot), refresh=True)
+    if not quiet and not moving:
+        console.print(draw_run(snapshot), crop=False)
     return snapshot
 
 
@@ -199,6 +199,11 @@ def cancel(
         print_text(f"{run_id} {'is cancelled' if done else 'had ended before'}")
 
 
+async def _ran(flujo: Flujo, value: Any, run_id: str | None) -> PipelineResult:
+    async with flujo:
+        return await flujo.run_async(value, run_id=run_id)
+
+
 def _inspector(client: AsyncFlujoClient) -> RunInspector:
     return RunInspector(client.client, client.keyspace, client.specs)
 
@@ -207,18 +212,6 @@ def _limits(usd: float | None, tokens: int | None) -> UsageLimits | None:
     if usd is None and tokens is None:
         return None
     return UsageLimits(total_cost_usd_limit=usd, total_tokens_limit=tokens)
-
-
-def _pipeline(target: str) -> Pipeline:
-    module, _, name = target.partition(":")
-    found = pipelines_of(module)
-    chosen = [value for key, value in found.items() if name in (key, value.name) or not name]
-    if len(chosen) != 1:
-        raise ConfigurationError(
-            f"'{target}' names {len(chosen)} pipelines; there are: {', '.join(found)}.",
-            suggestion="Say MODULE:PIPELINE.",
-        )
-    return chosen[0]
 
 
 def _snapshot_document(snapshot: RunSnapshot) -> dict[str, Any]:

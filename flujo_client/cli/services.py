@@ -43,6 +43,11 @@ def worker(
     if pool is not None:
         environment["FLUJO_POOL"] = pool
 
+    if not environment.get("FLUJO_PIPELINES"):
+        sys.stderr.write(
+            "flujo: this worker has no pipelines: it starts runs that others submit, and gives their steps back; "
+            "name modules with --pipelines or FLUJO_PIPELINES\n"
+        )
     settings = execute(lambda: _check(Settings.from_env(environment)), as_json=False)
     names = [broker_queue(settings.namespace, queue.strip()) for queue in (*queues.split(","), SUBMIT_QUEUE)]
     command = [

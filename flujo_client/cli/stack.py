@@ -28,6 +28,7 @@ class Stack:
 
     Args:
         folder: Data and logs.
+        settings: Of its processes, but for the URL, which is that of its own Redis, and the pipelines.
         pipelines: Modules that the workers serve.
         workers: How many worker processes.
         concurrency: Steps at once in each; None for the default.
@@ -39,6 +40,7 @@ class Stack:
     def __init__(
         self,
         folder: Path,
+        settings: Settings,
         pipelines: str,
         *,
         workers: int,
@@ -50,11 +52,10 @@ class Stack:
     ) -> None:
         self._folder = folder
         self._redis = RedisServer(folder / "redis", port=redis_port)  # for its command line; the supervisor runs it
-        self.settings = Settings(url=self._redis.url, pipelines=pipelines)
-        own = {name: value for name, value in os.environ.items() if not name.startswith("FLUJO_")}
-        path = os.pathsep.join(filter(None, (os.getcwd(), own.get("PYTHONPATH"))))
-        self._environment = own | {"FLUJO_URL": self._redis.url, "FLUJO_PIPELINES": pipelines, "PYTHONPATH": path}
-        self._environment |= environment or {}
+        self.settings = settings.model_copy(update={"url": self._redis.url, "pipelines": pipelines})
+        others = {name: value for name, value in os.environ.items() if not Settings.names(name)}
+        path = os.pathsep.join(filter(None, (os.getcwd(), others.get("PYTHONPATH"))))
+        self._environment = others | self.settings.to_env() | {"PYTHONPATH": path} | (environment or {})
         self._workers = workers
         self._concurrency = concurrency
         self.flower_url: str | None = None
@@ -66,6 +67,11 @@ class Stack:
     def url(self) -> str:
         """For FLUJO_URL."""
         return self._redis.url
+
+    def exports(self) -> dict[str, str]:
+        """The variables that its clients need."""
+        needed = ("FLUJO_URL", "FLUJO_BROKER_URL", "FLUJO_NAMESPACE")
+        return {name: value for name, value in self.settings.to_env().items() if name in needed}
 
     async def start(self) -> None:
         """Start everything and wait until runs can be submitted.

@@ -118,11 +118,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _die_with_parent() -> Callable[[], None]:
-    """Linux: the kernel ends the child if this process is killed, so that nothing is left behind."""
+    """Linux: the kernel kills the child if this process is killed: a worker that ends kindly would stay for its grace."""
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
     def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died in between
             os._exit(1)
 

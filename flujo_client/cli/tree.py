@@ -35,7 +35,7 @@ _GAP, _BAR = 2, 20
 
 #: Columns of the list of runs: words, and numbers.
 _RUN_NAMES = ("run", "pipeline", "status")
-_RUN_NUMBERS = ("age", "steps", "tokens", "cost")
+_RUN_NUMBERS = ("duration", "steps", "tokens", "cost")
 
 #: Columns of a budget that are shown even when they are all zero.
 _ALWAYS = ("granted", "spent", "free")
@@ -50,7 +50,7 @@ def draw_tree(run: RunSnapshot) -> Tree:
     """A run's headline and its nodes."""
     summary = run.summary
     state = "unmanaged: no manager serves the pool" if summary.unmanaged else summary.status.value
-    facts = [f"{summary.steps_committed} of {summary.steps} steps", format_ms(summary.age_ms)]
+    facts = [f"{summary.steps_committed} of {summary.steps} steps", format_ms(summary.duration_ms)]
     facts += [f"{summary.tokens} tokens"] if summary.tokens else []
     facts += [format_amount(COST, summary.cost_nanousd)] if summary.cost_nanousd else []
     headline = ((summary.run_id, "bold"), f"  {summary.pipeline}  ", (state, "bold"), ("  " + ", ".join(facts), "dim"))
@@ -114,7 +114,7 @@ def draw_runs(runs: Sequence[RunSummary]) -> RenderableType:
         status = "unmanaged" if run.unmanaged else run.status.value
         steps = "?" if run.steps is None else f"{run.steps_committed}/{run.steps}"
         spent = (str(run.tokens), format_amount(COST, run.cost_nanousd))
-        rows.append((run.run_id, run.pipeline, status, format_ms(run.age_ms), steps, *spent))
+        rows.append((run.run_id, run.pipeline, status, format_ms(run.duration_ms), steps, *spent))
     parts: list[RenderableType] = []
     table = _table(_RUN_NAMES, _RUN_NUMBERS, rows)
     for run, cells in zip(runs, rows, strict=True):

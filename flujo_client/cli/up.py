@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+from contextlib import suppress
 from pathlib import Path
 
 import typer
 
 from flujo_client.cli.modules import require_modules
-from flujo_client.cli.output import console, execute
+from flujo_client.cli.output import execute, print_text
 from flujo_client.cli.stack import Stack
+from flujo_client.protocol.settings import Settings
 
 __all__ = ["register"]
 
@@ -30,16 +31,17 @@ def up(
     flower: bool = typer.Option(True, "--flower/--no-flower"),
     data_dir: Path = typer.Option(Path("flujo-data"), "--data-dir", help="Runs survive in it."),
 ) -> None:
-    """Run Redis, a manager, workers and Flower on this machine until Ctrl-C. Nothing needs to be installed by hand."""
+    """Run Redis, a manager, workers and Flower on this machine until Ctrl-C. Nothing needs to be installed by hand.
+
+    FLUJO_NAMESPACE, FLUJO_BROKER_URL and the other settings count; FLUJO_URL does not: the Redis is its own.
+    """
     logging.basicConfig(level="WARNING", format="%(message)s")
 
     async def work() -> None:
         require_modules(",".join(modules))
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         stack = Stack(
             data_dir.resolve(),
+            Settings.from_env(),
             ",".join(modules),
             workers=workers,
             concurrency=concurrency,
@@ -48,11 +50,13 @@ def up(
             flower=flower,
         )
         async with stack:
-            console.print(f"export FLUJO_URL={stack.url}")
+            for name, value in stack.exports().items():
+                print_text(f"export {name}={value}")
             absent = "is not installed: pip install flower" if flower else "is switched off"
-            console.print(f"Flower  {stack.flower_url or absent}")
-            console.print(f"logs    {data_dir / 'logs'}")
-            console.print("submit  flujo submit PIPELINE INPUT --wait      (Ctrl-C ends everything)")
-            await stop.wait()
+            print_text(f"Flower  {stack.flower_url or absent}")
+            print_text(f"logs    {data_dir / 'logs'}")
+            print_text("submit  flujo submit PIPELINE INPUT --wait      (Ctrl-C ends everything)")
+            with suppress(asyncio.CancelledError):  # Ctrl-C, or SIGTERM: the one way to end it
+                await asyncio.Event().wait()
 
     execute(work, as_json=False)

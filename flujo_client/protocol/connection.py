@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -58,11 +59,7 @@ async def check_server(client: RedisClient, url: str) -> None:
             f"Redis at {_without_password(url)} does not answer: {error}.",
             suggestion="Start it, or correct FLUJO_URL. `flujo up` starts one by itself.",
         ) from error
-    try:
-        memory = await client.config_get("maxmemory*")
-        persistence = await client.info("persistence")
-    except ResponseError:  # a user, or a host, that forbids CONFIG
-        return
+    memory, persistence = await _told(client.config_get("maxmemory*")), await _told(client.info("persistence"))
     if int(memory.get("maxmemory", 0)) and memory.get("maxmemory-policy") != "noeviction":
         raise UnsafeRedisError(
             f"Redis at {_without_password(url)} has maxmemory-policy {memory['maxmemory-policy']}: it would throw committed steps away.",
@@ -70,10 +67,18 @@ async def check_server(client: RedisClient, url: str) -> None:
         )
     if memory.get("maxmemory-policy", "noeviction") != "noeviction":
         logger.warning("Redis would evict keys once maxmemory is set; set maxmemory-policy noeviction")
-    if not persistence.get("aof_enabled"):
+    if persistence and not persistence.get("aof_enabled"):
         logger.warning(
             "Redis has no append-only file: if it crashes, every run since its last snapshot is lost and paid again; set appendonly yes"
         )
+
+
+async def _told(answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """What a server tells of itself; nothing where its host, or this user's rights, forbid the question."""
+    try:
+        return await answer
+    except ResponseError:
+        return {}
 
 
 def _without_password(url: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.errors import SettingsError
@@ -18,6 +18,12 @@ LEGACY_VARIABLES = frozenset({"FLUJO_STRICT_HOOKS", "FLUJO_ALLOW_HITL", "FLUJO_T
 
 #: Variables of the test suite and the Makefile.
 DEVELOPMENT_VARIABLES = frozenset({"FLUJO_REQUIRE_RABBITMQ"})
+
+#: Schemes that each URL may have.
+SCHEMES = {
+    "url": ("redis", "rediss", "unix"),
+    "broker_url": ("redis", "rediss", "amqp", "amqps", "pyamqp"),
+}
 
 
 class Settings(BaseModel):
@@ -58,6 +64,16 @@ class Settings(BaseModel):
     )
     strict_dsl: bool = Field(True, description="FLUJO_STRICT_DSL: neighbours whose types cannot fit are an error")
 
+    @field_validator("url", "broker_url")
+    @classmethod
+    def _has_a_known_scheme(cls, url: str | None, info: ValidationInfo) -> str | None:
+        schemes = SCHEMES[str(info.field_name)]
+        scheme, separator, _ = (url or "").partition("://")
+        if url is None or (separator and scheme in schemes):
+            return url
+        begins = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError("it is empty: unset it, or set a URL" if not url else f"it must begin with {begins}")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read every FLUJO_* variable.
@@ -74,19 +90,42 @@ class Settings(BaseModel):
         for name, value in variables.items():
             if not name.startswith("FLUJO_") or name in LEGACY_VARIABLES or name in DEVELOPMENT_VARIABLES:
                 continue
-            field = name.removeprefix("FLUJO_").lower()
-            if field in cls.model_fields:
-                values[field] = value
+            if cls.names(name):
+                values[name.removeprefix("FLUJO_").lower()] = value
             else:
                 faults.append(f"{name} is not a setting")
+        return cls._of(values, faults)
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any], faults: list[str]) -> Self:
         try:
             settings = cls(**values)
         except PydanticValidationError as error:
-            faults += [f"FLUJO_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+            faults += [
+                f"FLUJO_{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+                for fault in error.errors()
+            ]
         if faults:
             known = ", ".join(f"FLUJO_{name.upper()}" for name in cls.model_fields)
             raise SettingsError("; ".join(faults) + ".", suggestion=f"Known settings: {known}.")
         return settings
+
+    @staticmethod
+    def names(variable: str) -> bool:
+        """Whether a variable is one of these settings."""
+        return variable.startswith("FLUJO_") and variable.removeprefix("FLUJO_").lower() in Settings.model_fields
+
+    def at(self, url: str) -> Self:
+        """The same settings, with another Redis.
+
+        Raises:
+            SettingsError: That is no URL of one.
+        """
+        return self._of({**self.model_dump(), "url": url}, [])
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that say the same to another process."""
+        return {f"FLUJO_{name.upper()}": str(value) for name, value in self.model_dump(exclude_defaults=True).items()}
 
     @property
     def broker(self) -> str:

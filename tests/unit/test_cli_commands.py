@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,38 @@ def test_a_module_that_cannot_be_imported_is_refused_before_anything_starts(
 @pytest.mark.parametrize("option", [("--budget-usd", "-1"), ("--budget-tokens", "-1")])
 def test_a_budget_below_zero_is_refused(option: tuple[str, str]) -> None:
     assert flujo("run", "cli_module:echo", "1", *option).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("run", "cli_eager", "1"), ("check", "cli_eager")])
+def test_a_module_that_runs_its_pipeline_at_import_is_one_line_and_one_document(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cli_eager.py").write_text(f"{MODULE}\nfrom flujo_client import Flujo\nFlujo(echoing).run(1)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    result = flujo(*command, "--json")
+
+    assert result.exit_code == 1
+    assert last_document(result)["error"]["type"] == "ConfigurationError"
+    assert "Module 'cli_eager' runs a pipeline while it is imported" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_version_is_told() -> None:
+    assert flujo("--version").stdout == f"flujo-distributed {metadata.version('flujo-distributed')}\n"
+
+
+def test_a_worker_without_pipelines_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUJO_URL", "redis://127.0.0.1:1/0")
+
+    assert flujo("worker").stderr.startswith("flujo: this worker has no pipelines")
+
+
+def test_a_url_that_is_none_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUJO_URL", "http://foo")
+
+    result = flujo("runs", "--json")
+
+    assert result.exit_code == 1
+    assert last_document(result)["error"]["type"] == "SettingsError"
+    assert "FLUJO_URL: it must begin with redis://" in result.stderr

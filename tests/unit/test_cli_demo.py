@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flujo_client.cli.demo.documents import MOST_WORDS, describe_documents, find_documents
 from flujo_client.cli.demo.figures import broken_promises, describe_figures
+from flujo_client.protocol.errors import ConfigurationError
 
 KEPT: dict[str, Any] = {
     "runs": 7,
@@ -22,6 +25,20 @@ KEPT: dict[str, Any] = {
     "tokens_unknown": 5_000,
     "recovery_ms_max": 2_900,
 }
+
+
+def test_a_folder_that_is_not_there_and_one_without_documents_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"There is no folder {tmp_path / 'none'}"):
+        find_documents(tmp_path / "none")
+    with pytest.raises(ConfigurationError, match=f"There is no document of 50 words or more in {tmp_path}"):
+        find_documents(tmp_path)
+
+
+def test_what_is_not_read_is_said() -> None:
+    short, long = ("short", "word " * 60), ("long", "word " * (MOST_WORDS + 1))
+
+    assert describe_documents([short, short], 2) == "2 documents"
+    assert describe_documents([short, long], 70) == "2 of 70 documents, the first 2,500 words of the longest 1"
 
 
 def test_what_lost_attempts_hold_is_not_left() -> None:

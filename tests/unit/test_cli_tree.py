@@ -16,7 +16,7 @@ from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST, TOKENS
 from flujo_client.protocol.results import RunStatus
 
-SUMMARY = RunSummary("order-42", "digest", RunStatus.RUNNING, "pool", 1_000, unmanaged=False, age_ms=2_500)
+SUMMARY = RunSummary("order-42", "digest", RunStatus.RUNNING, "pool", 1_000, unmanaged=False, duration_ms=2_500)
 NODE = NodeRow("0", "fetch", "step", NodeStatus.WAITING, 0, 0, 0, 0, None, None)
 ACCOUNT = AccountRow("root", TOKENS, granted=90, reserved=0, spent=4, unknown=0, children=0, overrun=0)
 

@@ -98,6 +98,31 @@ async def test_a_user_who_may_not_read_the_configuration_is_taken_at_his_word(
     await client.aclose()
 
 
+async def test_a_missing_append_only_file_is_warned_of_also_where_the_configuration_may_not_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path, options=("--appendonly", "no")) as forgetful:
+        with redis.Redis.from_url(forgetful.url) as admin:
+            admin.acl_setuser("plain", enabled=True, nopass=True, commands=["+@all", "-config"], keys=["*"])
+        client = connect(forgetful.url.replace("://", "://plain:any@"))
+        await check_server(client, forgetful.url)
+        await client.aclose()
+
+    assert ["since its last snapshot is lost" in message for message in caplog.messages] == [True]
+
+
+async def test_a_user_who_may_not_ask_anything_is_taken_at_his_word(
+    server: RedisServer, admin: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    admin.acl_setuser("mute", enabled=True, nopass=True, commands=["+@all", "-config", "-info"], keys=["*"])
+    client = connect(server.url.replace("://", "://mute:any@"))
+
+    await check_server(client, server.url)
+
+    assert caplog.messages == []
+    await client.aclose()
+
+
 @pytest.mark.parametrize("user", ["", "nobody:secret@"], ids=["not there", "refuses us"])
 async def test_a_redis_that_does_not_answer_is_named_without_the_password(server: RedisServer, user: str) -> None:
     url = f"redis://{user}127.0.0.1:{server.port if user else free_port()}/0"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,35 @@ def test_a_command_line_is_one_that_there_is(page: str, line: str) -> None:
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     for word in words[2:]:
         assert not word.startswith("--") or word.partition("=")[0] in {*options, "--help"}, f"{page}: {line}"
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """The README's example, saved as the README says."""
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    (tmp_path / "first.py").write_text(found.group(1))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        (("first.py",), "{'words': 3, 'again': 3}\n"),
+        (("-m", "flujo_client.cli", "run", "first", "a b c"), '{"words":3,"again":3}\n'),
+        (("-m", "flujo_client.cli", "check", "first"), "digest: ok\n"),
+    ],
+    ids=["python", "run", "check"],
+)
+def test_the_readmes_example_does_what_the_readme_says(first: Path, command: tuple[str, ...], output: str) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("FLUJO_")}
+
+    done = subprocess.run(
+        [sys.executable, *command], cwd=first, env=own, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout.startswith(output), done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_readmes_guarantees_name_tests_that_exist() -> None:

@@ -461,3 +461,47 @@ def test_a_post_run_hook_cannot_undo_the_end() -> None:
             raise PipelineAbortSignal("too late")
 
     assert Flujo(double, hooks=[abort]).run(1).output == 2
+
+
+class TestRunsAsCoroutines:
+    """What `run_async` returns may stand where a coroutine does, and can be iterated over."""
+
+    @staticmethod
+    async def _doubled(value: int) -> int:
+        return 2 * value
+
+    def _flujo(self) -> Flujo:
+        return Flujo(Step.from_callable(self._doubled, name="double"))
+
+    async def test_it_may_stand_wherever_a_coroutine_does(self) -> None:
+        async with self._flujo() as flujo:
+            task = asyncio.create_task(flujo.run_async(1), name="one")
+            gathered = await asyncio.gather(flujo.run_async(2), flujo.run_async(3))
+            waited = await asyncio.wait_for(flujo.run_async(4), 20)
+            async with asyncio.TaskGroup() as group:
+                grouped = group.create_task(flujo.run_async(5))
+
+            assert [(await task).output, *(one.output for one in gathered)] == [2, 4, 6]
+            assert (waited.output, grouped.result().output) == (8, 10)
+            assert [type(item) async for item in flujo.run_async(6)] == [PipelineResult]
+
+    def test_a_loop_may_run_it(self) -> None:
+        assert asyncio.run(self._flujo().run_async(1)).output == 2
+
+    async def test_its_task_can_be_cancelled(self) -> None:
+        began = asyncio.Event()
+
+        async def hang(value: int) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        async with Flujo(Step.from_callable(hang, name="hang")) as flujo:
+            task = asyncio.create_task(flujo.run_async(1))
+            await began.wait()
+            task.cancel()
+
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    def test_one_that_was_never_started_is_closed_in_silence(self) -> None:
+        self._flujo().run_async(1).close()

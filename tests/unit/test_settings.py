@@ -45,3 +45,44 @@ def test_every_setting_says_which_variable_it_is() -> None:
     for name, field in Settings.model_fields.items():
         assert (field.description or "").startswith(f"FLUJO_{name.upper()}: ")
     assert "FLUJO_URL" in (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("FLUJO_URL", "", "FLUJO_URL: it is empty"),
+        ("FLUJO_URL", "http://foo", "FLUJO_URL: it must begin with redis:// or rediss:// or unix://"),
+        ("FLUJO_URL", "localhost:6379", "FLUJO_URL: it must begin with redis://"),
+        ("FLUJO_BROKER_URL", "kafka://x", "FLUJO_BROKER_URL: it must begin with redis:// or rediss:// or amqp://"),
+        ("FLUJO_BROKER_URL", "", "FLUJO_BROKER_URL: it is empty"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_with_its_variable(name: str, value: str, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({name: value, "FLUJO_POOL": "swimming"})
+
+    assert text in str(caught.value)
+    assert "FLUJO_POOL" in str(caught.value)
+
+
+def test_a_url_given_in_code_is_checked_as_well() -> None:
+    settings = Settings(namespace="ns")
+
+    assert settings.at("redis://h/2") == Settings(namespace="ns", url="redis://h/2")
+    with pytest.raises(SettingsError, match="FLUJO_URL: it must begin with redis://"):
+        settings.at("http://secret@foo")
+
+
+def test_settings_become_the_variables_that_say_the_same() -> None:
+    settings = Settings(url="redis://h", namespace="ns", retention_s=60, strict_dsl=False)
+
+    assert settings.to_env() == {
+        "FLUJO_URL": "redis://h",
+        "FLUJO_NAMESPACE": "ns",
+        "FLUJO_RETENTION_S": "60",
+        "FLUJO_STRICT_DSL": "False",
+    }
+    assert Settings.from_env(settings.to_env()) == settings
+    assert Settings.names("FLUJO_STRICT_DSL")
+    assert not Settings.names("FLUJO_STRICT_HOOKS")
+    assert not Settings.names("STRICT_DSL")

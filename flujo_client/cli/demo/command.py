@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from flujo_client.cli.demo.documents import find_documents
+from flujo_client.cli.demo.documents import MOST_DOCUMENTS, MOST_WORDS, describe_documents, find_documents
 from flujo_client.cli.demo.figures import broken_promises, describe_figures
 from flujo_client.cli.demo.killer import Kill, kill_a_holder, recovery_ms
 from flujo_client.cli.demo.ledger import LEDGER_VARIABLE, Commit, billed_after_commit, committed_twice, read_ledger
@@ -28,6 +28,7 @@ from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.quota import TOKENS, UsageLimits
 from flujo_client.protocol.results import PipelineResult
+from flujo_client.protocol.settings import Settings
 
 __all__ = ["register"]
 
@@ -41,7 +42,11 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Path | None = typer.Argument(None, help="Text documents; default: this project's README and docs."),
+    folder: Path | None = typer.Argument(
+        None,
+        help=f"Text documents, of which at most {MOST_DOCUMENTS} are read, and at most {MOST_WORDS:,} words of each; "
+        "default: this project's README and docs.",
+    ),
     out: Path = typer.Option(Path("flujo-demo"), "--out", help="Gets report.html and report.json."),
     as_json: bool = JsonOption,
 ) -> None:
@@ -75,29 +80,33 @@ async def _demo(folder: Path | None, out: Path, *, quiet: bool) -> dict[str, Any
         raise ConfigurationError(
             f"The demo needs more packages: {error}.", suggestion="pip install 'flujo-distributed[demo]'"
         ) from error
-    documents = find_documents(folder)
+    found = find_documents(folder)
+    documents = found[:MOST_DOCUMENTS]
     with tempfile.TemporaryDirectory(prefix="flujo-demo-") as scratch:
         ledger = Path(scratch) / "ledger.jsonl"
         stack = Stack(
             Path(scratch),
+            Settings(),
             "flujo_client.cli.demo.pipeline",
             workers=_WORKERS,
             concurrency=2,
             environment={LEDGER_VARIABLE: str(ledger)},
         )
         if not quiet:
-            console.print(f"{len(documents)} documents; starting Redis, a manager, {_WORKERS} workers and Flower …")
+            console.print(
+                f"{describe_documents(documents, len(found))}; starting Redis, a manager, {_WORKERS} workers and Flower …"
+            )
         async with stack, AsyncFlujoClient(settings=stack.settings) as client:
             if not quiet:
                 console.print(f"Redis {stack.url}   Flower {stack.flower_url or 'not installed'}")
             outcome = await _run_all(client, documents, ledger, quiet=quiet)
         figures = _figures(outcome, ledger)
-    found = [
+    pages = [
         {"name": name, **result.output}
         for (name, _), result in zip(documents, outcome.results, strict=True)
         if result.success
     ]
-    page = write_report(out, figures, found)
+    page = write_report(out, figures, pages)
     if not quiet:
         _print(figures, page)
     return figures
@@ -115,11 +124,13 @@ async def _run_all(
     killing = asyncio.create_task(kill_a_holder(client, ledger, after_bills=len(runs)))
     inspector = RunInspector(client.client, client.keyspace, client.specs)
     watching = asyncio.create_task(_watch(inspector, runs, ledger, killing, quiet=quiet))
-    results = await asyncio.gather(*(run.result(_RUN_TIMEOUT_S) for run in runs))
-    watching.cancel()
-    await asyncio.wait([watching])
-    if not killing.done():
+    try:
+        results = await asyncio.gather(*(run.result(_RUN_TIMEOUT_S) for run in runs))
+    finally:  # whatever ends the work, nothing may still ask a Redis that is about to end
+        watching.cancel()
         killing.cancel()
+        await asyncio.wait([watching, killing])
+    if killing.cancelled():
         raise ConfigurationError(
             "No worker held a lease long enough to be killed.",
             suggestion="Name a folder with more or longer documents.",

@@ -12,15 +12,13 @@ from segtok.tokenizer import word_tokenizer
 from sumy.models.dom import ObjectDocumentModel, Paragraph, Sentence
 from sumy.summarizers.lex_rank import LexRankSummarizer
 
+from flujo_client.cli.demo.documents import MOST_WORDS
 from flujo_client.cli.demo.ledger import append_entry
 from flujo_client.dsl.decorators import step
 from flujo_client.dsl.step import Step
 from flujo_client.protocol.step_run import StepRun
 
-__all__ = ["MOST_WORDS", "RUN_TOKENS", "Document", "demo"]
-
-#: Words that a step reads of a document at the most: the upper bound that its estimate declares.
-MOST_WORDS = 2_500
+__all__ = ["RUN_TOKENS", "Document", "demo"]
 
 #: Budget of a run: six steps of at most so many words each, and as much again for attempts that are lost and charged.
 RUN_TOKENS = 12 * MOST_WORDS

@@ -1,0 +1,62 @@
+"""Modules that are imported for their pipelines, and must not run them meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flujo_client.protocol.errors import ConfigurationError
+from flujo_client.protocol.modules import import_pipelines, refuse_while_importing
+from flujo_worker.registry import Registry
+
+DEFINES = """
+from flujo_client import Flujo, Pipeline, step
+
+@step
+async def echo(text: str) -> str:
+    return text
+
+echoing = Pipeline([echo], name="echoing")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose modules can be imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        "Flujo(echoing).run('x')",
+        "import asyncio; asyncio.run(Flujo(echoing).run_async('x'))",
+        """
+from flujo_client import FlujoClient
+with FlujoClient("redis://127.0.0.1:1/0") as client:
+    client.submit("echoing", "x")
+""",
+    ],
+    ids=["run", "run_async", "submit"],
+)
+def test_a_module_that_runs_something_while_it_is_imported_is_told_what_to_write(folder: Path, runs: str) -> None:
+    (folder / "runs_at_import.py").write_text(DEFINES + runs)
+
+    with pytest.raises(ConfigurationError, match=r"'runs_at_import' runs a pipeline .* `if __name__ == \"__main__\":`"):
+        Registry.from_modules("runs_at_import")
+
+
+def test_a_module_that_only_defines_is_imported_and_runs_are_free_again(folder: Path) -> None:
+    (folder / "only_defines.py").write_text(DEFINES)
+
+    assert import_pipelines("only_defines").echoing.name == "echoing"
+    refuse_while_importing()
+
+
+def test_a_module_that_cannot_be_imported_says_why(folder: Path) -> None:
+    (folder / "needs_more.py").write_text("import nothing_there")
+
+    with pytest.raises(ConfigurationError, match="'needs_more' cannot be imported: No module named 'nothing_there'"):
+        import_pipelines("needs_more")
