@@ -112,6 +112,7 @@ def celery_headers(message: StepMessage) -> dict[str, Any]:
 
 def _send_span(message: StepMessage, queue: str, system: str) -> StepMessage:
     """Open and close the PRODUCER span of a message, and put its traceparent in."""
+    first = message.steps[0]
     with get_tracer("flujo_client").start_as_current_span(
         f"send {queue}",
         context=context_of(message.traceparent),
@@ -121,8 +122,12 @@ def _send_span(message: StepMessage, queue: str, system: str) -> StepMessage:
             "messaging.operation.type": "send",
             "messaging.operation.name": "send",
             "messaging.destination.name": queue,
-            "messaging.batch.message_count": len(message.steps),
-            "messaging.message.conversation_id": message.steps[0].run_id,
+            "messaging.message.conversation_id": first.run_id,
+            **(
+                {"messaging.message.id": task_id(first.run_id, first.path, first.attempt)}
+                if len(message.steps) == 1
+                else {"messaging.batch.message_count": len(message.steps)}
+            ),
         },
     ) as span:
         traceparent = traceparent_of(span)

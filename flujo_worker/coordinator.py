@@ -18,6 +18,7 @@ from flujo_client.protocol.errors import (
 )
 from flujo_client.protocol.hooks import HookDispatcher
 from flujo_client.protocol.messages import StepRef
+from flujo_client.protocol.metrics import StepMetrics
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.queues import broker_queue
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
@@ -57,7 +58,7 @@ from flujo_worker.policies.validators import ValidatorPolicy
 from flujo_worker.policies.values import InputPolicy, OutputPolicy
 from flujo_worker.registry import Registry
 from flujo_worker.running import RunningAttempts, stopped
-from flujo_worker.telemetry import StepMetrics, process_span
+from flujo_worker.telemetry import process_span
 
 __all__ = ["StepCoordinator"]
 
@@ -78,6 +79,7 @@ class StepCoordinator:
         live: The in-process mode: values are live objects and sync steps run on the loop.
         strict_pricing: An agent's tokens without a price fail the run.
         stream_max_bytes: Of chunks that a run keeps.
+        messaging_system: The broker, for spans and metrics.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class StepCoordinator:
         live: bool = False,
         strict_pricing: bool = False,
         stream_max_bytes: int = 64 * 2**20,
+        messaging_system: str = "memory",
     ) -> None:
         self._scripts = scripts
         self._registry = registry
@@ -106,7 +109,8 @@ class StepCoordinator:
         self._running = RunningAttempts()
         self._intake = Intake(scripts, registry, incarnation, self._running.stop)
         self._committer = Committer(scripts, codec)
-        self._metrics = StepMetrics()
+        self._system = messaging_system
+        self._metrics = StepMetrics(messaging_system)
         validator = TypeValidator()
         reader = InputReader(codec, validator, registry.find)
         self._call_step = self._build_policy_stack(reader, validator, strict_pricing=strict_pricing)
@@ -152,12 +156,13 @@ class StepCoordinator:
         if isinstance(attempt, AttemptEnd):
             return attempt
         broker_name = broker_queue(self._namespace, queue)
-        with process_span(ref, broker_name, traceparent, attempt.task.traceparent, alone=alone) as span:
+        run_traceparent = attempt.task.traceparent
+        with process_span(ref, broker_name, traceparent, run_traceparent, alone=alone, system=self._system) as span:
             end = await self._run_and_commit(attempt)
             span.set_attribute("flujo.step.outcome", end.outcome)
             if end.error is not None:
                 span.set_status(Status(StatusCode.ERROR, type(end.error).__name__))
-        self._metrics.record(ref.label, end.outcome, time.monotonic() - attempt.started, end.usage)
+        self._metrics.record(broker_name, ref.label, end.outcome, time.monotonic() - attempt.started, end.usage)
         return end
 
     async def hand_over(self) -> bool:

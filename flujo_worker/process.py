@@ -18,6 +18,7 @@ from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
+from flujo_client.protocol.tracing import flush_sdk
 from flujo_client.protocol.wire import Wire
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.bodies import SyncBodies
@@ -25,7 +26,6 @@ from flujo_worker.coordinator import StepCoordinator
 from flujo_worker.hooks import worker_hooks
 from flujo_worker.lease import Incarnation, LeaseKeeper
 from flujo_worker.registry import Registry
-from flujo_worker.telemetry import flush_telemetry
 
 __all__ = ["WorkerProcess", "publish_specs"]
 
@@ -87,6 +87,7 @@ class WorkerProcess:
             bodies=self._bodies,
             strict_pricing=self._settings.strict_pricing,
             stream_max_bytes=self._settings.stream_max_bytes,
+            messaging_system=self._settings.messaging_system,
         )
         self._lease.start()
         if not await asyncio.to_thread(self._lease.wait_registered, _REGISTER_TIMEOUT_S):
@@ -175,7 +176,7 @@ class WorkerProcess:
         if not (self._keeps_leases or self._unfit or self._bodies.abandoned):
             return
         logger.warning("this process ends now", extra={"abandoned": self._bodies.abandoned, "unfit": self._unfit})
-        await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(flush_telemetry))], timeout=_FLUSH_S)
+        await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(flush_sdk))], timeout=_FLUSH_S)
         logging.shutdown()
         os._exit(1 if self._unfit else 0)
 

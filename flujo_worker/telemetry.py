@@ -1,4 +1,4 @@
-"""Names and units of every span attribute and metric of the worker, in one place.
+"""The worker's spans: names and attributes in one place. Metrics: `flujo_client/protocol/metrics.py`.
 
 Semantic conventions: messaging (https://opentelemetry.io/docs/specs/semconv/messaging/) for the message, `flujo.*` for
 what they do not know. Prompts and outputs are never recorded.
@@ -6,46 +6,22 @@ what they do not know. Prompts and outputs are never recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanKind
 
 from flujo_client.protocol.messages import StepRef
+from flujo_client.protocol.queues import task_id
 from flujo_client.protocol.tracing import configure_sdk, context_of, get_tracer
 
-__all__ = ["StepMetrics", "flush_telemetry", "process_span", "set_up_telemetry"]
-
-
-class StepMetrics:
-    """The worker's metrics. They do nothing until an SDK is set up."""
-
-    def __init__(self) -> None:
-        meter = metrics.get_meter("flujo_worker")
-        self.duration = meter.create_histogram(
-            "messaging.process.duration", unit="s", description="From the claim of an attempt to its commit"
-        )
-        self.outcomes = meter.create_counter(
-            "flujo.step.outcomes", unit="{attempt}", description="Attempts by how they ended"
-        )
-        self.usage = meter.create_counter(
-            "flujo.step.usage", unit="1", description="What attempts used, by meter; nano-USD for cost"
-        )
-
-    def record(self, label: str, outcome: str, seconds: float, usage: Mapping[str, int]) -> None:
-        """Count an attempt that was claimed."""
-        labels = {"flujo.step.label": label, "flujo.step.outcome": outcome}
-        self.duration.record(seconds, labels)
-        self.outcomes.add(1, labels)
-        for meter, amount in usage.items():
-            self.usage.add(amount, {"flujo.step.label": label, "flujo.meter": meter})
+__all__ = ["process_span", "set_up_telemetry"]
 
 
 @contextmanager
 def process_span(
-    ref: StepRef, queue: str, message_traceparent: str, run_traceparent: str, *, alone: bool
+    ref: StepRef, queue: str, message_traceparent: str, run_traceparent: str, *, alone: bool, system: str
 ) -> Iterator[Span]:
     """The CONSUMER span of one attempt.
 
@@ -56,6 +32,7 @@ def process_span(
         run_traceparent: Of the run.
         alone: The message carries this attempt only: its span is the parent. If not, it is linked and the run is the
             parent, as the message may carry attempts of several runs.
+        system: The broker, as `Settings.messaging_system` names it.
     """
     parent = context_of(message_traceparent if alone else run_traceparent)
     links = []
@@ -69,7 +46,7 @@ def process_span(
         record_exception=False,
         set_status_on_exception=False,
         attributes={
-            "messaging.system": "celery",
+            "messaging.system": system,
             "messaging.operation.type": "process",
             "messaging.operation.name": "process",
             "messaging.destination.name": queue,
@@ -78,18 +55,12 @@ def process_span(
             "flujo.step.path": ref.path,
             "flujo.step.label": ref.label,
             "flujo.step.attempt": ref.attempt,
+            **({"messaging.message.id": task_id(ref.run_id, ref.path, ref.attempt)} if alone else {}),
         },
     ) as span:
         yield span
 
 
 def set_up_telemetry() -> None:
-    """Set up the SDK of this process, once, if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_TRACES_EXPORTER asks for it."""
+    """Set up the SDK of this process, once, if the OTEL_* variables ask for it."""
     configure_sdk("flujo-worker")
-
-
-def flush_telemetry() -> None:
-    """Send what was recorded and not sent yet; may take as long as the exporter does. Does nothing without an SDK."""
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider):
-        provider.force_flush()

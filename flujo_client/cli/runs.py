@@ -20,6 +20,7 @@ from flujo_client.client import AsyncFlujoClient
 from flujo_client.inspection import RunInspector, RunSnapshot
 from flujo_client.protocol.quota import COST, UsageLimits
 from flujo_client.protocol.results import PipelineResult, RunStatus
+from flujo_client.protocol.tracing import configure_sdk
 from flujo_client.runner import Flujo
 
 __all__ = ["register"]
@@ -54,6 +55,8 @@ def run(
 ) -> None:
     """Run a pipeline here and print its result: in process, or on workers if there is a URL."""
 
+    configure_sdk("flujo")
+
     def work() -> Coroutine[Any, Any, PipelineResult]:
         pipeline, limits = pipeline_of(target), _limits(budget_usd, budget_tokens)  # outside of the loop
         offered = vars(sys.modules[target.partition(":")[0]])  # what a worker takes from the module as well
@@ -75,6 +78,7 @@ def submit(
     as_json: bool = JsonOption,
 ) -> None:
     """Start a run of a published pipeline."""
+    configure_sdk("flujo")
 
     async def work() -> tuple[str, PipelineResult | None]:
         async with AsyncFlujoClient() as client:

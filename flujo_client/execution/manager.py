@@ -15,6 +15,7 @@ from flujo_client.execution.fleet import Fleet
 from flujo_client.execution.graph import step_at
 from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, StateUnavailableError
 from flujo_client.protocol.messages import Event, EventKind, StepRef
+from flujo_client.protocol.metrics import ManagerMetrics
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.replies import Advanced, Dispatch, Forbidden, LoadedRun, SplitStale
@@ -92,6 +93,7 @@ class ExecutionManager:
         self._drives: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._outgoing: list[Outgoing] = []
+        self._metrics = ManagerMetrics()
         self.advanced = 0  # decisions stored by this manager, for its metrics
 
     def wake(self, run_id: str) -> None:
@@ -163,6 +165,7 @@ class ExecutionManager:
             if not isinstance(outcome, Advanced):
                 return None
             self.advanced += 1
+            self._metrics.decided(run.spec.name, len(decision.dispatches) + len(decision.woken))
             await self._go_on(run, decision)
             if decision.status.terminal:
                 await self.persist_final_state(run_id)
@@ -176,7 +179,8 @@ class ExecutionManager:
         self.set_final_context(result, RunStatus(result["status"]))
         if self._observer is not None:
             await self._observer.after_end(run_id, result)
-        await self._state.finish(run_id, json_bytes(result), self._retention_ms)
+        if await self._state.finish(run_id, json_bytes(result), self._retention_ms):
+            self._metrics.run_ended(result["status"])
 
     def set_final_context(self, result: dict[str, Any], status: RunStatus) -> None:
         """Complete a result's context with what only the end knows: the run's id and status."""

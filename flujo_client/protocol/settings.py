@@ -154,3 +154,8 @@ class Settings(BaseModel):
     def broker_kind(self) -> Literal["redis", "amqp"]:
         """Which transport the broker's URL selects."""
         return "amqp" if self.broker.startswith(("amqp", "pyamqp")) else "redis"
+
+    @property
+    def messaging_system(self) -> str:
+        """The broker, as spans and metrics name it."""
+        return "rabbitmq" if self.broker_kind == "amqp" else "redis"

@@ -15,7 +15,7 @@ from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.quota import Amounts, UsageLimits
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
-from flujo_client.protocol.tracing import context_of, get_tracer, traceparent_of
+from flujo_client.protocol.tracing import context_of, get_tracer, new_root, traceparent_of
 
 __all__ = ["submit_run"]
 
@@ -81,14 +81,14 @@ async def submit_run(
 
 
 async def _create(scripts: Scripts, run_id: str, pipeline: str, traceparent: str, fields: dict[str, Any]) -> str | None:
-    """Create the run under the span that all of its other spans descend from."""
+    """Create the run under the span that all of its other spans descend from: one trace a run, whoever records it."""
     with get_tracer("flujo_client").start_as_current_span(
         f"run {pipeline}",
         context=context_of(traceparent),
         kind=SpanKind.INTERNAL,
         attributes={"flujo.run_id": run_id, "flujo.pipeline.name": pipeline},
     ) as span:
-        return await scripts.create_run(run_id, traceparent=traceparent_of(span), **fields)
+        return await scripts.create_run(run_id, traceparent=traceparent_of(span) or new_root(), **fields)
 
 
 def _fingerprint(spec: PipelineSpec, text: bytes | None, amounts: Amounts, context: dict[str, Any] | None) -> str:

@@ -1,20 +1,25 @@
-"""Trace context as it travels: W3C traceparent in run records, task records and messages."""
+"""Trace context as it travels: W3C traceparent in run records, task records and messages; and the SDK's set-up."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from importlib import metadata
+from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.trace import Span, Tracer
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-__all__ = ["configure_sdk", "context_of", "get_tracer", "traceparent_of"]
+__all__ = ["configure_sdk", "context_of", "flush_sdk", "get_tracer", "new_root", "traceparent_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,31 +43,58 @@ def context_of(traceparent: str) -> Context | None:
     return _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
 
 
+def new_root() -> str:
+    """The traceparent of a span that nobody records, for all that follows to be one trace: of a run from a process without an SDK."""
+    ids = RandomIdGenerator()
+    sampled = TraceFlags(TraceFlags.SAMPLED)
+    return traceparent_of(
+        NonRecordingSpan(SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, sampled))
+    )
+
+
 def configure_sdk(service_name: str) -> None:
     """Set up OpenTelemetry's SDK in this process; call it at an entry point, once, and after a fork.
 
-    Does nothing unless the standard variables ask for it: OTEL_TRACES_EXPORTER=console, or OTEL_EXPORTER_OTLP_ENDPOINT
-    with the extra `otel` installed.
+    Does nothing unless the standard variables ask for it: OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER, each `console`
+    or `otlp`, or OTEL_EXPORTER_OTLP_ENDPOINT for both; the extra `otel` has the exporters of the latter. The console is
+    stderr: stdout belongs to what commands print.
     """
-    exporter = _exporter()
-    if exporter is None:
-        return
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service_name)})
-    )
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
-    trace.set_tracer_provider(provider)
+    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service_name)})
+    spans = _exporter("traces", _console_spans)
+    if spans is not None:
+        tracers = TracerProvider(resource=resource)
+        tracers.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=500))
+        trace.set_tracer_provider(tracers)
+    measurements = _exporter("metrics", _console_metrics)
+    if measurements is not None:
+        metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(measurements)], resource=resource))
 
 
-def _exporter() -> SpanExporter | None:
-    kind = os.environ.get("OTEL_TRACES_EXPORTER", "")
+def flush_sdk() -> None:
+    """Send what was recorded and not sent yet; may take as long as the exporters do. Does nothing without an SDK."""
+    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+        if isinstance(provider, TracerProvider | MeterProvider):
+            provider.force_flush()
+
+
+def _console_spans() -> Any:
+    return ConsoleSpanExporter(out=sys.stderr, formatter=lambda span: span.to_json(indent=None) + "\n")
+
+
+def _console_metrics() -> Any:
+    return ConsoleMetricExporter(out=sys.stderr, formatter=lambda data: data.to_json(indent=None) + "\n")
+
+
+def _exporter(signal: str, console: Any) -> Any:
+    """The exporter that the variables ask for; None if they do not, or it is not installed."""
+    kind = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "")
     if kind == "console":
-        return ConsoleSpanExporter(formatter=lambda span: span.to_json(indent=None) + "\n")
+        return console()
     if kind in ("", "otlp") and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        for entry_point in metadata.entry_points(group="opentelemetry_traces_exporter", name="otlp_proto_http"):
-            exporter: SpanExporter = entry_point.load()()
-            return exporter
+        for entry_point in metadata.entry_points(group=f"opentelemetry_{signal}_exporter", name="otlp_proto_http"):
+            return entry_point.load()()
         logger.warning(
-            "OTEL_EXPORTER_OTLP_ENDPOINT is set but no exporter is installed: pip install 'flujo-distributed[otel]'"
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set but no exporter of %s is installed: pip install 'flujo-distributed[otel]'",
+            signal,
         )
     return None

@@ -89,6 +89,10 @@ class Fleet:
             f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.folder.glob("*.log"))
         )
 
+    def logs_whole(self) -> str:
+        """What all processes have written so far."""
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
     def entries(self, **wanted: Any) -> list[dict[str, Any]]:
         """The ledger's complete lines that say all of `wanted`."""
         path = self.folder / "ledger"

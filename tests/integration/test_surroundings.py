@@ -277,7 +277,7 @@ with trace.get_tracer("service").start_as_current_span("order"), FlujoClient() a
     assert done.returncode == 0, done.stderr
 
     def trace() -> dict[str, dict[str, Any]]:
-        spans = _spans(done.stdout + "".join(path.read_text() for path in fleet.folder.glob("*.log")))
+        spans = _spans(done.stderr + "".join(path.read_text() for path in fleet.folder.glob("*.log")))
         root = next((span for span in spans if span["name"] == "order"), None)
         return {
             span["context"]["span_id"]: span

@@ -38,7 +38,10 @@ def test_the_processes_own_variables_are_the_default(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("url", ["amqp://h", "amqps://h", "pyamqp://h"])
 def test_other_brokers_are_told_by_their_scheme(url: str) -> None:
-    assert Settings(url="redis://h", broker_url=url).broker_kind == "amqp"
+    settings = Settings(url="redis://h", broker_url=url)
+
+    assert (settings.broker_kind, settings.messaging_system) == ("amqp", "rabbitmq")
+    assert Settings(url="redis://h").messaging_system == "redis"
 
 
 def test_every_setting_says_which_variable_it_is() -> None:

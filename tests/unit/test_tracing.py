@@ -10,35 +10,53 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from flujo_client.protocol.tracing import configure_sdk, context_of, traceparent_of
+from flujo_client.protocol.tracing import configure_sdk, context_of, flush_sdk, new_root, traceparent_of
 
-Configure = Callable[[], TracerProvider | None]
+Providers = tuple[TracerProvider | None, MeterProvider | None]
+Configure = Callable[[], Providers]
 
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """`configure_sdk`, but its provider comes to the test: a process can have one only once, and keeps it."""
-    for name in ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"):
+    """`configure_sdk`, but its providers come to the test: a process can have them only once, and keeps them."""
+    for name in ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"):
         monkeypatch.delenv(name, raising=False)
-    providers: list[TracerProvider] = []
-    monkeypatch.setattr(trace, "set_tracer_provider", providers.append)
+    tracers: list[TracerProvider] = []
+    meters: list[MeterProvider] = []
+    monkeypatch.setattr(trace, "set_tracer_provider", tracers.append)
+    monkeypatch.setattr(metrics, "set_meter_provider", meters.append)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: next(iter(tracers), None))
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: next(iter(meters), None))
 
-    def call() -> TracerProvider | None:
+    def call() -> Providers:
         configure_sdk("flujo-test")
-        return providers[0] if providers else None
+        return next(iter(tracers), None), next(iter(meters), None)
 
     yield call
-    for provider in providers:
-        provider.shutdown()
+    for tracer in tracers:
+        tracer.shutdown()
+    for meter in meters:
+        meter.shutdown()
 
 
-#: An OTLP exporter as a distribution that is installed: a module, and an entry point that names it.
+#: OTLP exporters as a distribution that is installed: a module, and entry points that name them.
 EXPORTER = """\
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+class Measurements(MetricExporter):
+    exported = []
+    def export(self, metrics_data, timeout_millis=10_000, **more):
+        self.exported.append(metrics_data)
+        return MetricExportResult.SUCCESS
+    def force_flush(self, timeout_millis=10_000):
+        return True
+    def shutdown(self, timeout_millis=30_000, **more):
+        pass
 class Exporter(InMemorySpanExporter):
     made = []
     def __init__(self):
@@ -56,6 +74,7 @@ def otlp_exporters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: an-exporter\nVersion: 1\n")
     (information / "entry_points.txt").write_text(
         "[opentelemetry_traces_exporter]\notlp_proto_http = an_exporter:Exporter\n"
+        "[opentelemetry_metrics_exporter]\notlp_proto_http = an_exporter:Measurements\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "an_exporter", raising=False)
@@ -78,7 +97,15 @@ def test_nothing_is_sent_and_nothing_is_made_of_it_where_nothing_records() -> No
 
 @pytest.mark.parametrize(
     "variables",
-    [{}, {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, {"OTEL_TRACES_EXPORTER": "otlp"}],
+    [
+        {},
+        {
+            "OTEL_TRACES_EXPORTER": "none",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x",
+        },
+        {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp"},
+    ],
     ids=str,
 )
 def test_without_a_wish_nothing_is_set_up(
@@ -87,7 +114,8 @@ def test_without_a_wish_nothing_is_set_up(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert configure() is None
+    assert configure() == (None, None)
+    flush_sdk()
 
 
 @pytest.mark.parametrize("kind", ["", "otlp"])
@@ -105,11 +133,17 @@ def test_spans_go_to_the_installed_otlp_exporter_under_the_services_name(
     if given:
         monkeypatch.setenv("OTEL_SERVICE_NAME", given)
 
-    provider = configure()
+    provider, meters = configure()
 
     assert provider is not None
+    assert meters is not None
     provider.get_tracer("test").start_span("a step").end()
-    provider.force_flush()
+    meters.get_meter("test").create_counter("steps").add(1)
+    flush_sdk()
+    (measured,) = sys.modules["an_exporter"].Measurements.exported
+    (resource,) = measured.resource_metrics
+    assert resource.scope_metrics[0].metrics[0].name == "steps"
+    assert resource.resource.attributes["service.name"] == name
     (exporter,) = otlp_exporters()
     (span,) = exporter.get_finished_spans()
     assert (span.name, span.resource.attributes["service.name"]) == ("a step", name)
@@ -121,7 +155,7 @@ def test_a_missing_otlp_exporter_is_warned_of_with_what_to_install(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(sys, "path", [])  # where installed distributions are looked for
 
-    assert configure() is None
+    assert configure() == (None, None)
     assert "pip install 'flujo-distributed[otel]'" in caplog.text
 
 
@@ -130,21 +164,39 @@ def test_the_console_exporter_is_set_up_where_it_is_wished(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
 
-    provider = configure()
+    provider, meters = configure()
 
     assert provider is not None
+    assert meters is None
     assert provider.resource.attributes["service.name"] == "flujo-test"
 
 
-def test_the_console_exporter_writes_each_span_on_a_line() -> None:
+def test_spans_and_metrics_on_the_console_are_a_line_each_on_stderr() -> None:
     script = """
+from flujo_client.protocol.metrics import ManagerMetrics
 from flujo_client.protocol.tracing import configure_sdk, get_tracer
 configure_sdk("flujo-test")
 for name in ("one", "two"):
     get_tracer("test").start_span(name).end()
+ManagerMetrics().run_ended("completed")
 """
-    environment = {**os.environ, "OTEL_TRACES_EXPORTER": "console"}
+    environment = {**os.environ, "OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "console"}
 
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
 
-    assert [json.loads(line)["name"] for line in done.stdout.splitlines()] == ["one", "two"]
+    documents = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [document["name"] for document in documents if "name" in document] == ["one", "two"]
+    (measured,) = (document for document in documents if "resource_metrics" in document)
+    assert measured["resource_metrics"][0]["scope_metrics"][0]["metrics"][0]["name"] == "flujo.run.ended"
+    assert done.stdout == ""
+
+
+def test_a_root_that_nobody_records_is_a_trace_of_its_own_that_is_sampled() -> None:
+    one, other = new_root(), new_root()
+
+    context = context_of(one)
+    assert context is not None
+    span = trace.get_current_span(context).get_span_context()
+    assert span.is_valid
+    assert span.trace_flags.sampled
+    assert one.split("-")[1] != other.split("-")[1]

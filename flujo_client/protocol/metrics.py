@@ -1,0 +1,78 @@
+"""Names and units of every metric, in one place. Nothing is counted until an SDK is set up at an entry point.
+
+Semantic conventions: messaging (https://opentelemetry.io/docs/specs/semconv/messaging/) for what is done with messages,
+`flujo.*` for what they do not know. Labels are bounded: names of pipelines and steps, never ids of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from opentelemetry import metrics
+
+__all__ = ["ManagerMetrics", "StepMetrics"]
+
+
+class StepMetrics:
+    """What a worker counts.
+
+    Args:
+        system: The broker, as `Settings.messaging_system` names it.
+    """
+
+    def __init__(self, system: str) -> None:
+        meter = metrics.get_meter("flujo_worker")
+        self._system = system
+        self.duration = meter.create_histogram(
+            "messaging.process.duration", unit="s", description="From the claim of an attempt to its commit"
+        )
+        self.outcomes = meter.create_counter(
+            "flujo.step.outcomes", unit="{attempt}", description="Attempts by how they ended"
+        )
+        self.usage = meter.create_counter(
+            "flujo.step.usage", unit="1", description="What attempts used, by meter; nano-USD for cost"
+        )
+
+    def record(self, queue: str, label: str, outcome: str, seconds: float, usage: Mapping[str, int]) -> None:
+        """Count an attempt that was claimed.
+
+        Args:
+            queue: The broker's name of the queue that it came from.
+            label: The step, as Flower shows it.
+        """
+        labels = {"flujo.step.label": label, "flujo.step.outcome": outcome}
+        message = {
+            "messaging.system": self._system,
+            "messaging.operation.name": "process",
+            "messaging.destination.name": queue,
+        }
+        self.duration.record(seconds, message | labels)
+        self.outcomes.add(1, labels)
+        for meter, amount in usage.items():
+            self.usage.add(amount, {"flujo.step.label": label, "flujo.meter": meter})
+
+
+class ManagerMetrics:
+    """What a manager counts."""
+
+    def __init__(self) -> None:
+        meter = metrics.get_meter("flujo_client")
+        self.decisions = meter.create_counter(
+            "flujo.manager.decisions", unit="{decision}", description="Decisions that this manager has stored"
+        )
+        self.dispatches = meter.create_counter(
+            "flujo.manager.dispatches", unit="{attempt}", description="Attempts that those decisions have queued"
+        )
+        self.ended = meter.create_counter(
+            "flujo.run.ended", unit="{run}", description="Runs whose end this manager has stored, by status"
+        )
+
+    def decided(self, pipeline: str, dispatches: int) -> None:
+        """Count a decision that was stored, and what it has queued."""
+        labels = {"flujo.pipeline.name": pipeline}
+        self.decisions.add(1, labels)
+        self.dispatches.add(dispatches, labels)
+
+    def run_ended(self, status: str) -> None:
+        """Count the end of a run."""
+        self.ended.add(1, {"flujo.run.status": status})
