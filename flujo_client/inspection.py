@@ -202,7 +202,10 @@ class RunInspector:
                 suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
                 run_id=run_id,
             )
-        spec, managers = await self._specs.get(record["spec"]), await self._managers()
+        managers = await self._managers()
+        if not record["spec"]:  # its submission was refused
+            return RunSnapshot(_counted(_summary(record, managers), ()), (), (), now_ms=managers.now_ms)
+        spec = await self._specs.get(record["spec"])
         rows = _rows(spec, nodes, attempts)
         totals = {name.removeprefix("total|"): int(n) for name, n in accounts.items() if name.startswith("total|")}
         summary = replace(_summary(record, managers), cost_nanousd=totals.get(COST, 0), tokens=totals.get(TOKENS, 0))

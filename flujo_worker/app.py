@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 from celery.signals import (
+    after_setup_logger,
     celeryd_after_setup,
     worker_init,
     worker_process_init,
@@ -18,6 +19,7 @@ from celery.signals import (
 from kombu import Queue
 
 from flujo_client.protocol.errors import FlujoError
+from flujo_client.protocol.logs import FactsFormatter
 from flujo_client.protocol.queues import DEFAULT_QUEUE, SUBMIT_QUEUE, broker_queue
 from flujo_client.protocol.settings import Settings
 from flujo_worker.consumer import PATIENT_CONSUMER, StepEvents
@@ -71,6 +73,11 @@ def create_app(
             asyncio.run(publish_specs(settings, lazy()))
         except FlujoError as error:  # Celery logs what else a receiver raises, and serves without its pipelines
             raise SystemExit(f"flujo: {error}") from error
+
+    @after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]
+    def say_which_run(logger: Any, format: str, **_: Any) -> None:
+        for handler in logger.handlers:
+            handler.setFormatter(FactsFormatter(format))
 
     @celeryd_after_setup.connect(weak=False)  # type: ignore[untyped-decorator]
     def queues_are_chosen(**_: Any) -> None:

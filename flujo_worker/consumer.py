@@ -42,6 +42,14 @@ class PatientConsumer(Consumer):  # type: ignore[misc]  # celery has no types
             else:
                 return conn
 
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Drop a message of a task that no release has. Celery tells it with all of the message and a traceback."""
+        logger.error(
+            "message dropped: no task of this name; Flujo's are flujo.step and flujo.submit",
+            extra={"task": str(message.headers.get("task")), "id": str(message.headers.get("id"))},
+        )
+        message.reject_log_error(logger, self.connection_errors)
+
     def _wait(self) -> None:
         if isinstance(self.pool, AsyncioPool):
             self.pool.run_steps(_RECONNECT_S)

@@ -19,7 +19,7 @@ from flujo_worker.attempt import AttemptEnd
 from flujo_worker.consumer import STEP_STRATEGY
 from flujo_worker.notice import EndingNotice
 from flujo_worker.process import WorkerProcess
-from flujo_worker.submit import submit_by_name, submit_patiently
+from flujo_worker.submit import Submission, submit_or_refuse, submit_patiently
 
 __all__ = ["ProcessLoop", "register_tasks"]
 
@@ -128,16 +128,10 @@ def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop, notice: E
         max_retries=0,
         shared=False,
     )
-    def submit(
-        task: Any,
-        pipeline: str,
-        input: Any = None,
-        run_id: str | None = None,
-        usage_limits: dict[str, Any] | None = None,
-    ) -> str:
-        traceparent, run_id = task.request.get("traceparent") or "", run_id or task.request.id
-        by_name = partial(submit_by_name, settings, pipeline, input, run_id, usage_limits, traceparent)
+    def submit(task: Any, *args: Any, **kwargs: Any) -> str:
+        submission = Submission(task.request.id or "", args, kwargs, task.request.get("traceparent") or "")
+        submitting = partial(submit_or_refuse, settings, submission)
         try:
-            return asyncio.run(submit_patiently(by_name, run_id, lambda: notice.given))
+            return asyncio.run(submit_patiently(submitting, submission.run_id, lambda: notice.given))
         except StateUnavailableError as error:
             raise Reject(error, requeue=True) from error

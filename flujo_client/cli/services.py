@@ -14,6 +14,7 @@ from flujo_client.cli.modules import require_modules
 from flujo_client.cli.output import execute
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.engine import QueuedEngine
+from flujo_client.protocol.logs import FactsFormatter
 from flujo_client.protocol.queues import DEFAULT_QUEUE, SUBMIT_QUEUE, broker_queue
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.tracing import configure_sdk
@@ -84,9 +85,9 @@ async def _check(settings: Settings) -> Settings:
 
 def manager(loglevel: str = typer.Option("WARNING", "--loglevel")) -> None:
     """Drive the pool's runs, any number of managers at once; SIGTERM stops it without losing anything."""
-    logging.basicConfig(
-        level=loglevel.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(FactsFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=loglevel.upper(), handlers=[handler])
     configure_sdk("flujo-manager")
 
     async def serve() -> None:

@@ -44,7 +44,7 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
-    "register renew reserve restore resume stash sweep"
+    "refuse_run register renew reserve restore resume stash sweep"
 )
 
 #: What emit.lua replies.
@@ -127,6 +127,30 @@ class Scripts:
         if reply[0] == 1:
             return None
         return "conflict" if reply[0] == -1 else _text(reply[1])
+
+    async def refuse_run(
+        self, run_id: str, pipeline: str, error: bytes, result: bytes, traceparent: str, retention_ms: int
+    ) -> bool:
+        """Store a refused submission as a run that failed. False if a run has its id.
+
+        Args:
+            error: Its envelope.
+            result: A `PipelineResult` as JSON, as `finish` takes it.
+        """
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        finished = self.keyspace.shard("finished", shard)
+        reply = await self._call(
+            "refuse_run",
+            [keys.run, keys.payloads, finished],
+            run_id,
+            pipeline,
+            error,
+            result,
+            traceparent,
+            SCHEMA_VERSION,
+            retention_ms,
+        )
+        return bool(reply[0] == 1)
 
     async def reserve(
         self, claim: Claim, owner: str

@@ -24,9 +24,13 @@ class SpecStore:
         """The spec of this hash.
 
         Raises:
-            UnknownPipelineError: It is not stored.
+            UnknownPipelineError: It is not stored; or the hash is "", of a submission that was refused.
             SchemaMismatchError: A newer release wrote it.
         """
+        if not spec_hash:
+            raise UnknownPipelineError(
+                "The submission was refused, so the run has no steps.", suggestion="`flujo show` says why."
+            )
         if spec_hash not in self._specs:
             text = await self._scripts.commands.execute("HGET", self._scripts.keyspace.shard("specs"), spec_hash)
             if text is None:

@@ -9,15 +9,17 @@ import jsonschema
 import pydantic_core
 from opentelemetry.trace import SpanKind
 
+from flujo_client.protocol.envelopes import describe_error
 from flujo_client.protocol.errors import RunConflictError, TypeMismatchError
 from flujo_client.protocol.keys import RUN_ID_PATTERN
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.quota import Amounts, UsageLimits
+from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.tracing import context_of, get_tracer, new_root, traceparent_of
 
-__all__ = ["submit_run"]
+__all__ = ["refuse_run", "submit_run"]
 
 
 async def submit_run(
@@ -78,6 +80,33 @@ async def submit_run(
             run_id=run_id,
         )
     return status
+
+
+async def refuse_run(
+    scripts: Scripts, error: BaseException, *, run_id: str, pipeline: str, retention_ms: int, traceparent: str = ""
+) -> bool:
+    """Store a submission that was refused as a run that failed: its result raises the error, `flujo runs` tells it.
+
+    For submitters who are not there to be told. A later submission of the same id may still be taken.
+
+    Args:
+        error: Why.
+        pipeline: What it asked for.
+        retention_ms: How long it stays.
+
+    Returns:
+        Whether it is stored; not if a run has the id.
+
+    Raises:
+        StateUnavailableError: Redis does not answer; call again.
+    """
+    told = describe_error(error)
+    ended = {"run_id": run_id, "status": RunStatus.FAILED.value}
+    result = {**ended, "success": False, "error": told, "final_pipeline_context": {"$context": [], "set": ended}}
+    result["step_history"] = []
+    return await scripts.refuse_run(
+        run_id, pipeline, json_bytes(told), json_bytes(result), traceparent or new_root(), retention_ms
+    )
 
 
 async def _create(scripts: Scripts, run_id: str, pipeline: str, traceparent: str, fields: dict[str, Any]) -> str | None:

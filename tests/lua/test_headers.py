@@ -138,6 +138,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "lose": lambda s: s.lose(CLAIM, "pool", "died", {}),
     "publish_spec": lambda s: s.publish_spec("p", "h", b""),
     "redispatch": lambda s: s.redispatch("r 0 1 q", 1, 1),
+    "refuse_run": lambda s: s.refuse_run("r", "p", b"", b"", "", 1),
     "register": lambda s: s.register("managers", "m", 1, 0),
     "renew": lambda s: s.renew("w", 1, 0),
     "reserve": lambda s: s.reserve(CLAIM, "pool"),
@@ -176,6 +177,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "lose": [([1], True), ([0], False), ([-1], False)],
     "publish_spec": [([1], True), ([0], False)],
     "redispatch": [([1], True), ([0], False)],
+    "refuse_run": [([1], True), ([0, b"running"], False)],
     "register": [([1, b"5"], 5)],
     "renew": [([1, b"5", [b"r 0 1 n"], []], Renewal), ([0], WorkerDead)],
     "reserve": [

@@ -70,6 +70,7 @@ async def _held(scripts: Scripts, estimate: str = "tokens=30") -> Claim:
 REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "create_run: the same run": (lambda s, c: create_run(s, limits={"tokens": 100}), "running"),
     "create_run: another run": (lambda s, c: create_run(s, fingerprint="other"), "conflict"),
+    "refuse_run: a run has the id": (lambda s, c: s.refuse_run("r1", "p", b"{}", b"{}", "", 1000), False),
     "reserve: leased by another": (lambda s, c: s.reserve(new_claim(), POOL), Duplicate()),
     "reserve: another attempt": (lambda s, c: s.reserve(new_claim("1", attempt=2), POOL), Duplicate()),
     "reserve: unknown step": (lambda s, c: s.reserve(new_claim("7"), POOL), Duplicate()),

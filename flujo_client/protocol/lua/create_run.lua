@@ -1,14 +1,16 @@
---[[ create_run — store a new run, its input and its root account, and hand it to its manager; once per run id.
+--[[ create_run — store a new run, its input and its root account, and hand it to its manager; once per run id. A refused submission
+of this id (refuse_run.lua) makes room.
 KEYS  1 run hash   2 accounts hash   3 payloads hash   4 event stream   5 dirty zset   6 owned set   7 inbox list   8 active zset
 ARGV  1 run id   2 fingerprint of spec and input   3 owner   4 spec hash   5 pipeline name   6 input payload
       7 context payload, '' for none   8 limits, "meter=amount ..."   9 traceparent   10 schema version   11 metadata
 REPLY {1} created | {0, status} the same run is stored already | {-1} another run has this id ]]
 local stored = redis.call('HMGET', KEYS[1], 'fingerprint', 'status')
-if stored[1] then
+if stored[1] and stored[1] ~= 'refused' then
   if stored[1] == ARGV[2] then return {0, stored[2]} end
   return {-1}
 end
 
+if stored[1] then redis.call('DEL', KEYS[1], KEYS[3]) end
 local now = int(now_ms())
 redis.call('HSET', KEYS[1], 'schema', ARGV[10], 'run_id', ARGV[1], 'fingerprint', ARGV[2], 'owner', ARGV[3],
   'spec', ARGV[4], 'pipeline', ARGV[5], 'limits', ARGV[8], 'traceparent', ARGV[9], 'metadata', ARGV[11],
