@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.context import fold_context
-from flujo_client.protocol.envelopes import rebuild_error
+from flujo_client.protocol.envelopes import STEP_FAILED, rebuild_error
 from flujo_client.protocol.errors import (
     ResultTimeoutError,
     RunNotFoundError,
@@ -279,9 +279,9 @@ def raise_for(result: PipelineResult) -> PipelineResult:
 
     A step that failed, or a hook that aborted, raises nothing: the result says so. Limits, types, contexts and cancellation raise.
     """
-    if result.error is not None and result.status is not RunStatus.ABORTED:
-        error = rebuild_error(result.error)
-        if isinstance(error, UsageLimitExceededError):
-            error.result = result
-        raise error
-    return result
+    if result.error is None or result.error.get("code") == STEP_FAILED or result.status is RunStatus.ABORTED:
+        return result
+    error = rebuild_error(result.error)
+    if isinstance(error, UsageLimitExceededError):
+        error.result = result
+    raise error

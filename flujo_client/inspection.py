@@ -10,6 +10,7 @@ import pydantic_core
 from redis.exceptions import RedisError
 
 from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.execution.faults import error_of
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import child_of
@@ -78,7 +79,7 @@ class RunSummary:
         steps_committed: How many of them have succeeded.
         cost_nanousd, tokens: What it has spent, limited or not.
         questions: What it waits for, in declared order.
-        error: Why it did not complete: what ended it, else the first step that failed and its message; None if nothing did.
+        error: Why it did not complete, as `faults.error_of` tells it everywhere; None if it did.
     """
 
     run_id: str
@@ -181,7 +182,8 @@ class RunInspector:
             raise
         except FlujoError:  # a newer release wrote it: the other runs are listed all the same
             return summary
-        return _counted(summary, _rows(spec, nodes, {}))
+        graph = _graph(spec, nodes)
+        return _counted(summary, _rows(graph, {}), error_of(record, graph))
 
     async def snapshot(self, run_id: str) -> RunSnapshot:
         """A run's tree and accounts.
@@ -204,13 +206,14 @@ class RunInspector:
             )
         managers = await self._managers()
         if not record["spec"]:  # its submission was refused
-            return RunSnapshot(_counted(_summary(record, managers), ()), (), (), now_ms=managers.now_ms)
+            return RunSnapshot(replace(_summary(record, managers), steps=0), (), (), now_ms=managers.now_ms)
         spec = await self._specs.get(record["spec"])
-        rows = _rows(spec, nodes, attempts)
+        graph = _graph(spec, nodes)
+        rows, error = _rows(graph, attempts), error_of(record, graph)
         totals = {name.removeprefix("total|"): int(n) for name, n in accounts.items() if name.startswith("total|")}
         summary = replace(_summary(record, managers), cost_nanousd=totals.get(COST, 0), tokens=totals.get(TOKENS, 0))
         return RunSnapshot(
-            _counted(summary, rows), rows, tuple(read_accounts(accounts)), totals, now_ms=managers.now_ms
+            _counted(summary, rows, error), rows, tuple(read_accounts(accounts)), totals, now_ms=managers.now_ms
         )
 
     async def _managers(self) -> _Managers:
@@ -252,7 +255,7 @@ def _summary(record: Mapping[str, str], managers: _Managers) -> RunSummary:
     )
 
 
-def _counted(summary: RunSummary, rows: tuple[NodeRow, ...]) -> RunSummary:
+def _counted(summary: RunSummary, rows: tuple[NodeRow, ...], error: Mapping[str, Any] | None) -> RunSummary:
     steps = [step for row in rows for step in row.leaves()]
     committed = sum(step.status is NodeStatus.SUCCEEDED for step in steps)
     asked = (
@@ -260,25 +263,16 @@ def _counted(summary: RunSummary, rows: tuple[NodeRow, ...]) -> RunSummary:
         if summary.status.terminal
         else tuple(Question(step.path, step.name, step.question) for step in steps if step.question is not None)
     )
-    error = summary.error or _fault(summary, rows)
-    return replace(summary, steps=len(steps), steps_committed=committed, error=error, questions=asked)
+    told = None if error is None else str(error["message"])
+    return replace(summary, steps=len(steps), steps_committed=committed, error=told, questions=asked)
 
 
-def _fault(summary: RunSummary, rows: tuple[NodeRow, ...]) -> str | None:
-    """What the first node that failed says, innermost first, of a run that failed."""
-    if summary.status is not RunStatus.FAILED:
-        return None
-    for row in rows:
-        if inside := _fault(summary, row.children):
-            return inside
-        if row.status is NodeStatus.FAILED and row.error:
-            return f"{row.kind} '{row.name}': {row.error}"
-    return None
-
-
-def _rows(spec: PipelineSpec, nodes: Mapping[str, str], attempts: Mapping[str, str]) -> tuple[NodeRow, ...]:
+def _graph(spec: PipelineSpec, nodes: Mapping[str, str]) -> RunGraph:
     states = {path: NodeState.parse(text) for path, text in nodes.items()}
-    graph = RunGraph(spec, KINDS, lambda path: states.get(path, NodeState()))
+    return RunGraph(spec, KINDS, lambda path: states.get(path, NodeState()))
+
+
+def _rows(graph: RunGraph, attempts: Mapping[str, str]) -> tuple[NodeRow, ...]:
     return _row(graph, "root", None, attempts).children
 
 

@@ -246,8 +246,7 @@ def _output_text(result: PipelineResult) -> str:
 def _reason(result: PipelineResult) -> str:
     if result.status is RunStatus.PAUSED:
         return f"{result.final_pipeline_context.pause_message}  (flujo resume {result.run_id} ANSWER)"
-    feedback = result.step_history[-1].feedback if result.step_history else None
-    return feedback or (result.error or {}).get("message") or result.status.value
+    return str((result.error or {}).get("message", result.status.value))
 
 
 def _unit(meter: str) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic_core
-
 from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.execution.faults import error_of
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.protocol.quota import COST, TOKENS, to_usd
@@ -68,7 +67,7 @@ def assemble_result(
         "success": status is RunStatus.COMPLETED,
         "run_id": record["run_id"],
         "status": status.value,
-        "error": pydantic_core.from_json(record["error"]) if record.get("error") else None,
+        "error": error_of(record, RunGraph(spec, KINDS, graph.state)),
         "usage": dict(usage),
         "pause_token": waiting,
         "left_by_caller": record.get("left") == "1",

@@ -8,7 +8,10 @@ from typing import Any
 import flujo_client.protocol.errors as errors
 from flujo_client.protocol.errors import FlujoError, RunFailedError
 
-__all__ = ["describe_error", "rebuild_error"]
+__all__ = ["STEP_FAILED", "describe_error", "rebuild_error"]
+
+#: Code of the error of a run whose step failed: it is told, in the result and everywhere, and not raised.
+STEP_FAILED = "step_failed"
 
 
 def describe_error(error: BaseException, message: str | None = None) -> dict[str, Any]:

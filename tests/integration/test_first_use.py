@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from flujo_client import AsyncFlujoClient
+from flujo_client.inspection import RunInspector
 from tests.integration.conftest import ROOT, Fleet
 from tests.integration.test_cli import flujo
 
@@ -174,3 +176,23 @@ async def test_a_wrong_input_on_the_command_line_is_one_line(fleet: Fleet) -> No
     assert done.returncode == 1
     assert "does not fit pipeline 'chain'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "text"), [("lost", "No branch found for key 'right'"), ("doubtful", "nobody knows")]
+)
+async def test_a_failed_run_tells_the_same_error_everywhere(
+    fleet: Fleet, client: AsyncFlujoClient, pipeline: str, text: str
+) -> None:
+    await fleet.published(client, pipeline)
+    run = await client.submit(pipeline, {"text": "right"})
+
+    result = await run.result(60)
+    inspector = RunInspector(client.client, client.keyspace, client.specs)
+    listed = next(one for one in await inspector.runs() if one.run_id == run.run_id)
+    shown = await inspector.snapshot(run.run_id)
+
+    assert result.error is not None
+    assert text in result.error["message"]
+    assert result.error["data"]["run_id"] == run.run_id
+    assert listed.error == shown.summary.error == result.error["message"]
