@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 
-__all__ = ["BranchFailureStrategy", "MergeStrategy", "StepConfig", "adapter_marks", "override_config"]
+__all__ = [
+    "BranchFailureStrategy",
+    "MergeStrategy",
+    "StepConfig",
+    "adapter_marks",
+    "override_config",
+    "refused_options",
+]
 
 
 class StepConfig(BaseModel):
@@ -57,14 +65,34 @@ class StepConfig(BaseModel):
     lost_spend: Literal["charge", "refund"] = "charge"
 
 
-def override_config(config: StepConfig | None, terms: Mapping[str, Any]) -> StepConfig:
-    """A config with some of its terms replaced; a warning names those that were set and are not meant any more."""
+def override_config(step: str, config: StepConfig | None, terms: Mapping[str, Any]) -> StepConfig:
+    """A config with some of its terms replaced; a warning names those that were set and are not meant any more.
+
+    Raises:
+        ConfigurationError: Terms are none that a step can have; names the step and each of them.
+    """
     if config is None:
-        return StepConfig(**terms)
+        return _checked(step, terms)
     replaced = sorted(config.model_fields_set & terms.keys())
     if replaced:
         warnings.warn(f"{', '.join(replaced)} given besides config: the config's own are not used.", stacklevel=4)
-    return StepConfig(**{**{name: getattr(config, name) for name in config.model_fields_set}, **terms})
+    return _checked(step, {**{name: getattr(config, name) for name in config.model_fields_set}, **terms})
+
+
+def _checked(step: str, terms: Mapping[str, Any]) -> StepConfig:
+    try:
+        return StepConfig(**terms)
+    except ValidationError as error:
+        raise refused_options(step, error) from error
+
+
+def refused_options(step: str, error: ValidationError) -> ConfigurationError:
+    """What is wrong with the options of a step, each named."""
+    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False)]
+    return ConfigurationError(
+        f"Step '{step}' cannot be made: {'; '.join(faults)}.",
+        suggestion="Its options are fields of Step and StepConfig.",
+    )
 
 
 def adapter_marks(adapter_id: str | None, adapter_allow: str | None) -> dict[str, Any]:

@@ -158,6 +158,6 @@ class Nesting:
 def _named(cls: Any, name: str, agent: Any, options: Mapping[str, Any]) -> Step[Any, Any]:
     terms = {key: value for key, value in options.items() if key in StepConfig.model_fields}
     fields = {key: value for key, value in options.items() if key not in terms and value is not None}
-    config = override_config(fields.pop("config", None), terms)
+    config = override_config(name, fields.pop("config", None), terms)
     made: Step[Any, Any] = cls(name=name, agent=agent, config=config, **fields)
     return made

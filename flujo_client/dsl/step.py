@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.dsl.adapters import SelectKey
 from flujo_client.dsl.callables import Signature, check_injection, inspect_callable, reference_of
 from flujo_client.dsl.composites import COMPOSITES
-from flujo_client.dsl.config import StepConfig, adapter_marks, override_config
+from flujo_client.dsl.config import StepConfig, adapter_marks, override_config, refused_options
 from flujo_client.dsl.factories import Factories
 from flujo_client.dsl.findings import ValidationFinding
 from flujo_client.dsl.leaf import leaf_of
@@ -152,20 +153,26 @@ class Step(Factories, BaseModel, Generic[In, Out]):
 
         Raises:
             ValueError: An adapter without its id or its allowance.
+            ConfigurationError: An option is unknown, or cannot be what it is.
         """
-        built = cls(
-            name=name or getattr(function, "__name__", type(function).__name__),
-            agent=function,
-            config=override_config(config, {key: terms.pop(key) for key in StepConfig.model_fields if key in terms}),
-            updates_context=updates_context,
-            validate_fields=validate_fields,
-            sink_to=sink_to,
-            processors=processors or AgentProcessors(),
-            persist_feedback_to_context=persist_feedback_to_context,
-            persist_validation_results_to=persist_validation_results_to,
-            meta={**(adapter_marks(adapter_id, adapter_allow) if is_adapter else {}), **terms.pop("meta", {})},
-            **terms,
-        )
+        called = name or str(getattr(function, "__name__", type(function).__name__))
+        own = {key: terms.pop(key) for key in StepConfig.model_fields if key in terms}
+        try:
+            built = cls(
+                name=called,
+                agent=function,
+                config=override_config(called, config, own),
+                updates_context=updates_context,
+                validate_fields=validate_fields,
+                sink_to=sink_to,
+                processors=processors or AgentProcessors(),
+                persist_feedback_to_context=persist_feedback_to_context,
+                persist_validation_results_to=persist_validation_results_to,
+                meta={**(adapter_marks(adapter_id, adapter_allow) if is_adapter else {}), **terms.pop("meta", {})},
+                **terms,
+            )
+        except PydanticValidationError as error:
+            raise refused_options(called, error) from error
         built._of_function = True
         try:
             check_injection(function, built.name)

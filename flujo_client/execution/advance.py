@@ -79,7 +79,7 @@ def _on_failed(draft: Draft, event: Event) -> None:
         return
     if data.get("fatal"):
         draft.update(event.path, status=NodeStatus.FAILED)
-        draft.end(RunStatus.FAILED, data["error"])
+        draft.end(RunStatus.FAILED, _placed(draft, event.path, data["error"]))
         return
     step, seed = draft.step(event.path), f"{draft.run.run_id}/{event.path}/{event.attempt}"
     decision = after_failure(step.retry, node.failures, data["error"]["type"], data.get("retryable", True), seed)
@@ -145,7 +145,8 @@ def _on_lost(draft: Draft, event: Event) -> None:
     plural = "time" if node.losses == 1 else "times"
     error = {
         "type": "RunFailedError",
-        "message": f"step '{draft.name(event.path)}' crashed its worker {node.losses} {plural}",
+        "message": f"step '{draft.name(event.path)}' crashed its worker {node.losses} {plural}, and is not tried again: "
+        "see the log of its worker for what ended the process, such as memory or a segmentation fault",
         "data": {"run_id": draft.run.run_id, "path": event.path, "dead_letter": True},
     }
     draft.update(event.path, status=NodeStatus.FAILED, error=error)
@@ -240,5 +241,21 @@ def _story(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> str:
     """Which step met the limit, and by how much."""
     place = f"(run {draft.run.run_id}, step '{draft.name(path)}' at {path}: "
     if "asked" in fields:
-        return f"{place}it asked for {fields['asked']} {meter}, and account {fields['account']} could get {fields['free']})"
-    return f"{place}it used {parse_amounts(fields['overrun'])[meter]} {meter} more than its budget had)"
+        asked = f"it asked for {fields['asked']} {meter}, and account {fields['account']} could get {fields['free']})"
+        return f"{place}{asked} Raise the run's usage_limits, or lower what the step expects to use."
+    over = f"it used {parse_amounts(fields['overrun'])[meter]} {meter} more than its budget had)"
+    return (
+        f"{place}{over} Raise the run's usage_limits, or what the step expects, so that it is refused before it starts."
+    )
+
+
+def _placed(draft: Draft, path: str, error: dict[str, Any]) -> dict[str, Any]:
+    """An error that a step ends the run with, and its place where its own words lack it."""
+    run_id = draft.run.run_id
+    if run_id in error["message"]:
+        return error
+    suggestion = error.get("suggestion")
+    words = error["message"] if suggestion is None else error["message"].removesuffix(f" {suggestion}")
+    place = f"(run {run_id}, step '{draft.name(path)}' at {path})"
+    told = place if suggestion is None else f"{place} {suggestion}"
+    return {**error, "message": f"{words} {told}", "suggestion": told}

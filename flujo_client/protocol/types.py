@@ -38,6 +38,7 @@ from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.spec import PipelineSpec
 
 __all__ = [
+    "RUN_INPUT",
     "ControlDefinition",
     "PipelineDefinition",
     "Producer",
@@ -156,6 +157,10 @@ class Producer:
     input_type: Any = Any
 
 
+#: Where the input of a run's first steps came from: from no step.
+RUN_INPUT = Producer("input", "Any")
+
+
 def describe_type(annotation: Any) -> str:
     """An annotation as people write it: `int`, `list[str]`, `Page | None`."""
     if annotation in (inspect.Parameter.empty, Any):
@@ -204,10 +209,13 @@ class TypeValidator:
         try:
             return self._conform(expected, output, text)
         except (PydanticValidationError, PayloadError) as error:
+            returned = describe_type(self.get_step_output_type(step))
+            of_run = step == RUN_INPUT
+            value = "The run's input" if of_run else f"Output of '{step.name}' (returns {returned})"
             raise TypeMismatchError(
-                f"Type mismatch: Output of '{step.name}' (returns {describe_type(self.get_step_output_type(step))}) is not "
-                f"the input that '{next_step.name}' expects ({describe_type(expected)}): {_places(error)}.",
-                suggestion="Insert an adapter step or adjust the types.",
+                f"Type mismatch: {value} is not the input that '{next_step.name}' expects ({describe_type(expected)}): "
+                f"{_places(error)}.",
+                suggestion="Correct the input." if of_run else "Insert an adapter step or adjust the types.",
                 step=step.name,
                 next_step=next_step.name,
             ) from error

@@ -21,5 +21,11 @@ class TimeoutPolicy:
         """
         if call.step.timeout_ms is None:
             return await proceed(call)
-        async with asyncio.timeout(call.step.timeout_ms / 1000):
-            return await proceed(call)
+        limit_s = call.step.timeout_ms / 1000
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                return await proceed(call)
+        except TimeoutError as error:
+            if not limit.expired():  # the body's own
+                raise
+            raise TimeoutError(f"no result within {limit_s:g} s, the step's timeout_s") from error

@@ -352,7 +352,8 @@ def test_a_refusal_names_step_account_and_amounts() -> None:
 
     assert run.error is not None
     assert run.error["message"] == "Token limit of 10 exceeded"
-    assert run.error["suggestion"] == ("(run r, step 'a' at 0: it asked for 50 tokens, and account root could get 10)")
+    place = "(run r, step 'a' at 0: it asked for 50 tokens, and account root could get 10)"
+    assert run.error["suggestion"] == f"{place} Raise the run's usage_limits, or lower what the step expects to use."
 
 
 def test_a_step_that_aborts_ends_the_run_as_aborted_with_its_spend() -> None:

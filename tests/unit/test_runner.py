@@ -505,3 +505,67 @@ class TestRunsAsCoroutines:
 
     def test_one_that_was_never_started_is_closed_in_silence(self) -> None:
         self._flujo().run_async(1).close()
+
+
+class TestErrorsSayWhatToDo:
+    """Each names the run, the step and a remedy."""
+
+    async def test_a_timeout_says_its_limit(self) -> None:
+        async def hang(value: int) -> None:
+            await asyncio.Event().wait()
+
+        result = await Flujo(Step.from_callable(hang, name="hang", timeout_s=0.02, max_retries=0)).run_result_async(1)
+
+        expected = "Agent execution failed with TimeoutError: no result within 0.02 s, the step's timeout_s"
+        assert result.step_history[0].feedback == expected
+
+    async def test_a_timeout_of_the_bodys_own_keeps_its_words(self) -> None:
+        async def late(value: int) -> None:
+            raise TimeoutError("the provider took too long")
+
+        result = await Flujo(Step.from_callable(late, name="late", timeout_s=30, max_retries=0)).run_result_async(1)
+
+        assert (result.step_history[0].feedback or "").endswith("TimeoutError: the provider took too long")
+
+    async def test_a_wrong_output_names_the_run_and_the_step(self) -> None:
+        async def lie(value: int) -> int:
+            return "one"  # type: ignore[return-value]  # the mistake
+
+        with pytest.raises(
+            TypeMismatchError, match=r"\(run order-1, step 'lie' at 0\) Return what is declared"
+        ) as caught:
+            await Flujo(Step.from_callable(lie, name="lie")).run_async(1, run_id="order-1")
+
+        assert str(caught.value).count("Return what is declared") == 1
+
+    async def test_a_wrong_input_is_not_called_a_steps_output(self) -> None:
+        async def take(value: int) -> int:
+            return value
+
+        with pytest.raises(TypeMismatchError, match=r"The run's input is not the input that 'take' expects \(int\)"):
+            await Flujo(Step.from_callable(take, name="take")).run_async("one")
+
+    async def test_a_budget_says_what_can_be_raised(self) -> None:
+        async def greedy(value: int) -> int:
+            return value
+
+        flujo = Flujo(
+            Step.from_callable(greedy, name="greedy", expected_tokens=50),
+            usage_limits=UsageLimits(total_tokens_limit=10),
+        )
+
+        with pytest.raises(
+            UsageLimitExceededError, match=r"^Token limit of 10 exceeded .*step 'greedy'.* Raise the run's usage_limits"
+        ):
+            await flujo.run_async(1)
+
+    @pytest.mark.parametrize(
+        ("options", "fault"),
+        [({"max_retries": -1}, "max_retries: Input should be greater"), ({"retries": 3}, "retries: Extra inputs")],
+        ids=str,
+    )
+    def test_an_option_that_cannot_be_is_named_with_its_step(self, options: dict[str, Any], fault: str) -> None:
+        with pytest.raises(ConfigurationError, match=f"Step 'shy' cannot be made: {fault}") as caught:
+            Step.from_callable(lambda value: value, name="shy", **options)
+
+        assert "https://" not in str(caught.value)
