@@ -20,7 +20,7 @@ from flujo_client.engines import Engine, make_archiver
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import paused_at
 from flujo_client.pipeline_registry import PipelineRegistry
-from flujo_client.protocol.errors import ConfigurationError
+from flujo_client.protocol.errors import ConfigurationError, UnqueueableError
 from flujo_client.protocol.hooks import HookDispatcher, strict_hooks
 from flujo_client.protocol.modules import refuse_while_importing
 from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
@@ -29,7 +29,7 @@ from flujo_client.protocol.references import StateProvider
 from flujo_client.protocol.results import PipelineContext, PipelineResult
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
-from flujo_client.validation import check_pipeline, refuse_forbidden_pauses
+from flujo_client.validation import check_pipeline, defined_in_script, refuse_forbidden_pauses
 from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
 from flujo_worker.registry import Registry, StepPolicy
 
@@ -160,6 +160,7 @@ class Flujo:
         Raises:
             TypeError: There is a running event loop: use `run_async`.
             UsageLimitExceededError: The budget could not pay; `.result` has what was done.
+            UnqueueableError: Steps would be queued that no worker has.
             TypeMismatchError, ConfigurationError: As their names say.
         """
         try:
@@ -234,11 +235,24 @@ class Flujo:
         check_pipeline(self.pipeline, queued=self.queued)
         refuse_forbidden_pauses(self.pipeline)  # no I/O before this line
         engine = await self._opened()
+        if self.queued:
+            await self._refuse_unpublished_script(engine)
         name = run_id or f"run_{uuid4().hex}"
         outcomes = self._driver.outcomes(engine, value, name, data or {}, named=run_id is not None)
         async with aclosing(outcomes) as items:
             async for item in items:
                 yield item
+
+    async def _refuse_unpublished_script(self, engine: Engine) -> None:
+        """A step of the script that runs here would wait for ever, unless workers import the script as a module."""
+        places = defined_in_script(self.pipeline)
+        if places and not await engine.specs.is_published(self.pipeline.to_spec()):
+            raise UnqueueableError(
+                f"Pipeline '{self.pipeline.name}' cannot be queued: {', '.join(places)}: defined in the script that runs here, "
+                "and no worker has published this pipeline.",
+                suggestion="Start a worker that imports the script: `flujo worker --pipelines MODULE`; or unset FLUJO_URL to run it here.",
+                faults=places,
+            )
 
     async def resume_async(self, paused_result: PipelineResult, human_input: Any) -> PipelineResult:
         """Answer what a paused run asks, and go on with it until it ends or pauses again.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from flujo_client.dsl.callables import unqueueable_reason
+from flujo_client.dsl.callables import lives_in_script, unqueueable_reason
 from flujo_client.dsl.findings import ValidationFinding, ValidationReport
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import UNNAMED, Pipeline
 from flujo_client.protocol.errors import ConfigurationError, HitlPolicyError, PipelineValidationError, UnqueueableError
 
-__all__ = ["check_pipeline", "refuse_forbidden_pauses", "report_on"]
+__all__ = ["check_pipeline", "defined_in_script", "refuse_forbidden_pauses", "report_on"]
 
 
 def check_pipeline(pipeline: Pipeline, *, queued: bool) -> None:
@@ -45,7 +46,7 @@ def check_pipeline(pipeline: Pipeline, *, queued: bool) -> None:
     if unqueueable:
         raise UnqueueableError(
             f"Pipeline '{pipeline.name}' cannot be queued: " + "; ".join(unqueueable) + ".",
-            suggestion="In process, without a URL, it runs as it is.",
+            suggestion="In process it runs as it is: without url=, and with FLUJO_URL unset.",
             faults=unqueueable,
         )
 
@@ -79,18 +80,28 @@ def refuse_forbidden_pauses(pipeline: Pipeline) -> None:
         )
 
 
+def defined_in_script(pipeline: Pipeline) -> list[str]:
+    """Each function that the running script defines: a worker has it only if it imports the script as a module."""
+    return [place for place, function in _functions(pipeline) if lives_in_script(function)]
+
+
 def _unqueueable(pipeline: Pipeline) -> list[ValidationFinding]:
     """Each function that no worker could find, and how to name it."""
+    reasons = [(place, unqueueable_reason(function)) for place, function in _functions(pipeline)]
+    remedy = "In process it runs as it is: without url=, and with FLUJO_URL unset."
+    return [
+        ValidationFinding(rule="unqueueable", place=place, message=reason, suggestion=remedy)
+        for place, reason in reasons
+        if reason
+    ]
+
+
+def _functions(pipeline: Pipeline) -> list[tuple[str, Any]]:
+    """Every function of a pipeline, and where it stands."""
     functions = [(f"step '{leaf.name}'", leaf.agent) for leaf in pipeline.leaves()]
     functions += [
         (f"'{place}', {role}" if role.startswith("static") else f"step '{place}', {role}", function)
         for place, named in pipeline.named_functions()
         for role, function in named.items()
     ]
-    reasons = [(place, unqueueable_reason(function)) for place, function in functions]
-    remedy = "In process, without a URL, it runs as it is."
-    return [
-        ValidationFinding(rule="unqueueable", place=place, message=reason, suggestion=remedy)
-        for place, reason in reasons
-        if reason
-    ]
+    return functions

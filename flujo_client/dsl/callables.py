@@ -24,6 +24,7 @@ __all__ = [
     "check_injection",
     "inspect_callable",
     "is_model_agent",
+    "lives_in_script",
     "reference_of",
     "result_of",
     "unqueueable_reason",
@@ -249,6 +250,11 @@ def unqueueable_reason(agent: Any) -> str | None:
     if target.__module__ == "__main__" and _main_file() is None:
         return "it lives in an interactive session: put it into a module"
     return None
+
+
+def lives_in_script(agent: Any) -> bool:
+    """Whether an agent is defined in the script that is running, which no worker has under that name."""
+    return not isinstance(agent, str | Mapping | functools.partial) and _named(agent).__module__ == "__main__"
 
 
 def _named(agent: Any) -> Any:

@@ -59,6 +59,12 @@ class SpecStore:
             )
         return await self.get(spec_hash.decode())
 
+    async def is_published(self, spec: PipelineSpec) -> bool:
+        """Whether a worker has ever published exactly this pipeline."""
+        field = f"{spec.name}@{spec.content_hash}"
+        key = self._scripts.keyspace.shard("pipelines")
+        return bool(await self._scripts.commands.execute("HEXISTS", key, field))
+
     async def keep(self, spec: PipelineSpec) -> None:
         """Store a spec for runs of it. What its name means to others is for workers to say. Again: nothing."""
         if spec.content_hash not in self._specs:

@@ -91,8 +91,18 @@ def test_the_readmes_example_comes_up_in_its_namespace_and_ends_with_sigterm(tmp
         timeout=60,
         check=False,
     )
+    script = subprocess.run(
+        [sys.executable, "first.py"],
+        cwd=tmp_path,
+        env=_own_environment(**exports),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     process.terminate()
 
+    assert script.stdout == "{'words': 3, 'again': 3}\n", script.stderr
     assert done.stdout.startswith('{"words":3,"again":3}'), done.stderr
     assert exports["FLUJO_NAMESPACE"] == "mine"
     assert process.wait(30) == 0, (tmp_path / "up.log").read_text()
@@ -196,3 +206,33 @@ async def test_a_failed_run_tells_the_same_error_everywhere(
     assert text in result.error["message"]
     assert result.error["data"]["run_id"] == run.run_id
     assert listed.error == shown.summary.error == result.error["message"]
+
+
+async def test_a_script_whose_steps_no_worker_has_is_refused_at_once(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(
+        """
+from flujo_client import Flujo, Pipeline, step
+from flujo_client.protocol.errors import UnqueueableError
+
+@step
+async def echo(value: int) -> int:
+    return value
+
+try:
+    Flujo(Pipeline([echo], name="alone")).run(1)
+except UnqueueableError as error:
+    print(error)
+"""
+    )
+
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, str(tmp_path / "alone.py")],
+        env=fleet.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.stdout.startswith("Pipeline 'alone' cannot be queued: step 'echo': defined in the script"), done.stderr
+    assert "FLUJO_URL" in done.stdout

@@ -88,3 +88,17 @@ async def test_a_spec_of_a_newer_release_is_refused_and_not_kept(scripts: Script
     for _ in range(2):
         with pytest.raises(SchemaMismatchError, match="upgrade"):
             await store.by_name("p")
+
+
+async def test_what_workers_have_published_is_told_from_what_is_only_kept(scripts: Scripts) -> None:
+    store, published, kept = SpecStore(scripts), _spec(step="a"), _spec(step="b")
+    await _publish(scripts, published)
+    await store.keep(kept)
+
+    assert await store.is_published(published)
+    assert not await store.is_published(kept)
+
+
+async def test_a_refused_submission_has_no_spec(scripts: Scripts) -> None:
+    with pytest.raises(UnknownPipelineError, match="was refused"):
+        await SpecStore(scripts).get("")
