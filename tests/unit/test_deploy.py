@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,18 @@ def test_every_variable_is_a_setting_and_every_mounted_file_exists(compose: dict
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
             assert not source.startswith("./") or (ROOT / source).exists(), source
+
+
+def test_images_of_others_are_pinned(compose: dict[str, Any]) -> None:
+    images = {service["image"] for service in compose["services"].values()} - {"flujo-distributed"}
+
+    assert all(re.search(r":\d+\.\d+\.\d+", image) for image in images), images
+
+
+def test_the_collector_takes_what_every_process_sends() -> None:
+    pipelines = yaml.safe_load((ROOT / "deploy" / "otel-collector.yaml").read_text())["service"]["pipelines"]
+
+    assert set(pipelines) == {"traces", "metrics"}
 
 
 def test_redis_keeps_what_it_is_given() -> None:

@@ -47,7 +47,7 @@ def test_other_brokers_are_told_by_their_scheme(url: str) -> None:
 def test_every_setting_says_which_variable_it_is() -> None:
     for name, field in Settings.model_fields.items():
         assert (field.description or "").startswith(f"FLUJO_{name.upper()}: ")
-    assert "FLUJO_URL" in (Path(__file__).parents[2] / "README.md").read_text()
+        assert f"`FLUJO_{name.upper()}`" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
