@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from flujo_client.archive.dump import RunDump
 from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.errors import ConfigurationError, ExecutionError
 from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.quota import Amounts, add_amounts, parse_amounts
@@ -103,10 +104,13 @@ def _accounts(record: Mapping[str, str], accounts: Mapping[str, str], nodes: Map
     used: Amounts = {}
     for node in nodes.values():
         used = add_amounts(used, node.usage)
-    made = {"meters": accounts.get("meters", ""), **{f"total|{meter}": str(amount) for meter, amount in used.items()}}
+    made = {
+        "meters": accounts.get("meters", ""),
+        "life|root": "1 0 open",
+        **{f"total|{meter}": str(amount) for meter, amount in used.items()},
+    }
     for meter, limit in parse_amounts(record["limits"]).items():
-        made[f"root|{meter}|granted"] = str(limit)
-        made[f"root|{meter}|spent"] = str(min(limit, used.get(meter, 0)))
+        made[f"root|{meter}"] = AccountRow("root", meter, limit, spent=min(limit, used.get(meter, 0))).stored
     return made
 
 

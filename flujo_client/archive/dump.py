@@ -69,8 +69,9 @@ class RunDump(BaseModel):
         return claims
 
     def unleased(self) -> list[tuple[str, int]]:
-        """Path and number of the attempts that were dispatched and that nobody had leased."""
-        fields = [field for field, state in self.attempts.items() if field.endswith("|state") and state == "dispatched"]
+        """Path and number of the attempts that were dispatched, or waited for budget, and that nobody had leased."""
+        waiting = ("dispatched", "blocked")
+        fields = [field for field, state in self.attempts.items() if field.endswith("|state") and state in waiting]
         paths = [field.rpartition("|")[0] for field in fields]
         return [(path, int(self.attempts[f"{path}|attempt"])) for path in paths]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 __all__ = ["AccountRow", "account_above", "read_accounts"]
 
@@ -34,6 +34,11 @@ class AccountRow:
     pool: int = 0
     seen: int = 0
     closed: int = 0
+
+    @property
+    def stored(self) -> str:
+        """The row as its field keeps it."""
+        return " ".join(str(number) for number in astuple(self)[2:])
 
     @property
     def free(self) -> int:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from flujo_client import AsyncFlujoClient, RunNotFoundError, RunStatus, UnknownPipelineError, UsageLimits
+from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.submission import submit_run
@@ -138,7 +139,8 @@ async def test_a_fork_uses_what_was_paid_and_goes_on_with_another_release(deploy
     assert [entry["path"] for entry in deploys.entries(run_id="second", kind="bill")] == ["1"]
     assert [entry["path"] for entry in deploys.entries(run_id="first", kind="policy")] == ["0", "1"]
     assert result.usage == {"tokens": 4}  # 3 of the step that is used again, 1 for the text that the new one gave
-    assert (accounts[b"root|tokens|granted"], accounts[b"root|tokens|spent"]) == (b"100", b"4")
+    (account,) = read_accounts({name.decode(): value.decode() for name, value in accounts.items()})
+    assert (account.granted, account.spent, account.reserved) == (100, 4, 0)
     assert kinds.count(EventKind.SUCCEEDED) == 2  # the one that it begins with, and its own
 
 

@@ -10,6 +10,7 @@ from flujo_client import ConfigurationError, ExecutionError, Pipeline, Step, ste
 from flujo_client.archive.dump import RunDump
 from flujo_client.execution.decision import NodeState, NodeStatus
 from flujo_client.forking import fork_event, fork_of, place_of
+from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.spec import PipelineSpec
 
 
@@ -47,7 +48,7 @@ def a_run(spec: PipelineSpec) -> RunDump:
             "1.0.0": ended({"tokens": 5}),
             "2": NodeState(status=NodeStatus.FAILED, attempt=2, usage={"tokens": 50}),
         },
-        accounts={"meters": "tokens", "root|tokens|granted": "100", "root|tokens|spent": "85", "total|tokens": "85"},
+        accounts={"meters": "tokens", "root|tokens": "100 0 85 0 0 0 0 0 0 0", "total|tokens": "85"},
         payloads={"input": 1, "ctx:root": {}, "out:0": 2, "out:1.0.0": 3, "ctx:1!merge": {}, "out:2": 4, "result": {}},
     )
 
@@ -63,10 +64,12 @@ def test_a_fork_has_what_was_paid_before_its_first_step_and_no_more() -> None:
     assert set(fork.payloads) == {"input", "ctx:root", "out:0", "out:1.0.0", "ctx:1!merge"}
     assert fork.accounts == {
         "meters": "tokens",
+        "life|root": "1 0 open",  # as create_run begins
         "total|tokens": "35",
-        "root|tokens|granted": "100",
-        "root|tokens|spent": "35",
+        "root|tokens": "100 0 35 0 0 0 0 0 0 0",
     }
+    (account,) = read_accounts(fork.accounts)
+    assert (account.granted, account.spent, account.free) == (100, 35, 65)
     assert (fork.record["run_id"], fork.record["forked_from"], fork.record["created_ms"]) == ("f", "r", "5")
     assert not {"final", "error"} & fork.record.keys()
     assert fork_event(fork, 2) == ("succeeded", "1", 1, "forked from r")
@@ -76,7 +79,7 @@ def test_a_fork_from_the_first_step_is_a_new_run() -> None:
     fork = fork_of(a_run(SPEC), SPEC, 0, "f", 5)
 
     assert set(fork.nodes) == {"root"}
-    assert fork.accounts["root|tokens|spent"] == "0"
+    assert [row.spent for row in read_accounts(fork.accounts)] == [0]
     assert fork_event(fork, 0) == ("created", "root", 0, "")
 
 
@@ -105,3 +108,26 @@ def test_a_step_is_named_or_numbered() -> None:
         place_of(spec, "x")
     with pytest.raises(ConfigurationError):
         place_of(spec, "3")
+
+
+def test_a_dump_knows_what_was_under_way() -> None:
+    run = a_run(SPEC).model_copy(
+        update={
+            "attempts": {
+                "0|attempt": "1",
+                "0|state": "leased",
+                "0|nonce": "n0",
+                "1.0.0|attempt": "2",
+                "1.0.0|state": "dispatched",
+                "1.0.0|nonce": "",
+                "2|attempt": "1",
+                "2|state": "blocked",
+                "3|attempt": "1",
+                "3|state": "closed",
+                "3|nonce": "n3",
+            }
+        }
+    )
+
+    assert [(claim.path, claim.nonce, claim.attempt) for claim in run.held()] == [("0", "n0", 1)]
+    assert run.unleased() == [("1.0.0", 2), ("2", 1)]
