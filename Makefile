@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.demo
 DEV_STAMP := $(VENV)/.dev
 
-.PHONY: setup demo test check bench docs faults clean
+.PHONY: setup demo test check bench docs faults simulate clean
 
 setup: $(DEV_STAMP)
 
@@ -45,6 +45,9 @@ faults: $(DEV_STAMP)
 
 docs: $(DEV_STAMP)
 	$(BIN)/pdoc --docformat google -o site flujo_client flujo_client.archive.sql flujo_worker
+
+simulate: $(DEV_STAMP)
+	TEST_SCHEDULES=$(or $(SCHEDULES),10000) $(BIN)/pytest tests/simulation
 
 clean:
 	rm -rf site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo

@@ -21,6 +21,7 @@ from celery.concurrency.base import BasePool, apply_target
 from kombu.asynchronous import Hub
 
 from flujo_client.protocol.errors import MessageError
+from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import StepMessage, StepRef, parse_step_message
 from flujo_client.protocol.queues import STEP_TASK, task_id
 from flujo_worker.attempt import AttemptEnd
@@ -172,7 +173,9 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
             callback(answers[0] if answers else (True, _info(None), 0.0))
 
     def _read(self, request: dict[str, Any], callback: Any, accept_callback: Any) -> StepMessage | None:
+        failpoint("before", "message")
         accept_callback(0, time.monotonic())  # acknowledges: the journal, not the broker, makes a step durable
+        failpoint("after", "message")
         try:
             return parse_step_message({**request["kwargs"], "traceparent": request.get("traceparent") or ""})
         except MessageError as error:

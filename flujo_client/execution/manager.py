@@ -14,6 +14,7 @@ from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet
 from flujo_client.execution.graph import step_at
 from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, StateUnavailableError
+from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import Event, EventKind, StepRef
 from flujo_client.protocol.metrics import ManagerMetrics
 from flujo_client.protocol.payloads import json_bytes
@@ -270,7 +271,9 @@ class ExecutionManager:
         if not steps:
             return
         try:
+            failpoint("before", "publish")
             await self._publisher.publish(make_messages(steps))
+            failpoint("after", "publish")
         except BrokerUnavailableError as error:
             logger.warning("not published, the sweep tries again", extra={"steps": len(steps), "error": str(error)})
 

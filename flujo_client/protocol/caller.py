@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,8 +42,9 @@ _BUDGET = ("_prelude", "_accounts", "_moves", "_threads", "_waiters", "_serve")
 _WITH_BUDGET = ("advance", "cancel", "commit", "extend", "load_run", "lose", "redispatch", "reserve")
 
 
+@functools.cache
 def load_script(name: str) -> Script:
-    """Read a Lua file of this package, with the parts that it builds on before it."""
+    """Read a Lua file of this package, once, with the parts that it builds on before it."""
     folder = files("flujo_client.protocol") / "lua"
     parts = _BUDGET if name in _WITH_BUDGET else _BUDGET[:1]
     text = "".join((folder / f"{part}.lua").read_text() for part in (*parts, name))

@@ -11,6 +11,7 @@ from typing import Any
 
 from flujo_client.protocol.caller import Script, ScriptCaller, load_script
 from flujo_client.protocol.errors import SchemaMismatchError
+from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import SCHEMA_VERSION, Event
 from flujo_client.protocol.quota import Amounts, amounts_text, parse_amounts
@@ -77,7 +78,9 @@ class Scripts:
         self._scripts: dict[str, Script] = {name: load_script(name) for name in _NAMES.split()}
 
     async def _call(self, name: str, keys: Sequence[str], *args: Any) -> list[Any]:
+        failpoint("before", name)
         reply: list[Any] = await self._caller.call(self._scripts[name], keys, args)
+        failpoint("after", name)
         return reply
 
     async def create_run(

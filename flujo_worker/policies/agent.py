@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.step_run import StepRun
 from flujo_worker.bodies import SyncBodies
 from flujo_worker.policies.stack import StepCall
@@ -27,6 +28,12 @@ class AgentCall:
 
     async def __call__(self, call: StepCall) -> Any:
         """Call the step's function. Raises whatever it raises."""
+        failpoint("before", "body")
+        output = await self._call(call)
+        failpoint("after", "body")
+        return output
+
+    async def _call(self, call: StepCall) -> Any:
         definition = call.definition
         wanted = {name: call.injected[name] for name in definition.injects if call.injected.get(name) is not None}
         if call.step.streams and definition.stream_call is not None:

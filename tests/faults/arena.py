@@ -208,6 +208,14 @@ class Round:
     async def until(self, condition: Callable[[], Any], what: str, timeout_s: float = END_TIMEOUT_S) -> Any:
         return await self.arena.fleet.until(condition, what, timeout_s)
 
+    async def lose_messages(self) -> None:
+        """Empty the broker's database."""
+        broker = aioredis.Redis.from_url(self.arena.broker_url)
+        try:
+            await broker.flushdb()
+        finally:
+            await broker.aclose()
+
     async def until_rerun(self) -> None:
         """Wait until everything that the dead had in hand runs elsewhere."""
         await self.until(self._all_run_again, f"{len(self.deaths)} dead processes' steps run again")

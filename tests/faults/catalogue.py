@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from tests.faults.arena import FaultTable
+from tests.faults.failpoints import die_at_a_place
 from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.redis_faults import REDIS_FAULTS
 from tests.faults.wire_faults import WIRE_FAULTS
 
 __all__ = ["FAULTS"]
 
-FAULTS: FaultTable = {**PROCESS_FAULTS, **REDIS_FAULTS, **WIRE_FAULTS}
+FAULTS: FaultTable = {
+    **PROCESS_FAULTS,
+    **REDIS_FAULTS,
+    **WIRE_FAULTS,
+    "F4": ("death at each place between two effects", die_at_a_place),
+}

@@ -105,13 +105,9 @@ async def fill_redis(this: Round) -> None:
 async def lose_messages(this: Round) -> None:
     """The broker's database is emptied; runs are elsewhere."""
     await this.load(held=2, free=18)
-    broker = aioredis.Redis.from_url(this.arena.broker_url)
-    try:
-        for _ in range(60):  # whatever is in a queue for more than a few ms is lost
-            await broker.flushdb()
-            await asyncio.sleep(this.chance.random() * 0.02)
-    finally:
-        await broker.aclose()
+    for _ in range(60):  # whatever is in a queue for more than a few ms is lost
+        await this.lose_messages()
+        await asyncio.sleep(this.chance.random() * 0.02)
 
 
 REDIS_FAULTS: dict[str, tuple[str, Callable[[Round], Awaitable[Any]]]] = {

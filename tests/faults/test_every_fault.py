@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from tests.faults.arena import Arena, play
 from tests.faults.catalogue import FAULTS
+from tests.faults.failpoints import PLACES, UNSWEPT, places
+
+SCRIPTS = Path(str(files("flujo_client.protocol"))) / "lua"
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -29,3 +34,30 @@ async def test_every_invariant_holds_under(name: str, arena: Arena, record_tests
     if outcome.recoveries_ms:
         record_testsuite_property(f"{name}_recovery_ms_max", max(outcome.recoveries_ms))
     assert outcome.violations == [], f"{FAULTS[name][0]}, {outcome.how}"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("worker", "after:reserve", "fork"),
+        ("worker", "after:commit", "lap"),
+        ("manager", "after:advance", "fork"),
+        ("manager", "before:finish", "choice"),
+        ("mender", "after:lose", "relay"),
+        ("client", "after:create_run", "relay"),
+    ],
+    ids=" ".join,
+)
+async def test_every_invariant_holds_when_a_process_dies_at(place: tuple[str, str, str], arena: Arena) -> None:
+    """A sample: all places are `make faults F=F4 SEEDS=110`."""
+    outcome = await play("F4", FAULTS["F4"][1], places().index(place), arena)
+
+    assert outcome.violations == [], outcome.how
+
+
+def test_every_script_has_a_place_in_the_sweep_or_a_reason_to_have_none() -> None:
+    swept = {place.partition(":")[2] for names in PLACES.values() for place in names}
+    scripts = {file.stem for file in SCRIPTS.glob("*.lua")} - {"_prelude"}
+
+    assert scripts - swept == set(UNSWEPT)
+    assert swept - scripts == {"message", "publish", "body"}

@@ -104,6 +104,15 @@ async def join(batons: dict[str, Baton], run: StepRun) -> Baton:
     return await _work(list(batons.values()), run)
 
 
+async def talk(baton: Baton, run: StepRun) -> Baton:
+    """Shows what it does, and makes sure of more than it expected."""
+    note("started", run, saw=[baton.maker])
+    await run.emit(baton.count)
+    await run.usage.reserve(tokens=TOKENS_EXPECTED + TOKENS_BILLED)
+    bill(run)
+    return passed_on([baton], run)
+
+
 def grind(baton: Baton, run: StepRun) -> Baton:
     """A sync step, as a process of the prefork pool runs it."""
     note("started", run, saw=[baton.maker])
@@ -146,5 +155,7 @@ def _pipelines(queue: str) -> dict[str, Pipeline]:
 KINDS = ("relay", "fork", "lap", "choice")
 
 globals().update(_pipelines(ANYWHERE) | _pipelines(FAR))
+
+talk_far = Pipeline([_step(talk, "talk", FAR)] * 3, name="talk_far")
 
 relay_cpu = Pipeline([_step(grind, "grind", CPU)] * 4, name="relay_cpu")

@@ -130,3 +130,22 @@ async def test_an_attempt_past_its_deadline_stays_charged_until_its_late_bill(
     assert await commit_claim(scripts, claim, {"tokens": 12}) == LeaseLost()
     account = account_of(plain_redis, keyspace)
     assert (account["spent"], account["unknown"]) == (12, 0)
+
+
+async def test_a_lease_lost_after_the_runs_end_is_settled_and_says_nothing_more(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await started_run(scripts, a_dispatch("0", estimate="tokens=30"), limits={"tokens": 100})
+    claim = new_claim()
+    await scripts.reserve(claim, POOL)
+    await _cancelled(scripts, claim)
+    await advance_run(scripts, await load_run(scripts), status="cancelled")
+    assert await scripts.finish("r1", POOL, b"{}", 60_000)
+    events = plain_redis.xrange(keyspace.run("r1").events, min="(0-0", count=100)
+
+    await scripts.register("incarnations", "w1", -1000, 0)
+    assert await scripts.lose(claim, POOL, "died", {})
+
+    assert plain_redis.xrange(keyspace.run("r1").events, min="(0-0", count=100) == events
+    assert not plain_redis.exists(keyspace.shard("dirty"))
+    assert account_of(plain_redis, keyspace)["unknown"] == 30

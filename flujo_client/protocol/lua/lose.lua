@@ -39,6 +39,8 @@ desk_close(desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = K
 for meter, known in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(known)) end
 redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', final and 'settled' or 'lost')
 redis.call('ZREM', KEYS[6], member)
-append(KEYS[1], KEYS[4], KEYS[5], KEYS[8], ARGV[1], {'kind', 'lost', 'path', path, 'attempt', ARGV[3], 'nonce', ARGV[4],
-  'reason', reason, 'incarnation', ARGV[5]})
+if redis.call('HGET', KEYS[1], 'gate') ~= 'closed' then  -- after the end nothing follows it in the stream
+  append(KEYS[1], KEYS[4], KEYS[5], KEYS[8], ARGV[1], {'kind', 'lost', 'path', path, 'attempt', ARGV[3], 'nonce', ARGV[4],
+    'reason', reason, 'incarnation', ARGV[5]})
+end
 return {1}

@@ -1,0 +1,150 @@
+"""F4: a process dies at every place between two effects. A round is one role, one place and one kind of node."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+
+from tests.faults.arena import LIMIT, Round
+from tests.faults.workload import FAR, KINDS, now_ms
+
+__all__ = ["PLACES", "die_at_a_place", "places", "round_of"]
+
+
+def _both(*effects: str) -> list[str]:
+    return [f"{moment}:{effect}" for effect in effects for moment in ("before", "after")]
+
+
+#: The places that each role passes on the way of a run, and while it mends what others left.
+PLACES: dict[str, list[str]] = {
+    "worker": _both("publish_spec", "register", "renew", "message", "reserve", "body", "commit"),
+    "talker": _both("extend", "emit"),
+    "stranger": _both("decline"),
+    "manager": _both("register", "load_run", "advance", "publish", "finish", "sweep", "redispatch"),
+    "mender": _both("lose", "bury", "adopt"),
+    "client": _both("create_run", "cancel"),
+}
+
+#: Scripts without a place in the sweep, and why.
+UNSWEPT = {
+    "leave": "the process is about to end by itself; the tests of shutdown end it",
+    "resume": "one command of a client, stored once by whoever sends it again; the tests of pauses race it",
+}
+
+#: Places that only the start of a process passes: whatever the run.
+_AT_START = {*_both("publish_spec", "register")}
+
+SUBMIT = """
+import asyncio, sys
+from flujo_client import AsyncFlujoClient, UsageLimits
+
+async def main():
+    async with AsyncFlujoClient() as client:
+        limit = UsageLimits(total_tokens_limit=int(sys.argv[3]))
+        run = await client.submit(sys.argv[1], {}, run_id=sys.argv[2], usage_limits=limit)
+        await run.cancel()
+
+asyncio.run(main())
+"""
+
+
+def places() -> list[tuple[str, str, str]]:
+    """Every round of the sweep: role, place and kind."""
+    found = []
+    for role, names in PLACES.items():
+        for place in names:
+            any_kind = place in _AT_START or role not in ("worker", "manager")
+            found += [(role, place, kind) for kind in (KINDS[:1] if any_kind else KINDS)]
+    return found
+
+
+def round_of(seed: int) -> tuple[str, str, str]:
+    """The round that a seed stands for; all of them are in the first `len(places())` seeds."""
+    rounds = places()
+    return rounds[seed % len(rounds)]
+
+
+async def die_at_a_place(this: Round) -> None:
+    role, place, kind = round_of(this.seed)
+    this.how = f"{role} {place} {kind}"
+    roles = {"manager": _manager, "mender": _mender, "client": _client}
+    await roles.get(role, _worker)(this, place, {"talker": "talk"}.get(role, kind))
+
+
+async def _worker(this: Round, place: str, kind: str) -> None:
+    lacks_the_step = {"FLUJO_PIPELINES": "examples.digest"} if "decline" in place else {}
+    doomed = this.arena.worker(FAR, FLUJO_FAILPOINT=place, **lacks_the_step)
+    this.excused.add(doomed.pid)
+    await this.until(
+        lambda: doomed.poll() is not None or " ready." in this.arena.fleet.log_of(doomed), "the worker takes messages"
+    )
+    await _feed_until_dead(this, doomed, f"{kind}_{FAR}")
+    this.deaths[doomed.pid] = now_ms()
+
+
+async def _manager(this: Round, place: str, kind: str) -> None:
+    """The doomed one is alone, so that it comes by; the others start again once it is dead."""
+    await _alone(this)
+    doomed = this.arena.fleet.manager(FLUJO_FAILPOINT=place)
+    await _feed_until_dead(this, doomed, f"{kind}_{FAR}", lose_messages="redispatch" in place)
+    await this.arena.make_whole(this.client)
+
+
+async def _mender(this: Round, place: str, kind: str) -> None:
+    """A worker, or a calling manager, dies; and then the manager that mends what it left."""
+    await this.load(held=3, free=0)
+    await _alone(this)
+    if "adopt" in place:
+        key = this.client.keyspace
+        for run_id in this.inputs:  # as a caller's manager leaves them that was killed
+            await this.client.client.hset(key.run(run_id).run, "owner", "caller-gone")
+            await this.client.client.smove(key.owned("pool", 0), key.owned("caller-gone", 0), run_id)
+        await this.client.client.zadd(key.shard("managers"), {"caller-gone": 1})
+    else:
+        this.kill(this.victim())
+    doomed = this.arena.fleet.manager(FLUJO_FAILPOINT=place)
+    await this.until(lambda: doomed.poll() is not None, f"the manager dies at {place}")
+    await this.arena.make_whole(this.client)
+
+
+async def _client(this: Round, place: str, kind: str) -> None:
+    """The caller submits again what it does not know the fate of."""
+    run_id = f"{this.name}-0"
+    this.inputs[run_id] = f"{kind}_{FAR}", {}
+    words = ["-c", SUBMIT, f"{kind}_{FAR}", run_id, str(LIMIT.total_tokens_limit)]
+    doomed = this.arena.fleet.start_process(*words, name="client", FLUJO_FAILPOINT=place)
+    await this.until(lambda: doomed.poll() is not None, f"the client dies at {place}")
+    this.submit_again = True
+    this.ends = ("completed", "cancelled")
+    if doomed.returncode != -9:
+        this.violations.append(f"F4 the client did not come by {place}")
+
+
+async def _alone(this: Round) -> None:
+    for manager in this.arena.managers:
+        manager.kill()
+        await asyncio.to_thread(manager.wait)
+
+
+async def _feed_until_dead(
+    this: Round, doomed: subprocess.Popen[bytes], pipeline: str, *, lose_messages: bool = False
+) -> None:
+    """Submit runs until the process has come by its place."""
+
+    async def dead() -> bool:
+        if doomed.poll() is None and len(this.inputs) < 40:
+            await _feed(this, pipeline)
+        if lose_messages:
+            await this.lose_messages()
+        await asyncio.sleep(0.1)
+        return doomed.poll() is not None
+
+    await this.until(dead, f"F4 a process comes by {this.how}")
+    if doomed.returncode != -9:
+        this.violations.append(f"F4 {this.how}: it ended with {doomed.returncode}")
+
+
+async def _feed(this: Round, pipeline: str) -> None:
+    run_id = f"{this.name}-{len(this.inputs)}"
+    this.inputs[run_id] = pipeline, {"pace_ms": 1}
+    await this.client.submit(pipeline, {"pace_ms": 1}, run_id=run_id, usage_limits=LIMIT)
