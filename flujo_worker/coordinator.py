@@ -181,6 +181,10 @@ class StepCoordinator:
                 logger.warning("leaving was not noted", extra={**attempt.ids, "error": str(error)})
         return not left
 
+    def besides(self, task: asyncio.Task[Any] | None) -> list[Attempt] | None:
+        """See `RunningAttempts.besides`."""
+        return self._running.besides(task)
+
     def terminate(self, ref: StepRef) -> None:
         """End an attempt that somebody revoked: it fails, and is not tried again. Nothing happens if it does not run."""
         self._running.terminate(ref)

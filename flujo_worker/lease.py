@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +20,8 @@ __all__ = ["Incarnation", "LeaseKeeper"]
 
 logger = logging.getLogger(__name__)
 
-_RENEW_EVERY_S = 0.5
+#: Between two renewals.
+RENEW_EVERY_S = 0.5
 
 
 class Incarnation:
@@ -69,6 +70,7 @@ class LeaseKeeper:
         functions: What the process can run, by reference.
         ended: Called in the thread if that ends without having been stopped, by a fault of ours: what the process runs from
             then on is given to others, so it must leave.
+        watch: Called with every renewal, in the thread.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class LeaseKeeper:
         shards: int,
         functions: Sequence[str],
         ended: Callable[[], None],
+        watch: Callable[[Scripts], Awaitable[None]],
     ) -> None:
         self._connect = connect
         self._incarnation = incarnation
         self._shards = shards
         self._functions = sorted(functions)
         self._ended = ended
+        self._watch = watch
         self._stop = threading.Event()
         self._registered = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flujo-lease", daemon=True)
@@ -124,9 +128,10 @@ class LeaseKeeper:
                         known = await self._register(scripts)
                     else:
                         await self._renew(scripts, known)
+                    await self._watch(scripts)
                 except StateUnavailableError as error:
                     logger.warning("lease not renewed, trying again", extra={"incarnation": known, "error": str(error)})
-                await asyncio.to_thread(self._stop.wait, _RENEW_EVERY_S)
+                await asyncio.to_thread(self._stop.wait, RENEW_EVERY_S)
         finally:
             await close()
 

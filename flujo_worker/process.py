@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from flujo_worker.attempt import AttemptEnd
 from flujo_worker.bodies import SyncBodies
 from flujo_worker.coordinator import StepCoordinator
 from flujo_worker.hooks import worker_hooks
-from flujo_worker.lease import Incarnation, LeaseKeeper
+from flujo_worker.lease import RENEW_EVERY_S, Incarnation, LeaseKeeper
 from flujo_worker.registry import Registry
+from flujo_worker.watchdog import LoopWatchdog
 
 __all__ = ["WorkerProcess", "publish_specs"]
 
@@ -63,13 +65,23 @@ class WorkerProcess:
         self._keeps_leases = False
         self._unfit = False
         self._bodies = SyncBodies(slots, self._give_up)
+        self._watchdog: LoopWatchdog | None = None
         self._lease = LeaseKeeper(
-            self._connect_lease, self._incarnation, self._keyspace.shards, registry.functions(), self._give_up
+            self._connect_lease,
+            self._incarnation,
+            self._keyspace.shards,
+            registry.functions(),
+            self._give_up,
+            self._watch,
         )
 
     def _connect_lease(self) -> tuple[Scripts, Callable[[], Any]]:
         wire = Wire(self._settings.state_url)
         return Scripts(ScriptCaller(wire), self._keyspace), wire.close
+
+    async def _watch(self, scripts: Scripts) -> None:
+        if self._watchdog is not None:
+            await self._watchdog.check(scripts)
 
     async def open(self) -> None:
         """Connect and take a lease.
@@ -89,6 +101,8 @@ class WorkerProcess:
             stream_max_bytes=self._settings.stream_max_bytes,
             messaging_system=self._settings.messaging_system,
         )
+        checks = math.ceil(self._settings.loop_stall_s / RENEW_EVERY_S)
+        self._watchdog = LoopWatchdog(checks, self._coordinator.besides)
         self._lease.start()
         if not await asyncio.to_thread(self._lease.wait_registered, _REGISTER_TIMEOUT_S):
             raise StateUnavailableError("This worker could not register itself.", suggestion="Check that Redis is up.")

@@ -52,6 +52,13 @@ class RunningAttempts:
             if attempt.ref == ref:
                 self.stop(claim, "terminated")
 
+    def besides(self, task: asyncio.Task[Any] | None) -> list[Attempt] | None:
+        """Every attempt but the one that runs on a task; None if none does. Called while this loop stands still."""
+        attempts = {owner: attempt for owner, attempt in self._running.values()}
+        if task not in attempts:
+            return None
+        return [attempt for owner, attempt in attempts.items() if owner is not task]
+
     async def hand_over(self) -> list[Attempt]:
         """Cancel what can be stopped so that other workers get it, and wait for it, though not for ever.
 

@@ -56,6 +56,9 @@ class Settings(BaseModel):
     pool: Literal["asyncio", "prefork", "threads"] = Field(
         "asyncio", description="FLUJO_POOL: asyncio; prefork for steps that burn CPU; threads"
     )
+    loop_stall_s: float = Field(
+        30.0, ge=1, description="FLUJO_LOOP_STALL_S: how long an async step may block its worker, which then ends, s"
+    )
     max_deliveries: int = Field(
         3, ge=1, description="FLUJO_MAX_DELIVERIES: workers that a step may kill before it is dead-lettered"
     )

@@ -53,7 +53,7 @@ class Arena:
     def __post_init__(self) -> None:
         server = RedisServer(self.folder / "redis").start()
         broker = server.url.removesuffix("0") + "1"  # messages have a database of their own, so that it can be lost
-        extra = {"FLUJO_PIPELINES": "tests.faults.workload", "FLUJO_BROKER_URL": broker}
+        extra = {"FLUJO_PIPELINES": "tests.faults.workload,tests.faults.poison", "FLUJO_BROKER_URL": broker}
         self.fleet = Fleet(self.folder, server, extra)
         os.environ["TEST_LEDGER"] = str(self.ledger)
 

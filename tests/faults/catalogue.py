@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults.arena import FaultTable
 from tests.faults.failpoints import die_at_a_place
+from tests.faults.poison_faults import POISON_FAULTS
 from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.redis_faults import REDIS_FAULTS
 from tests.faults.wire_faults import WIRE_FAULTS
@@ -14,5 +15,6 @@ FAULTS: FaultTable = {
     **PROCESS_FAULTS,
     **REDIS_FAULTS,
     **WIRE_FAULTS,
+    **POISON_FAULTS,
     "F4": ("death at each place between two effects", die_at_a_place),
 }

@@ -1,4 +1,4 @@
-"""The in-memory store with what a manager reads besides its scripts, and redis-py's client as far as it uses it."""
+"""The in-memory store with what a manager reads besides its scripts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from flujo_worker.memory_store import MemoryStore
 
-__all__ = ["SimulatedClient", "SimulatedStore"]
+__all__ = ["SimulatedStore"]
 
 #: Shared keys that hold nothing when nothing runs.
 _EMPTY_WHEN_QUIET = ("dispatches", "published", "dirty", "active", "owned:pool")
@@ -25,6 +25,7 @@ class SimulatedStore(MemoryStore):
             b"HLEN": self._length,
             b"SRANDMEMBER": lambda key, count: list(self._values.get(key, ()))[: int(count)],
             b"ZADD": self._zadd_xx,
+            b"ZRANGE": lambda key, *_: self._zrange(key, b"0", b"-1"),  # pages are larger than anything here
             b"SMEMBERS": lambda key: list(self._values.get(key, ())),
         }
         self._commands = self._commands | more
@@ -60,50 +61,3 @@ class SimulatedStore(MemoryStore):
             if name.startswith("run:") and key not in self._deadlines_ms:
                 told.append(f"I7 {name} would stay for ever")
         return told
-
-
-class SimulatedClient:
-    """redis-py's client: each method is the command of its name."""
-
-    def __init__(self, commands: Any) -> None:
-        self._commands = commands
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*args: Any, **options: Any) -> Any:
-            return await self._commands.execute(*_words(name, args, options))
-
-        return call
-
-    def pipeline(self, **_: Any) -> Any:
-        return _Pipeline(self._commands)
-
-
-class _Pipeline:
-    def __init__(self, commands: Any) -> None:
-        self._commands = commands
-        self._queued: list[tuple[Any, ...]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        def queue(*args: Any, **options: Any) -> None:
-            self._queued.append(_words(name, args, options))
-
-        return queue
-
-    async def execute(self) -> list[Any]:
-        queued, self._queued = self._queued, []
-        return [await self._commands.execute(*words) for words in queued]
-
-
-def _words(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
-    if name == "zrange":
-        return "ZRANGE", args[0], 0, -1  # pages are larger than anything here
-    words: list[Any] = [name.upper()]
-    for arg in args:
-        if name == "zadd" and isinstance(arg, dict):
-            words += ["XX"] if options.get("xx") else []
-            words += [word for member, score in arg.items() for word in (int(score), member)]
-        else:
-            words.append(arg)
-    if "num" in options:
-        words += ["LIMIT", options["start"], options["num"]]
-    return tuple(words)

@@ -29,7 +29,7 @@ from flujo_worker.registry import Registry
 from tests.faults.oracle import Excuses, Story, judge_accounts, judge_run
 from tests.faults.workload import TOKENS_BILLED, TOKENS_EXPECTED, Baton, done, is_even, passed_on
 from tests.simulation.clock import VirtualLoop
-from tests.simulation.store import SimulatedClient, SimulatedStore
+from tests.simulation.store import SimulatedStore
 
 __all__ = ["Fault", "World"]
 
@@ -146,6 +146,10 @@ async def join(batons: dict[str, Baton], run: StepRun) -> Baton:
     return await _work(list(batons.values()), run)
 
 
+async def _nobody_watches(scripts: Scripts) -> None:
+    """The virtual loop never stands still."""
+
+
 def _pipelines() -> list[Pipeline]:
     terms: dict[str, Any] = {"max_retries": 0, "expected_tokens": TOKENS_EXPECTED}
     carried: Any = Step.from_callable(carry, name="carry", **terms)
@@ -259,7 +263,9 @@ class World:
 
     async def _work_on(self, process: Process) -> None:
         incarnation, scripts = Incarnation(), Scripts(ScriptCaller(process), KEYSPACE)
-        keeper = LeaseKeeper(lambda: (scripts, process.close), incarnation, KEYSPACE.shards, lambda: None)
+        keeper = LeaseKeeper(
+            lambda: (scripts, process.close), incarnation, KEYSPACE.shards, lambda: None, _nobody_watches
+        )
         known = await keeper._register(scripts)
         self.coordinators[process.name] = StepCoordinator(
             scripts, REGISTRY, CODEC, incarnation, namespace="flujo", hooks=worker_hooks(REGISTRY), bodies=BODIES
@@ -275,8 +281,7 @@ class World:
     async def _manage(self, process: Process) -> None:
         state = StateManager(Scripts(ScriptCaller(process), KEYSPACE), CODEC)
         manager = ExecutionManager(state, self, retention_ms=3_600_000)
-        client: Any = SimulatedClient(process)
-        service = ManagerService(client, process, manager, state, self, serves_pool=True)
+        service = ManagerService(process, manager, state, self, serves_pool=True)
         await service.announce()
         await service.serve()
 

@@ -36,6 +36,10 @@ class _Watched(Scripts):
         return answer
 
 
+async def _nothing(scripts: Scripts) -> None:
+    """Nobody watches."""
+
+
 def _must_not_end() -> None:
     raise AssertionError("the thread ended by itself")
 
@@ -78,7 +82,7 @@ async def test_a_name_taken_during_a_renewal_is_kept(redis_url: str) -> None:
         clients.append(_Watched(wire, keyspace, first, rename_between_shards))
         return clients[0], wire.close
 
-    keeper = LeaseKeeper(connect, incarnation, keyspace.shards, ["m:f"], _must_not_end)
+    keeper = LeaseKeeper(connect, incarnation, keyspace.shards, ["m:f"], _must_not_end, _nothing)
     keeper.start()
     assert await asyncio.to_thread(buried.wait, TIMEOUT_S)
     assert await asyncio.to_thread(clients[0].renewed.wait, TIMEOUT_S)
@@ -99,7 +103,7 @@ def test_a_lease_that_ends_by_itself_is_told() -> None:
     def faulty() -> tuple[Scripts, Callable[[], Any]]:
         raise LookupError("a fault of ours")
 
-    keeper = LeaseKeeper(faulty, Incarnation(), 1, [], ended.set)
+    keeper = LeaseKeeper(faulty, Incarnation(), 1, [], ended.set, _nothing)
 
     keeper.start()
 
