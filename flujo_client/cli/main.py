@@ -6,7 +6,7 @@ from importlib import metadata
 
 import typer
 
-from flujo_client.cli import answers, check, doctor, fork, history, runs, services, trace, up
+from flujo_client.cli import answers, check, dead, doctor, fork, history, runs, services, trace, up
 from flujo_client.cli.demo import command as demo
 
 __all__ = ["app", "main"]
@@ -20,6 +20,7 @@ history.register(app)
 fork.register(app)
 services.register(app)
 doctor.register(app)
+dead.register(app)
 up.register(app)
 demo.register(app)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flujo_client.execution.dead_letters import give_up, revive
 from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.kinds.table import KINDS
@@ -125,6 +126,12 @@ def _on_unblocked(draft: Draft, event: Event) -> None:
         draft.wake(event.path)
 
 
+def _on_revived(draft: Draft, event: Event) -> None:
+    node = draft.state(event.path)
+    if node.dead and node.attempt == event.attempt:
+        revive(draft, event)
+
+
 def _on_refused(draft: Draft, event: Event) -> None:
     if draft.state(event.path).attempt == event.attempt:
         _breach(draft, event.path, event.fields["meter"], event.fields)
@@ -142,15 +149,7 @@ def _on_lost(draft: Draft, event: Event) -> None:
     if after_loss(draft.step(event.path), node, reason, draft.run.max_deliveries).again:
         draft.dispatch_again(event.path, 0)
         return
-    plural = "time" if node.losses == 1 else "times"
-    error = {
-        "type": "RunFailedError",
-        "message": f"step '{draft.name(event.path)}' crashed its worker {node.losses} {plural}, and is not tried again: "
-        "see the log of its worker for what ended the process, such as memory or a segmentation fault",
-        "data": {"run_id": draft.run.run_id, "path": event.path, "dead_letter": True},
-    }
-    draft.update(event.path, status=NodeStatus.FAILED, error=error)
-    draft.fail(node_of(event.path), event.path)
+    give_up(draft, event)
 
 
 def _on_aborted(draft: Draft, event: Event) -> None:
@@ -183,6 +182,7 @@ _RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
     EventKind.ANSWERED: _on_answered,
     EventKind.BLOCKED: _on_blocked,
     EventKind.UNBLOCKED: _on_unblocked,
+    EventKind.REVIVED: _on_revived,
     EventKind.REFUSED: _on_refused,
     EventKind.LOST: _on_lost,
     EventKind.CANCELLED: _on_cancelled,

@@ -71,6 +71,7 @@ class NodeState(BaseModel):
     usage: dict[str, int] = Field(default_factory=dict, description="of all its attempts, by meter")
     latency_ms: int = Field(0, description="of the last attempt that ended")
     error: dict[str, Any] | None = None
+    dead: bool = Field(False, description="given up after its worker died; waits until somebody revives or drops it")
     pause: PauseState | None = Field(None, description="what it asked, once it has paused")
     answer: Literal["given"] | None = Field(
         None, description="whether somebody has answered, perhaps ahead of the pause"

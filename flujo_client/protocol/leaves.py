@@ -55,7 +55,7 @@ class StepSpec(SpecModel):
     invariants: tuple[str, ...] = Field((), description="expressions that hold after it")
     invariant_functions: tuple[str, ...] = Field((), description="functions that hold after it, of its pipelines")
     strict: bool = Field(False, description="an output that a validator refused is dropped")
-    on_worker_lost: Literal["retry", "fail"] = "retry"
+    on_worker_lost: Literal["retry", "fail", "pause"] = "retry"
     lost_spend: Literal["charge", "refund"] = "charge"
     input_type: str = "Any"
     output_type: str = "Any"

@@ -128,6 +128,7 @@ class EventKind(StrEnum):
     PAUSED = "paused"  # commit: a step waits for an answer
     ABORTED = "aborted"  # commit: the step says that the run is to end
     ANSWERED = "answered"  # resume: somebody answered, perhaps before the pause is committed
+    REVIVED = "revived"  # revive: `how` says whether a step that was given up runs again or is dropped
     BLOCKED = "blocked"  # reserve: the budget cannot pay while others hold what may come back
     UNBLOCKED = "unblocked"  # whatever freed budget: the attempt is dispatched again, its estimate reserved
     REFUSED = "refused"  # reserve, or what stopped the last that ran: the budget cannot pay

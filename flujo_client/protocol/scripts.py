@@ -45,7 +45,7 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
-    "refuse_run register renew reserve restore resume stash sweep"
+    "refuse_run register renew reserve restore resume revive stash sweep"
 )
 
 #: What emit.lua replies.
@@ -616,6 +616,37 @@ class Scripts:
             ending,
         )
         return None if reply[0] >= 0 else _text(reply[1])
+
+    async def revive(
+        self, run_id: str, path: str, attempt: int, owner: str, operation: str, how: str
+    ) -> bool | RunInactive:
+        """Say what becomes of a step that was given up and waits. The same operation again: the same answer.
+
+        Args:
+            path, attempt: Of the step, and of its attempt that was lost last.
+            owner: Manager to wake.
+            how: `retry` or `drop`.
+
+        Returns:
+            False if somebody else said so before.
+        """
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "revive",
+            [
+                keys.run,
+                keys.attempts,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.inbox(owner, shard),
+            ],
+            run_id,
+            path,
+            attempt,
+            operation,
+            how,
+        )
+        return RunInactive(_text(reply[1])) if reply[0] == -1 else bool(reply[0] == 1)
 
     async def resume(
         self, run_id: str, path: str, owner: str, operation: str, answer: bytes

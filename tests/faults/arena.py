@@ -334,7 +334,7 @@ async def play(fault: str, inject: Inject, seed: int, arena: Arena) -> Outcome:
                 await inject(this)
                 await this.all_end()
             told = await this.judge()
-        except (AssertionError, TimeoutError) as error:
+        except (AssertionError, TimeoutError, FlujoError) as error:
             told = [f"I1 {str(error).splitlines()[0]}", *this.violations]
             (arena.folder / "story").write_text(str(error))
         if told:

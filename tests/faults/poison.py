@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from flujo_client import Pipeline, Step, StepRun
-from tests.faults.workload import FAR, note
+from tests.faults.workload import FAR, gate_of, note
 
 #: The queue that only workers with a supervisor serve.
 POISON = "poison"
@@ -105,3 +105,18 @@ for _function in (returns_nan, returns_large, returns_deep):
     globals()[f"{_function.__name__}_"] = Pipeline([first, second], name=_function.__name__)
 _wide: Any = {f"b{number}": Step.from_callable(returns_nan, name="n", queue=FAR) for number in range(300)}
 wide = Pipeline([Step.parallel("wide", _wide), Step.from_callable(counts, name="counts", queue=FAR)], name="wide")
+
+
+async def fragile(number: int, run: StepRun) -> int:
+    """Kills its worker until its run's gate is open."""
+    note("started", run)
+    if not gate_of(run.run_id).exists():
+        os._exit(3)
+    return number + 1
+
+
+_next: Any = Step.from_callable(counts, name="counts", queue=POISON)
+_waits: Any = Step.from_callable(fragile, name="fragile", queue=POISON, on_worker_lost="pause")
+_fails: Any = Step.from_callable(fragile, name="fragile", queue=POISON)
+fragile_waits = (_next >> _waits >> _next).named("fragile_waits")
+fragile_fails = (_next >> _fails >> _next).named("fragile_fails")

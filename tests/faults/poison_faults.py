@@ -118,7 +118,7 @@ async def odd_payloads(this: Round) -> None:
     await this.load(queue=FAR, held=0, free=4)
     kinds = list(_PAYLOADS)
     runs = {
-        kind: await _submit(this.client, f"{this.name}-{at}", *_PAYLOADS[kind][:2]) for at, kind in enumerate(kinds)
+        kind: await _submit(this.client, f"{this.name}-odd-{at}", *_PAYLOADS[kind][:2]) for at, kind in enumerate(kinds)
     }
     for kind, run in runs.items():
         result = await run.result(60)

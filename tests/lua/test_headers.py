@@ -144,6 +144,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "reserve": lambda s: s.reserve(CLAIM, "pool"),
     "restore": lambda s: s.restore("r", "pool", [{"f": b"v"}] * 5, [("lost", "0", 1, "handed_over")]),
     "resume": lambda s: s.resume("r", "0", "pool", "op", b"j1"),
+    "revive": lambda s: s.revive("r", "0", 1, "pool", "op", "retry"),
     "stash": lambda s: s.stash(CLAIM, "out:0!items", 0, [b""]),
     "sweep": _sweep,
 }
@@ -191,6 +192,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     ],
     "restore": [([1], True), ([0], False)],
     "resume": [([1, b"5-0"], Answered), ([0, b"given"], AnsweredBefore), ([-1, b"failed"], RunInactive)],
+    "revive": [([1], True), ([0], False), ([-1, b"failed"], RunInactive)],
     "stash": [([1], True), ([0], False)],
     "sweep": [([0], NoneType), ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"]], SweepPage)],
 }

@@ -149,3 +149,17 @@ async def test_a_lease_lost_after_the_runs_end_is_settled_and_says_nothing_more(
     assert plain_redis.xrange(keyspace.run("r1").events, min="(0-0", count=100) == events
     assert not plain_redis.exists(keyspace.shard("dirty"))
     assert account_of(plain_redis, keyspace)["unknown"] == 30
+
+
+async def test_of_two_who_revive_a_step_the_first_is_heard(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await started_run(scripts, a_dispatch("0"))
+
+    assert await scripts.revive("r1", "0", 3, POOL, "one", "retry")
+    assert await scripts.revive("r1", "0", 3, POOL, "other", "drop") is False
+    assert await scripts.revive("r1", "0", 3, POOL, "one", "retry")
+
+    told = [event for event in (await load_run(scripts)).events if event.kind == "revived"]
+    assert [(event.attempt, event.fields["how"]) for event in told] == [(3, "retry")]
+    assert await scripts.revive("r1", "0", 4, POOL, "later", "drop")  # the step was lost again

@@ -100,6 +100,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "decline: another attempt": (lambda s, c: s.decline("r1 1 2 q", "1", 2, "s"), None),
     "redispatch: leased": (lambda s, c: s.redispatch("r1 0 1 q", 1, 1000), False),
     "redispatch: taken": (lambda s, c: s.redispatch("r1 1 1 q", 0, 1000), False),
+    "revive: unknown run": (lambda s, c: s.revive("nobody", "0", 1, POOL, "op", "retry"), RunInactive("unknown")),
     "resume: unknown run": (lambda s, c: s.resume("nobody", "0", POOL, "op", b"j1"), RunInactive("unknown")),
     "load_run: unknown run": (lambda s, c: s.load_run("nobody", 10), None),
 }
@@ -125,6 +126,7 @@ REPEATS: dict[str, Callable[[Scripts, Claim], Awaitable[Any]]] = {
     "stash": lambda s, c: s.stash(c, "out:0!items", 0, [b"j1", b"j2"]),
     "cancel": lambda s, c: s.cancel("r1", POOL, "enough"),
     "abort": lambda s, c: s.abort("r1", POOL, "enough"),
+    "revive": lambda s, c: s.revive("r1", "0", 1, POOL, "op", "retry"),
     "resume": lambda s, c: s.resume("r1", "0", POOL, "op", b"j1"),
     "publish_spec": lambda s, c: s.publish_spec("p", "h", b"{}"),
 }

@@ -147,6 +147,38 @@ def test_all_branches_failing_fails_even_an_ignoring_step() -> None:
     assert run.status is RunStatus.FAILED
 
 
+@pytest.mark.parametrize("how", ["retry", "drop"])
+def test_a_step_that_pauses_when_its_worker_dies_waits_for_what_becomes_of_it(how: str) -> None:
+    run = Replay(step("a", on_worker_lost="pause"), step("b"))
+    run.lose("0")
+    assert run.rests
+    assert run.nodes["0"].dead
+
+    run.happen(EventKind.REVIVED, "0", how=how)
+
+    assert not run.nodes["0"].dead
+    if how == "retry":
+        assert run.status is RunStatus.RUNNING
+        run.succeed("0")
+        assert run.dispatched() == [("1", 1)]
+    else:
+        assert run.status is RunStatus.FAILED
+        error = run.nodes["0"].error
+        assert error is not None
+        assert error["message"] == "step 'a' crashed its worker 1 time"
+        assert error["data"]["dead_letter"]
+
+
+def test_a_step_that_was_not_given_up_is_not_revived() -> None:
+    run = Replay(step("a"), step("b"))
+    run.lose("0")
+
+    run.happen(EventKind.REVIVED, "0", how="drop")
+
+    assert run.status is RunStatus.RUNNING
+    assert run.nodes["0"].attempt == 2
+
+
 def test_a_lost_attempt_runs_again_at_once_until_it_has_crashed_three_workers() -> None:
     run = Replay(step("a"))
 

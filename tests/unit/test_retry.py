@@ -55,6 +55,8 @@ def test_many_failures_do_not_overflow_the_delay() -> None:
         ("retry", 2, "overdue", True),
         ("retry", 3, "died", False),
         ("fail", 1, "died", False),
+        ("pause", 1, "died", False),
+        ("pause", 0, "handed_over", True),
         ("fail", 0, "handed_over", True),
         ("retry", 9, "stranger", True),
     ],

@@ -1,0 +1,156 @@
+"""`DeadLetters`: steps that were given up because their workers died, and what becomes of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from uuid import uuid4
+
+from flujo_client.client import AsyncFlujoClient
+from flujo_client.execution.decision import NodeState
+from flujo_client.inspection import RunInspector
+from flujo_client.protocol.errors import ResumeError, RunNotFoundError
+from flujo_client.protocol.keys import POOL
+from flujo_client.protocol.quota import parse_amounts
+
+__all__ = ["DeadLetter", "DeadLetters"]
+
+#: Runs that are looked into, the newest.
+_MOST_RUNS = 500
+
+#: Field of a run's record: its dead letters were dropped, nobody wants to see them again.
+_DROPPED = "dead_letters_dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One step that was given up.
+
+    Attributes:
+        attempt: The one that was lost last; attempts count from 1.
+        story: What happened.
+        waits: Its run waits for what becomes of it; if not, the run has failed with it.
+    """
+
+    run_id: str
+    pipeline: str
+    path: str
+    step: str
+    attempt: int
+    story: str
+    waits: bool
+
+
+class DeadLetters:
+    """The dead letters of one namespace.
+
+    Args:
+        client: Owned by the caller.
+    """
+
+    def __init__(self, client: AsyncFlujoClient) -> None:
+        self._client = client
+        self._inspector = RunInspector(client.client, client.keyspace, client.specs)
+
+    async def letters(self) -> list[DeadLetter]:
+        """Those of the newest runs, newest first, but for those that were dropped.
+
+        Raises:
+            StateUnavailableError: Redis does not answer.
+        """
+        found: list[DeadLetter] = []
+        for run in await self._inspector.runs(_MOST_RUNS):
+            found += await self._of(run.run_id)
+        return found
+
+    async def _of(self, run_id: str) -> list[DeadLetter]:
+        keys = self._client.keyspace.run(run_id)
+        nodes = await self._client.client.hgetall(keys.nodes)
+        dead = {path.decode(): NodeState.model_validate_json(text) for path, text in nodes.items() if b'"dead' in text}
+        if not dead or await self._client.client.hexists(keys.run, _DROPPED):
+            return []
+        snapshot = await self._inspector.snapshot(run_id)
+        names = {row.path: row.name for row in snapshot.steps()}
+        return [
+            DeadLetter(
+                run_id=run_id,
+                pipeline=snapshot.summary.pipeline,
+                path=path,
+                step=names.get(path, path),
+                attempt=node.attempt,
+                story=(node.error or {}).get("message", ""),
+                waits=node.dead,
+            )
+            for path, node in sorted(dead.items())
+            if node.error is not None
+        ]
+
+    async def retry(self, run_id: str) -> str:
+        """Run the run's dead letters again.
+
+        A run that waits goes on where it stands. One that has failed with it has ended; the same pipeline, input and limits
+        start again as a run of its own, all of its steps included.
+
+        Returns:
+            The run that goes on: this one, or the new one.
+
+        Raises:
+            ResumeError: It has no dead letter, or somebody else said before what becomes of it.
+            RunNotFoundError: No such run.
+        """
+        letters = await self._need(run_id)
+        if letters[0].waits:
+            await self._say(letters, "retry")
+            return run_id
+        return await self._start_again(run_id)
+
+    async def drop(self, run_id: str) -> None:
+        """Give the run's dead letters up for good: a run that waits fails with them; of one that has failed nothing is shown.
+
+        Raises:
+            ResumeError: As `retry`.
+            RunNotFoundError: No such run.
+        """
+        letters = await self._need(run_id)
+        await self._client.client.hset(self._client.keyspace.run(run_id).run, _DROPPED, 1)
+        if letters[0].waits:
+            await self._say(letters, "drop")
+
+    async def _need(self, run_id: str) -> list[DeadLetter]:
+        await self._client.reader.status(run_id)
+        letters = await self._of(run_id)
+        if not letters:
+            raise ResumeError(f"Run {run_id} has no dead letter.", suggestion="`flujo dead` lists those that have.")
+        return letters
+
+    async def _say(self, letters: list[DeadLetter], how: str) -> None:
+        operation = uuid4().hex
+        for letter in letters:
+            owner = await self._client.state.owner_of(letter.run_id)
+            heard = await self._client.scripts.revive(letter.run_id, letter.path, letter.attempt, owner, operation, how)
+            if heard is not True:
+                raise ResumeError(
+                    f"Somebody else said before what becomes of step '{letter.step}' of run {letter.run_id}.",
+                    suggestion="Look with `flujo show`.",
+                )
+
+    async def _start_again(self, run_id: str) -> str:
+        keys = self._client.keyspace.run(run_id)
+        record = await self._client.reader.record(run_id)
+        payload, context = await self._client.client.hmget(keys.payloads, ["input", "ctx:root"])
+        if payload is None:
+            raise RunNotFoundError(f"The input of run {run_id} is gone.", suggestion="Submit it again.", run_id=run_id)
+        again = f"{run_id[:100]}.again-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+        await self._client.scripts.create_run(
+            again,
+            fingerprint=record["fingerprint"],
+            owner=POOL,
+            spec_hash=record["spec"],
+            pipeline=record["pipeline"],
+            input_payload=payload,
+            context_payload=context or b"",
+            limits=parse_amounts(record["limits"]),
+            traceparent=record["traceparent"],
+            metadata=record["metadata"].encode(),
+        )
+        return again

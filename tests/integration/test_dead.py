@@ -1,0 +1,89 @@
+"""Dead letters on a fleet: listed with their stories, run again, dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from flujo_client import AsyncFlujoClient
+from flujo_client.protocol.results import RunStatus
+from tests.integration.conftest import TIMEOUT_S, Fleet
+from tests.integration.test_cli import document, flujo
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@pytest.fixture(scope="module")
+def poisoned(make_fleet: Callable[..., Fleet]) -> Fleet:
+    """One manager, and a queue of poison that nobody serves yet."""
+    made = make_fleet("dead", FLUJO_PIPELINES="tests.faults.workload,tests.faults.poison")
+    made.manager()
+    made.worker("--queues", "default")
+    asyncio.run(made.ready(1))
+    return made
+
+
+@pytest.fixture
+async def client(poisoned: Fleet) -> AsyncIterator[AsyncFlujoClient]:
+    async with AsyncFlujoClient(settings=poisoned.settings()) as connected:
+        yield connected
+
+
+async def _killed_workers(fleet: Fleet, client: AsyncFlujoClient, run_id: str, status: RunStatus) -> int:
+    """Workers, one after the other, until the run stands so; how many died."""
+    died = 0
+
+    async def stands() -> bool:
+        nonlocal died
+        if not any(process.poll() is None for process in serving):
+            died += len(serving) > 0
+            serving.append(fleet.worker("--queues", "poison"))
+        return bool(await client.run(run_id).status() is status)
+
+    serving = []  # type: ignore[var-annotated]  # of processes
+    await fleet.until(stands, f"{run_id} is {status.value}")
+    return died
+
+
+async def test_a_step_that_pauses_is_retried_where_it_stands(poisoned: Fleet, client: AsyncFlujoClient) -> None:
+    await poisoned.published(client, "fragile_waits")
+    run = await client.submit("fragile_waits", 1, run_id="dead-waits")
+    await _killed_workers(poisoned, client, run.run_id, RunStatus.PAUSED)
+
+    (letter,) = (await document(poisoned, "dead"))["dead"]
+    assert (letter["run_id"], letter["step"], letter["waits"]) == ("dead-waits", "fragile", True)
+    assert "crashed its worker 1 time" in letter["story"]
+    poisoned.open_gate("dead-waits")
+    assert (await document(poisoned, "dead", "retry", "dead-waits"))["goes_on_as"] == "dead-waits"
+    poisoned.worker("--queues", "poison")
+
+    assert (await run.result(TIMEOUT_S)).success
+    assert len(poisoned.entries(run_id="dead-waits", path="0")) == 1, "what was committed is not paid again"
+    assert (await document(poisoned, "dead"))["dead"] == []
+    again = await flujo(poisoned, "dead", "retry", "dead-waits")
+    assert again.returncode == 1
+    assert "no dead letter" in again.stderr
+
+
+async def test_a_step_that_kills_three_workers_is_a_dead_letter_until_it_is_dropped(
+    poisoned: Fleet, client: AsyncFlujoClient
+) -> None:
+    await poisoned.published(client, "fragile_fails")
+    for process in list(poisoned.processes.values())[2:]:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+    run = await client.submit("fragile_fails", 1, run_id="dead-fails")
+    await _killed_workers(poisoned, client, run.run_id, RunStatus.FAILED)
+    await run.result(TIMEOUT_S)
+
+    (letter,) = (await document(poisoned, "dead"))["dead"]
+    assert letter["story"] == "step 'fragile' crashed its worker 3 times"
+    assert not letter["waits"]
+    again = (await document(poisoned, "dead", "retry", "dead-fails"))["goes_on_as"]
+    poisoned.open_gate(again)
+    poisoned.worker("--queues", "poison")
+    assert (await client.run(again).result(TIMEOUT_S)).success
+    assert (await document(poisoned, "dead", "drop", "dead-fails"))["dropped"]
+    assert (await flujo(poisoned, "dead")).stdout == "no dead letters\n"
