@@ -82,6 +82,7 @@ class AsyncFlujoClient:
         run_id: str | None = None,
         version: str = LATEST,
         usage_limits: UsageLimits | None = None,
+        deadline_s: float | None = None,
     ) -> AsyncRun:
         """Start a run of a published pipeline, driven by the pool of managers. Durable when this returns.
 
@@ -92,6 +93,8 @@ class AsyncFlujoClient:
                 Default: a random one.
             version: Of the pipeline, as workers published it; default: the newest publication.
             usage_limits: The run's budget.
+            deadline_s: A run that has not ended so many seconds from now is cancelled, whoever restarts meanwhile; by the
+                clock of Redis. Submitted again, it keeps the deadline that it has.
 
         Raises:
             UnknownPipelineError: No worker has published this name.
@@ -113,6 +116,7 @@ class AsyncFlujoClient:
             owner=POOL,
             limits=usage_limits,
             traceparent=traceparent_of(trace.get_current_span()),
+            deadline_s=deadline_s,
         )
         return AsyncRun(self, name)
 
@@ -290,10 +294,13 @@ class FlujoClient:
         run_id: str | None = None,
         version: str = LATEST,
         usage_limits: UsageLimits | None = None,
+        deadline_s: float | None = None,
     ) -> Run:
         """See `AsyncFlujoClient.submit`."""
         run = self.wait_for(
-            self._client.submit(pipeline, value, run_id=run_id, version=version, usage_limits=usage_limits)
+            self._client.submit(
+                pipeline, value, run_id=run_id, version=version, usage_limits=usage_limits, deadline_s=deadline_s
+            )
         )
         return Run(self, run)
 

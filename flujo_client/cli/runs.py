@@ -73,6 +73,7 @@ def submit(
     run_id: str | None = _RunId,
     budget_usd: float | None = _BudgetUsd,
     budget_tokens: int | None = _BudgetTokens,
+    deadline_s: float | None = typer.Option(None, "--deadline", help="Cancel it if it has not ended in so many s."),
     wait: bool = typer.Option(False, "--wait", help="Wait for the result and print it."),
     timeout_s: float | None = typer.Option(None, "--timeout", help="Longest wait, s; the run goes on after it."),
     as_json: bool = JsonOption,
@@ -83,7 +84,9 @@ def submit(
     async def work() -> tuple[str, PipelineResult | None]:
         async with AsyncFlujoClient() as client:
             limits = _limits(budget_usd, budget_tokens)
-            started = await client.submit(pipeline, parse_input(value), run_id=run_id, usage_limits=limits)
+            started = await client.submit(
+                pipeline, parse_input(value), run_id=run_id, usage_limits=limits, deadline_s=deadline_s
+            )
             return started.run_id, await started.result(timeout_s) if wait else None
 
     name, result = execute(work, as_json=as_json)

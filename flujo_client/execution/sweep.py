@@ -58,6 +58,7 @@ class Sweep:
         for manager_id in page.dead_managers:
             await self.inherit(manager_id)
         await asyncio.gather(*(self._one(run_id, self._rouse(run_id)) for run_id in page.stale_runs))
+        await self._end_late_runs(page.now_ms)
         await self._publish_lost(page)
 
     async def inherit(self, manager_id: str) -> int:
@@ -89,6 +90,15 @@ class Sweep:
         await asyncio.gather(*(self._lose(member.decode(), incarnation, "died") for member in members))
         if await self._scripts.bury("incarnations", incarnation, self._shard):
             logger.warning("worker process died", extra={"incarnation": incarnation, "leases_lost": len(members)})
+
+    async def _end_late_runs(self, now_ms: int) -> None:
+        """Cancel the runs whose deadline is past. One that has ended meanwhile is only taken off the list."""
+        late = await self._execute("ZRANGEBYSCORE", self._key("deadlines"), "-inf", now_ms, "LIMIT", 0, PAGE)
+        for run_id in (member.decode() for member in late):
+            owner = await self._state.owner_of(run_id)
+            if await self._one(run_id, self._scripts.cancel(run_id, owner, "its deadline is past")) is None:
+                logger.warning("run not ended by its deadline, cancelled", extra={"run_id": run_id})
+            await self._execute("ZREM", self._key("deadlines"), run_id)
 
     async def _reclaim_overdue(self, page: SweepPage) -> None:
         incarnations = [name.decode() for name in await self._execute("ZRANGE", self._key("incarnations"), 0, -1)]

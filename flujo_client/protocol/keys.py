@@ -37,6 +37,7 @@ PERMANENT = {
     "dirty": "one member per run with an outcome not yet applied",
     "intake": "a few fields per queue",
     "cancelled": "one member per run ended within the last hour",
+    "deadlines": "one member per run with a deadline ahead; the sweep removes it when it is past",
     "active": "one member per run that has not ended",
     "finished": "one member per run within its retention",
     "unarchived": "one member per run within its retention that no archive has taken",

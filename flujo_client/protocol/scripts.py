@@ -96,8 +96,12 @@ class Scripts:
         limits: Mapping[str, int],
         traceparent: str,
         metadata: bytes,
+        deadline_ms: int | None = None,
     ) -> str | None:
         """Store a new run and wake its owner.
+
+        Args:
+            deadline_ms: From now, in Redis time; None for none.
 
         Returns:
             None if it is new; the stored status if the same run exists; "conflict" if another run has the id.
@@ -114,6 +118,7 @@ class Scripts:
                 self.keyspace.owned(owner, shard),
                 self.keyspace.inbox(owner, shard),
                 self.keyspace.shard("active", shard),
+                self.keyspace.shard("deadlines", shard),
             ],
             run_id,
             fingerprint,
@@ -126,6 +131,7 @@ class Scripts:
             traceparent,
             SCHEMA_VERSION,
             metadata,
+            "" if deadline_ms is None else deadline_ms,
         )
         if reply[0] == 1:
             return None

@@ -33,6 +33,7 @@ async def submit_run(
     limits: UsageLimits | None = None,
     context: dict[str, Any] | None = None,
     traceparent: str = "",
+    deadline_s: float | None = None,
 ) -> str | None:
     """Store a run and wake its owner; durable when this returns.
 
@@ -42,6 +43,7 @@ async def submit_run(
         owner: The manager that drives it, or `keys.POOL`.
         context: Payload of the first context; None for none.
         traceparent: Of the submitting service's span; the current span if ''.
+        deadline_s: From now; a run that has not ended by then is cancelled. None for no deadline.
 
     Returns:
         None if the run is new, else the status of the stored one.
@@ -53,10 +55,7 @@ async def submit_run(
         RunConflictError: The id belongs to a run of another pipeline, input or limits.
         StateUnavailableError: Redis does not answer; repeat with the same id.
     """
-    if not RUN_ID_PATTERN.fullmatch(run_id):
-        raise ValueError(
-            f"{run_id!r} cannot be a run id: use up to 128 letters, digits and ._@:- with a letter or digit first."
-        )
+    _check_run_id(run_id)
     payload = codec.encode(value)
     text = codec.json(payload)
     if text is not None and spec.input_schema:
@@ -71,6 +70,7 @@ async def submit_run(
         "context_payload": b"" if context is None else codec.encode(context),
         "limits": amounts,
         "metadata": b"" if context is None else b"1",
+        "deadline_ms": None if deadline_s is None else max(1, round(deadline_s * 1000)),
     }
     status = await _create(scripts, run_id, spec.name, traceparent, fields)
     if status == "conflict":
@@ -107,6 +107,13 @@ async def refuse_run(
     return await scripts.refuse_run(
         run_id, pipeline, json_bytes(told), json_bytes(result), traceparent or new_root(), retention_ms
     )
+
+
+def _check_run_id(run_id: str) -> None:
+    if not RUN_ID_PATTERN.fullmatch(run_id):
+        raise ValueError(
+            f"{run_id!r} cannot be a run id: use up to 128 letters, digits and ._@:- with a letter or digit first."
+        )
 
 
 async def _create(scripts: Scripts, run_id: str, pipeline: str, traceparent: str, fields: dict[str, Any]) -> str | None:

@@ -120,3 +120,17 @@ _waits: Any = Step.from_callable(fragile, name="fragile", queue=POISON, on_worke
 _fails: Any = Step.from_callable(fragile, name="fragile", queue=POISON)
 fragile_waits = (_next >> _waits >> _next).named("fragile_waits")
 fragile_fails = (_next >> _fails >> _next).named("fragile_fails")
+
+
+async def notices(number: int, run: StepRun) -> int:
+    """Tells the ledger when it is cancelled."""
+    note("started", run)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        note("cancelled", run)
+        raise
+    return number
+
+
+notices_ = Pipeline([Step.from_callable(notices, name="notices", max_retries=0), _next], name="notices")

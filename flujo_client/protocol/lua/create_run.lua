@@ -1,8 +1,10 @@
 --[[ create_run — store a new run, its input and its root account, and hand it to its manager; once per run id. A refused submission
 of this id (refuse_run.lua) makes room.
 KEYS  1 run hash   2 accounts hash   3 payloads hash   4 event stream   5 dirty zset   6 owned set   7 inbox list   8 active zset
+      9 deadlines zset
 ARGV  1 run id   2 fingerprint of spec and input   3 owner   4 spec hash   5 pipeline name   6 input payload
       7 context payload, '' for none   8 limits, "meter=amount ..."   9 traceparent   10 schema version   11 metadata
+      12 ms from now to its deadline, '' for none
 REPLY {1} created | {0, status} the same run is stored already | {-1} another run has this id ]]
 local stored = redis.call('HMGET', KEYS[1], 'fingerprint', 'status')
 if stored[1] and stored[1] ~= 'refused' then
@@ -26,5 +28,6 @@ end
 redis.call('HSET', KEYS[2], 'meters', table.concat(meters, ' '), 'life|root', '1 0 open')
 redis.call('SADD', KEYS[6], ARGV[1])
 redis.call('ZADD', KEYS[8], now, ARGV[1])
+if ARGV[12] ~= '' then redis.call('ZADD', KEYS[9], int(tonumber(now) + tonumber(ARGV[12])), ARGV[1]) end
 append(KEYS[1], KEYS[4], KEYS[5], KEYS[7], ARGV[1], {'kind', 'created', 'path', 'root'})
 return {1}
