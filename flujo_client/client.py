@@ -22,10 +22,10 @@ from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.modules import refuse_while_importing
-from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.sealing import make_codec
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.specs import SpecStore
@@ -57,7 +57,7 @@ class AsyncFlujoClient:
         self._wire = Wire(self.settings.state_url)
         self.keyspace = Keyspace(self.settings.namespace)
         self.scripts = Scripts(ScriptCaller(self._wire), self.keyspace)
-        self.codec = JsonCodec(self.settings.max_payload_bytes)
+        self.codec = make_codec(self.settings.max_payload_bytes, self.settings.sealing_keys)
         self.specs = SpecStore(self.scripts)
         self.state = StateManager(self.scripts, self.codec, max_deliveries=self.settings.max_deliveries)
         self._checked = False  # Redis, once a client: each submission says anyway whether it was stored

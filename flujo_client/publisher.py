@@ -140,18 +140,20 @@ class RedisPublisher:
     Args:
         commands: A connection to the broker's Redis; owned by this object.
         namespace: Of the queues' names.
+        keys: The newest signs the messages; without any, they are not signed.
     """
 
-    def __init__(self, commands: Commands, namespace: str) -> None:
+    def __init__(self, commands: Commands, namespace: str, keys: Sequence[str] = ()) -> None:
         self._commands = commands
         self._namespace = namespace
+        self._keys = keys
 
     async def publish(self, messages: Sequence[StepMessage]) -> None:
         """See `Publisher.publish`."""
         queues: dict[str, list[str]] = {}
         for unsent in messages:
             queue = broker_queue(self._namespace, unsent.queue)
-            message = _send_span(unsent, queue, "redis")
+            message = _send_span(unsent.signed(self._keys), queue, "redis")
             queues.setdefault(queue, []).append(
                 celery_message(queue, message.model_dump(mode="json"), celery_headers(message))
             )
@@ -179,11 +181,13 @@ class KombuPublisher:
     Args:
         url: Of the broker.
         namespace: Of the queues' names.
+        keys: The newest signs the messages; without any, they are not signed.
         patience_s: For one answer of the broker; one that blocks its publishers, as RabbitMQ does when it is out of memory,
             is one that does not answer.
     """
 
-    def __init__(self, url: str, namespace: str, *, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, url: str, namespace: str, keys: Sequence[str] = (), *, patience_s: float = _PATIENCE_S) -> None:
+        self._keys = keys
         self._patience_s = patience_s
         options = {"confirm_publish": True, "read_timeout": patience_s, "write_timeout": patience_s}
         self._connection = Connection(url, transport_options=options, connect_timeout=patience_s)
@@ -201,7 +205,7 @@ class KombuPublisher:
             with self._connection.Producer(serializer="json") as producer:
                 for unsent in messages:
                     queue = self._queue(unsent.queue)
-                    message = _send_span(unsent, queue.name, "rabbitmq")
+                    message = _send_span(unsent.signed(self._keys), queue.name, "rabbitmq")
                     headers = celery_headers(message)
                     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
                     producer.publish(
@@ -247,8 +251,8 @@ class KombuPublisher:
 def make_publisher(settings: Settings) -> Publisher:
     """The publisher for the broker that the settings name."""
     if settings.broker_kind == "redis":
-        return RedisPublisher(Wire(settings.broker), settings.namespace)
-    return KombuPublisher(settings.broker, settings.namespace)
+        return RedisPublisher(Wire(settings.broker), settings.namespace, settings.signing_keys)
+    return KombuPublisher(settings.broker, settings.namespace, settings.signing_keys)
 
 
 def _unavailable(error: Exception) -> BrokerUnavailableError:

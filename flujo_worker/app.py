@@ -59,7 +59,7 @@ def create_app(
     lazy = functools.cache(lambda: registry or Registry.from_modules(settings.pipelines))
     notice = EndingNotice()
     app.make_process = lambda slots: WorkerProcess(settings, lazy(), slots)
-    app.shutdown_grace_s = settings.shutdown_grace_s
+    app.shutdown_grace_s, app.signing_keys = settings.shutdown_grace_s, settings.signing_keys
     loop = ProcessLoop(lambda: app.make_process(app.conf.worker_concurrency or 1), notice, settings.shutdown_grace_s)
     register_tasks(app, settings, loop, notice)
     app.steps["worker"].add(_give_notice_with(notice))

@@ -99,10 +99,12 @@ class WorkerApp(Celery):  # type: ignore[misc]  # celery has no types
     Attributes:
         make_process: Makes the parts of a process with so many slots.
         shutdown_grace_s: What running steps get at the end.
+        signing_keys: One of which must have signed a message; none where they are not signed.
     """
 
     make_process: Callable[[int], WorkerProcess]
     shutdown_grace_s: float
+    signing_keys: tuple[str, ...] = ()
 
 
 class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
@@ -177,7 +179,8 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
         accept_callback(0, time.monotonic())  # acknowledges: the journal, not the broker, makes a step durable
         failpoint("after", "message")
         try:
-            return parse_step_message({**request["kwargs"], "traceparent": request.get("traceparent") or ""})
+            body = {**request["kwargs"], "traceparent": request.get("traceparent") or ""}
+            return parse_step_message(body, self.app.signing_keys)
         except MessageError as error:
             logger.error("message refused", extra={"task_id": request.get("id"), "error": str(error)})  # noqa: TRY400 - no traceback: nothing of ours failed
             callback((True, _info(error), 0.0))

@@ -15,8 +15,8 @@ from flujo_client.protocol.connection import check_server, connect
 from flujo_client.protocol.errors import FlujoError, StateUnavailableError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import StepMessage, StepRef
-from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.sealing import make_codec
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.tracing import flush_sdk
@@ -92,7 +92,7 @@ class WorkerProcess:
         self._coordinator = StepCoordinator(
             self._scripts,
             self._registry,
-            JsonCodec(self._settings.max_payload_bytes),
+            make_codec(self._settings.max_payload_bytes, self._settings.sealing_keys),
             self._incarnation,
             namespace=self._settings.namespace,
             hooks=worker_hooks(self._registry),

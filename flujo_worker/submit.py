@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.errors import FlujoError, MessageError, RunConflictError, StateUnavailableError
 from flujo_client.protocol.keys import POOL, RUN_ID_PATTERN, Keyspace
-from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.sealing import make_codec
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.submission import refuse_run, submit_run
@@ -129,7 +129,7 @@ async def _submit(scripts: Scripts, settings: Settings, submission: Submission) 
     spec = await SpecStore(scripts).by_name(given["pipeline"])
     await submit_run(
         scripts,
-        JsonCodec(settings.max_payload_bytes),
+        make_codec(settings.max_payload_bytes, settings.sealing_keys),
         spec,
         given.get("input"),
         run_id=submission.run_id,

@@ -109,7 +109,9 @@ def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop, notice: E
 
     @app.task(name=STEP_TASK, bind=True, ignore_result=True, max_retries=0, shared=False, Strategy=STEP_STRATEGY)  # type: ignore[untyped-decorator]
     def run_steps(task: Any, **body: Any) -> str:
-        message = parse_step_message({**body, "traceparent": task.request.get("traceparent") or ""})
+        message = parse_step_message(
+            {**body, "traceparent": task.request.get("traceparent") or ""}, settings.signing_keys
+        )
         outcomes: dict[str, AttemptEnd] = {}
 
         def ended(ref: Any, end: AttemptEnd) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.errors import MessageError, SchemaMismatchError
 from flujo_client.protocol.payloads import read_chunk
+from flujo_client.protocol.sealing import sign, verify
 from flujo_client.protocol.spec import StepSpec
 
 __all__ = [
@@ -68,21 +70,43 @@ class StepMessage(_Model):
     queue: str = Field(max_length=120)
     traceparent: str = Field("", max_length=200)
     steps: tuple[StepRef, ...] = Field(min_length=1, max_length=100)
+    signature: str = Field("", max_length=64, description="of what it asks for, where messages are signed")
+
+    def signed(self, keys: Sequence[str]) -> StepMessage:
+        """The same message with its signature; as it is without keys."""
+        return self.model_copy(update={"signature": sign(keys, self._asked())}) if keys else self
+
+    def is_signed(self, keys: Sequence[str]) -> bool:
+        """Whether one of the keys signed it. Without keys no signature is asked for."""
+        return not keys or verify(keys, self._asked(), self.signature)
+
+    def _asked(self) -> bytes:
+        return self.model_dump_json(include={"version", "queue", "steps"}).encode()
 
 
-def parse_step_message(body: dict[str, Any]) -> StepMessage:
+def parse_step_message(body: dict[str, Any], keys: Sequence[str]) -> StepMessage:
     """Read the keyword arguments of a `flujo.step` task.
 
+    Args:
+        keys: One of which must have signed it; none for installations that do not sign.
+
     Raises:
-        MessageError: Garbage, or a message of a newer release. The dispatch stays journalled and is published again.
+        MessageError: Garbage, a message of a newer release, or one that nobody signed who has a key. The dispatch stays
+            journalled and is published again.
     """
     try:
-        return StepMessage.model_validate(body)
+        message = StepMessage.model_validate(body)
     except PydanticValidationError as error:
         raise MessageError(
             f"A flujo.step message cannot be read: {error.errors(include_url=False)[0]['msg']}.",
             suggestion="If a newer release sent it, upgrade this worker; if not, somebody else writes to this queue.",
         ) from error
+    if not message.is_signed(keys):
+        raise MessageError(
+            f"A flujo.step message for run {message.steps[0].run_id} is not signed with a key of this worker.",
+            suggestion="Give managers and workers the same FLUJO_MESSAGE_KEYS; if they have, somebody else writes to this queue.",
+        )
+    return message
 
 
 class StepOutputRef(_Model):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.errors import SettingsError
@@ -64,6 +64,12 @@ class Settings(BaseModel):
     )
     strict_pricing: bool = Field(
         False, description="FLUJO_STRICT_PRICING: an agent's tokens without a price fail the run"
+    )
+    payload_keys: SecretStr = Field(
+        SecretStr(""), description="FLUJO_PAYLOAD_KEYS: Fernet keys that payloads are encrypted with, newest first"
+    )
+    message_keys: SecretStr = Field(
+        SecretStr(""), description="FLUJO_MESSAGE_KEYS: secrets that messages are signed with, newest first"
     )
     strict_dsl: bool = Field(True, description="FLUJO_STRICT_DSL: neighbours whose types cannot fit are an error")
 
@@ -128,7 +134,18 @@ class Settings(BaseModel):
 
     def to_env(self) -> dict[str, str]:
         """The variables that say the same to another process."""
-        return {f"FLUJO_{name.upper()}": str(value) for name, value in self.model_dump(exclude_defaults=True).items()}
+        given = self.model_dump(exclude_defaults=True)
+        return {f"FLUJO_{name.upper()}": _plain(value) for name, value in given.items()}
+
+    @property
+    def sealing_keys(self) -> tuple[str, ...]:
+        """The keys of payloads, newest first."""
+        return _keys(self.payload_keys)
+
+    @property
+    def signing_keys(self) -> tuple[str, ...]:
+        """The keys of messages, newest first."""
+        return _keys(self.message_keys)
 
     @property
     def broker(self) -> str:
@@ -162,3 +179,11 @@ class Settings(BaseModel):
     def messaging_system(self) -> str:
         """The broker, as spans and metrics name it."""
         return "rabbitmq" if self.broker_kind == "amqp" else "redis"
+
+
+def _keys(secret: SecretStr) -> tuple[str, ...]:
+    return tuple(filter(None, (key.strip() for key in secret.get_secret_value().split(","))))
+
+
+def _plain(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

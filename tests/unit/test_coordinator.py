@@ -557,6 +557,19 @@ async def test_what_still_runs_is_handed_over_with_what_it_used(bench: Bench) ->
     assert (await bench.step()).outcome == "succeeded"
 
 
+async def test_who_blocks_a_loop_is_told_from_his_neighbours(bench: Bench) -> None:
+    waiting = Waiting()
+    await bench.submit(waiting.step())
+    delivered = asyncio.create_task(bench.step())
+    await asyncio.wait_for(waiting.started.wait(), 30)
+
+    assert bench.coordinator.besides(delivered) == []
+    assert bench.coordinator.besides(None) is None
+    assert bench.coordinator.besides(asyncio.current_task()) is None
+    waiting.go_on.set()
+    assert (await delivered).outcome == "succeeded"
+
+
 async def test_with_nothing_running_there_is_nothing_to_hand_over(bench: Bench) -> None:
     assert await bench.coordinator.hand_over()
 

@@ -24,16 +24,16 @@ def test_garbage_in_a_message_is_one_error(garbage: Any) -> None:
     body = garbage if isinstance(garbage, dict) else {"steps": garbage, "queue": "q", "version": 1}
 
     with pytest.raises(MessageError):
-        parse_step_message(body)
+        parse_step_message(body, ())
 
 
 def test_a_message_round_trip_and_a_newer_version() -> None:
     ref = StepRef(run_id="r", path="0", attempt=1, function="m:f", owner="pool")
     body = StepMessage(queue="q", steps=(ref,)).model_dump(mode="json")
 
-    assert parse_step_message(body).steps == (ref,)
+    assert parse_step_message(body, ()).steps == (ref,)
     with pytest.raises(MessageError):
-        parse_step_message({**body, "version": 2})
+        parse_step_message({**body, "version": 2}, ())
 
 
 VALID = {
@@ -52,7 +52,7 @@ def test_one_fault_in_a_good_message_is_one_error_or_none(data: st.DataObject) -
     place[field] = data.draw(st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2))
 
     try:
-        message = parse_step_message(body)
+        message = parse_step_message(body, ())
     except MessageError:
         return
     assert message.steps[0].attempt >= 1
@@ -71,7 +71,7 @@ def test_one_fault_in_a_good_message_is_one_error_or_none(data: st.DataObject) -
 )
 def test_what_no_release_sends_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(MessageError, match="upgrade this worker"):
-        parse_step_message({**VALID, **change})
+        parse_step_message({**VALID, **change}, ())
 
 
 def test_events_are_read_as_redis_gives_them() -> None:

@@ -37,7 +37,7 @@ async def test_kombu_reads_what_is_published(redis_url: str) -> None:
         headers = received.headers
         received.ack()
     assert args == []
-    assert parse_step_message(kwargs).steps[0] == ref
+    assert parse_step_message(kwargs, ()).steps[0] == ref
     assert headers["task"] == STEP_TASK
     assert (headers["shadow"], headers["root_id"], headers["id"]) == ("flujo.p.s", "run-1", "run-1/0.1/2")
     assert headers["argsrepr"] == "run=run-1 step=0.1 attempt=2 +1"
