@@ -18,6 +18,7 @@ from flujo_client.forking import fork_event, fork_of, place_of
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.connection import check_server, connect, connect_blocking
+from flujo_client.protocol.durability import Fsync
 from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Event
@@ -56,6 +57,8 @@ class AsyncFlujoClient:
         self.blocking = connect_blocking(self.settings.state_url)
         self._wire = Wire(self.settings.state_url)
         self.keyspace = Keyspace(self.settings.namespace)
+        acknowledged = self.settings.durability == "acknowledged"
+        self._fsync = Fsync(Wire(self.settings.state_url), self.keyspace.fsync()) if acknowledged else None
         self.scripts = Scripts(ScriptCaller(self._wire), self.keyspace)
         self.codec = make_codec(self.settings.max_payload_bytes, self.settings.sealing_keys)
         self.specs = SpecStore(self.scripts)
@@ -73,6 +76,16 @@ class AsyncFlujoClient:
         """
         await check_server(self.client, self.settings.state_url)
         self._checked = True
+
+    async def make_durable(self) -> None:
+        """With `durability = acknowledged`: wait until all that was answered so far is on Redis' disk. Else nothing.
+
+        Raises:
+            ConfigurationError: This Redis cannot tell.
+            StateUnavailableError: It did not get there in time.
+        """
+        if self._fsync is not None:
+            await self._fsync.wait()
 
     async def submit(
         self,
@@ -118,6 +131,7 @@ class AsyncFlujoClient:
             traceparent=traceparent_of(trace.get_current_span()),
             deadline_s=deadline_s,
         )
+        await self.make_durable()
         return AsyncRun(self, name)
 
     async def fork(
@@ -194,6 +208,8 @@ class AsyncFlujoClient:
         await self.client.aclose()
         await self.blocking.aclose()
         await self._wire.close()
+        if self._fsync is not None:
+            await self._fsync.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -224,6 +240,9 @@ class AsyncRun:
             RunCancelledError, TypeMismatchError: What ended it.
             RunNotFoundError: No such run.
         """
+        await self._client.reader.wait(self.run_id, timeout_s)
+        await self._client.make_durable()
+        return raise_for(await self._client.reader.result(self.run_id))
         try:
             await self._client.reader.wait(self.run_id, timeout_s)
             result = await self._client.reader.result(self.run_id)
@@ -250,7 +269,9 @@ class AsyncRun:
         """
         await self._client.reader.status(self.run_id)
         owner = await self._client.state.owner_of(self.run_id)
-        return await self._client.scripts.cancel(self.run_id, owner, reason) is None
+        cancelled = await self._client.scripts.cancel(self.run_id, owner, reason) is None
+        await self._client.make_durable()
+        return cancelled
 
     async def pauses(self) -> list[Pause]:
         """The questions that it waits for now, in declared order. Raises `RunNotFoundError`."""
@@ -269,6 +290,7 @@ class AsyncRun:
             RunNotFoundError: No such run.
         """
         await self._client.desk.answer(self.run_id, answer, token)
+        await self._client.make_durable()
 
 
 class FlujoClient:

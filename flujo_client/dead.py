@@ -9,9 +9,7 @@ from uuid import uuid4
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.decision import NodeState
 from flujo_client.inspection import RunInspector
-from flujo_client.protocol.errors import ResumeError, RunNotFoundError
-from flujo_client.protocol.keys import POOL
-from flujo_client.protocol.quota import parse_amounts
+from flujo_client.protocol.errors import ResumeError
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -88,11 +86,11 @@ class DeadLetters:
     async def retry(self, run_id: str) -> str:
         """Run the run's dead letters again.
 
-        A run that waits goes on where it stands. One that has failed with it has ended; the same pipeline, input and limits
-        start again as a run of its own, all of its steps included.
+        A run that waits goes on where it stands. One that has failed with it has ended: a fork of it goes on from its top-level
+        step, with what was paid for before.
 
         Returns:
-            The run that goes on: this one, or the new one.
+            The run that goes on: this one, or the fork.
 
         Raises:
             ResumeError: It has no dead letter, or somebody else said before what becomes of it.
@@ -102,7 +100,9 @@ class DeadLetters:
         if letters[0].waits:
             await self._say(letters, "retry")
             return run_id
-        return await self._start_again(run_id)
+        again = f"{run_id[:100]}.again-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+        first = min(int(letter.path.partition(".")[0]) for letter in letters)
+        return (await self._client.fork(run_id, str(first), new_run_id=again)).run_id
 
     async def drop(self, run_id: str) -> None:
         """Give the run's dead letters up for good: a run that waits fails with them; of one that has failed nothing is shown.
@@ -133,24 +133,3 @@ class DeadLetters:
                     f"Somebody else said before what becomes of step '{letter.step}' of run {letter.run_id}.",
                     suggestion="Look with `flujo show`.",
                 )
-
-    async def _start_again(self, run_id: str) -> str:
-        keys = self._client.keyspace.run(run_id)
-        record = await self._client.reader.record(run_id)
-        payload, context = await self._client.client.hmget(keys.payloads, ["input", "ctx:root"])
-        if payload is None:
-            raise RunNotFoundError(f"The input of run {run_id} is gone.", suggestion="Submit it again.", run_id=run_id)
-        again = f"{run_id[:100]}.again-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
-        await self._client.scripts.create_run(
-            again,
-            fingerprint=record["fingerprint"],
-            owner=POOL,
-            spec_hash=record["spec"],
-            pipeline=record["pipeline"],
-            input_payload=payload,
-            context_payload=context or b"",
-            limits=parse_amounts(record["limits"]),
-            traceparent=record["traceparent"],
-            metadata=record["metadata"].encode(),
-        )
-        return again

@@ -44,7 +44,7 @@ def dead(context: typer.Context, as_json: bool = JsonOption) -> None:
 
 @_commands.command()
 def retry(run_id: str, as_json: bool = JsonOption) -> None:
-    """Run them again: in place where the run waits, else as a new run of the same input, which pays for all its steps."""
+    """Run them again: in place where the run waits, else in a fork, which pays for nothing that was paid before."""
 
     async def work() -> str:
         async with AsyncFlujoClient() as client:

@@ -100,6 +100,10 @@ class Keyspace:
         """The zset of leases that an incarnation holds, scored by absolute deadline, ms; empty sets vanish."""
         return self._key(shard, "held", incarnation)
 
+    def fsync(self) -> str:
+        """Written to have something to wait for (`durability = acknowledged`); TTL 60 s."""
+        return self._key(0, "fsync")
+
     def inbox(self, owner: str, shard: int) -> str:
         """The list of wake-ups of a manager (or of the pool): run ids; TTL 60 s."""
         return self._key(shard, "inbox", owner)

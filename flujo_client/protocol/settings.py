@@ -65,6 +65,10 @@ class Settings(BaseModel):
     strict_pricing: bool = Field(
         False, description="FLUJO_STRICT_PRICING: an agent's tokens without a price fail the run"
     )
+    durability: Literal["fast", "acknowledged"] = Field(
+        "fast",
+        description="FLUJO_DURABILITY: acknowledged shows a submission, result or answer only once it is on Redis' disk",
+    )
     payload_keys: SecretStr = Field(
         SecretStr(""), description="FLUJO_PAYLOAD_KEYS: Fernet keys that payloads are encrypted with, newest first"
     )

@@ -28,6 +28,9 @@ PLACES: dict[str, list[str]] = {
 #: Scripts without a place in the sweep, and why.
 UNSWEPT = {
     "leave": "the process is about to end by itself; the tests of shutdown end it",
+    "restore": "one command of somebody who forks a run; sent again it finds the new run",
+    "revive": "one command of an operator, stored once by whoever sends it again",
+    "stash": "items that lie unread until the commit after it, which is swept; a retry writes them again",
     "resume": "one command of a client, stored once by whoever sends it again; the tests of pauses race it",
 }
 

@@ -264,7 +264,7 @@ class World:
     async def _work_on(self, process: Process) -> None:
         incarnation, scripts = Incarnation(), Scripts(ScriptCaller(process), KEYSPACE)
         keeper = LeaseKeeper(
-            lambda: (scripts, process.close), incarnation, KEYSPACE.shards, lambda: None, _nobody_watches
+            lambda: (scripts, process.close), incarnation, KEYSPACE.shards, [], lambda: None, _nobody_watches
         )
         known = await keeper._register(scripts)
         self.coordinators[process.name] = StepCoordinator(
