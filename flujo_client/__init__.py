@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.archive.opening import sql_backend
-from flujo_client.client import AsyncFlujoClient, FlujoClient
+from flujo_client.client import AsyncFlujoClient
 from flujo_client.dsl.conditional import ConditionalStep
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy, StepConfig
 from flujo_client.dsl.decorators import adapter_step, step
@@ -133,6 +133,7 @@ from flujo_client.protocol.tracing import configure_sdk as init_telemetry
 from flujo_client.protocol.types import TypeValidator
 from flujo_client.runner import Flujo
 from flujo_client.state import StateManager
+from flujo_client.sync_client import FlujoClient
 from flujo_client.task_client import SystemState, TaskClient, TaskDetail, TaskStatus, TaskSummary
 
 if TYPE_CHECKING:

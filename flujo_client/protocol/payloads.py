@@ -126,7 +126,11 @@ def chunk_text(chunk: Any) -> bytes:
 
 
 def read_chunk(text: str) -> Any:
-    """A chunk as it was emitted. The opposite of `chunk_text`."""
+    """A chunk as it was emitted. The opposite of `chunk_text`. Raises `PayloadError` if it is encrypted."""
+    if text.startswith("e"):  # no JSON does, but `SealedCodec`'s
+        raise PayloadError(
+            "This chunk is encrypted.", suggestion="Read it with Flujo.stream_async, which has the keys."
+        )
     value = pydantic_core.from_json(text)
     return base64.b64decode(value[_BYTES]) if isinstance(value, dict) and value.keys() == {_BYTES} else value
 

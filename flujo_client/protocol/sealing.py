@@ -76,6 +76,15 @@ class SealedCodec:
         """See `PayloadCodec.json`. Raises `PayloadError` if no key fits."""
         return self._inner.json(self._open(stored))
 
+    def encode_chunk(self, chunk: Any) -> bytes:
+        """See `PayloadCodec.encode_chunk`."""
+        sealed: bytes = self._box.encrypt(self._inner.encode_chunk(chunk))
+        return _SEALED + sealed
+
+    def decode_chunk(self, text: str) -> Any:
+        """See `PayloadCodec.decode_chunk`. Raises `PayloadError` if no key fits."""
+        return self._inner.decode_chunk(self._open(text.encode()).decode())
+
     def _open(self, stored: bytes) -> bytes:
         if stored[:1] != _SEALED:
             return stored

@@ -7,8 +7,8 @@ from typing import Any, assert_type
 
 from flujo_client import Flujo, FlujoClient, Pipeline, PipelineResult, RunStatus, Step, UsageLimits, step
 from flujo_client.awaitable import RunAwaitable
-from flujo_client.client import Run
 from flujo_client.protocol.messages import Event
+from flujo_client.sync_client import Run
 
 
 @step

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flujo_client.protocol.errors import ConfigurationError, MessageError, PayloadError
 from flujo_client.protocol.messages import StepMessage, StepRef, parse_step_message
-from flujo_client.protocol.payloads import JsonCodec
+from flujo_client.protocol.payloads import JsonCodec, read_chunk
 from flujo_client.protocol.sealing import make_codec
 from flujo_client.protocol.settings import Settings
 
@@ -30,6 +30,17 @@ def test_what_is_stored_cannot_be_read_and_comes_back() -> None:
     assert b"nobody" not in stored
     assert codec.decode(stored) == {"secret": "tell nobody"}
     assert codec.json(stored) == b'{"secret":"tell nobody"}'
+
+
+def test_chunks_cannot_be_read_without_the_keys_and_come_back_with_them() -> None:
+    codec = make_codec(1 << 20, [NEW])
+
+    text = codec.encode_chunk({"secret": "tell nobody"}).decode()
+
+    assert "nobody" not in text
+    assert codec.decode_chunk(text) == {"secret": "tell nobody"}
+    with pytest.raises(PayloadError, match="This chunk is encrypted"):
+        read_chunk(text)
 
 
 def test_keys_are_changed_by_putting_a_new_one_in_front() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from flujo_client.protocol.errors import (
     SettingsError,
@@ -77,13 +78,14 @@ def test_a_url_given_in_code_is_checked_as_well() -> None:
 
 
 def test_settings_become_the_variables_that_say_the_same() -> None:
-    settings = Settings(url="redis://h", namespace="ns", retention_s=60, strict_dsl=False)
+    settings = Settings(url="redis://h", namespace="ns", retention_s=60, strict_dsl=False, message_keys=SecretStr("k"))
 
     assert settings.to_env() == {
         "FLUJO_URL": "redis://h",
         "FLUJO_NAMESPACE": "ns",
         "FLUJO_RETENTION_S": "60",
         "FLUJO_STRICT_DSL": "False",
+        "FLUJO_MESSAGE_KEYS": "k",
     }
     assert Settings.from_env(settings.to_env()) == settings
     assert Settings.names("FLUJO_STRICT_DSL")
