@@ -102,6 +102,8 @@ class HookObserver:
                 yield "end", path, self._tell_end
             elif now.status is NodeStatus.PAUSED and before.status is not NodeStatus.PAUSED:
                 yield "pause", path, self._tell_pause
+            elif now.reminders > before.reminders:
+                yield f"reminder {now.reminders}", path, self._tell_pause
         if _limit_path(decision) is not None:
             yield "limit", _limit_path(decision) or "root", self._tell_limit
         if not decision.status.terminal:
@@ -126,7 +128,10 @@ class HookObserver:
         pause = decision.nodes[path].pause
         assert pause is not None
         name, facts = _name(run, path), await self._place(run, decision, path)
-        await self._dispatch(OnPauseRequestedPayload(**facts, step_name=name, pause_message=pause.message))
+        reminder = decision.nodes[path].reminders
+        await self._dispatch(
+            OnPauseRequestedPayload(**facts, step_name=name, pause_message=pause.message, reminder=reminder)
+        )
 
     async def _tell_limit(self, run: RunView, decision: Decision, path: str) -> None:
         error = decision.error or {}

@@ -137,14 +137,20 @@ def _leaf(spec: PipelineSpec, run_id: str, token: str) -> LeafSpec:
 def _pause(run_id: str, path: str, spec: PipelineSpec, node: NodeState) -> Pause:
     leaf = _leaf(spec, run_id, path)
     assert node.pause is not None
+    expires_ms = leaf.expires_ms if isinstance(leaf, HitlSpec) else None
     return Pause(
         run_id=run_id,
+        expires_at=None if expires_ms is None else _moment(node.pause.asked_ms + expires_ms),
         token=path,
         step_name=leaf.name,
         message=node.pause.message,
-        asked_at=datetime.fromtimestamp(node.pause.asked_ms / 1000, UTC),
+        asked_at=_moment(node.pause.asked_ms),
         answer_schema=leaf.answer_schema if isinstance(leaf, HitlSpec) else {},
     )
+
+
+def _moment(redis_ms: int) -> datetime:
+    return datetime.fromtimestamp(redis_ms / 1000, UTC)
 
 
 def _check_answer(leaf: LeafSpec, answer: Any, run_id: str) -> None:

@@ -87,6 +87,7 @@ class StateManager:
             branch_ends=decision.branch_ends,
             dispatches=decision.dispatches,
             opening=decision.incomplete,
+            alarms=decision.alarms,
         )
 
     def get_run_id_from_context(self, context: PipelineContext) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic_core import to_jsonable_python
 
 from flujo_client.dsl.composites import composite
 from flujo_client.dsl.pipeline import Step
@@ -25,12 +26,27 @@ class HumanInTheLoopStep(Step[Any, Any]):
         input_schema: What the answer must be: a pydantic model or any other annotation, or a JSON schema. An answer that
             does not fit is refused, and the run stays paused.
         sink_to: Dotted place in the context that gets the answer.
+        expires_in_s: How long an answer is waited for, s; None for ever.
+        on_expiry: Whether the step fails then, or goes on with `default_answer`.
+        default_answer: Must fit `input_schema`.
+        remind_after_s: When people are reminded, s after the question: `on_pause_requested` is called again, and an event
+            `reminded` stands in the run's stream.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     message_for_user: str | None = None
     input_schema: Any = None
+    expires_in_s: float | None = Field(None, gt=0)
+    on_expiry: Literal["fail", "answer"] = "fail"
+    default_answer: Any = None
+    remind_after_s: list[float] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Self:
+        if self.on_expiry == "answer":
+            self.accept(self.default_answer)
+        return self
 
     @property
     def function(self) -> str:
@@ -92,4 +108,8 @@ class HumanInTheLoopStep(Step[Any, Any]):
             output_type=describe_type(self.output_type),
             queue=self.config.queue,
             sink_to=self.sink_to,
+            expires_ms=None if self.expires_in_s is None else max(1, round(self.expires_in_s * 1000)),
+            on_expiry=self.on_expiry,
+            default=to_jsonable_python(self.default_answer),
+            reminders_ms=tuple(max(1, round(after_s * 1000)) for after_s in self.remind_after_s),
         )

@@ -21,7 +21,8 @@ class Transition(BaseModel):
 
     Attributes:
         source: Name of a state, or `*` for any.
-        on: Whether the state succeeded or failed.
+        on: Whether the state succeeded, failed, or paused: the last is taken once a step of the state was answered, in the
+            place of what follows it in the state, and the next state gets the answer.
         to: Name of the state that follows.
         when: (output, context) -> whether the transition applies. On a failure it gets the failed state's input.
     """
@@ -29,7 +30,7 @@ class Transition(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 
     source: str = Field(alias="from")
-    on: Literal["success", "failure"] = "success"
+    on: Literal["success", "failure", "pause"] = "success"
     to: str
     when: Callable[..., Any] | None = None
 

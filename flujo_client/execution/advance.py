@@ -15,7 +15,7 @@ from flujo_client.execution.decision import Decision, NodeState, NodeStatus, Run
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import control_of, node_of
-from flujo_client.execution.pauses import ask_human, receive_answer
+from flujo_client.execution.pauses import ask_human, leaves_state, receive_answer
 from flujo_client.execution.retry import after_failure, after_loss
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.quota import COST, parse_amounts, to_usd
@@ -61,7 +61,7 @@ def _on_succeeded(draft: Draft, event: Event) -> None:
     if control_of(event.path)[0]:
         composite = node_of(event.path)
         draft.kind(composite).control_succeeded(draft, composite, draft.node(composite), event)
-    else:
+    elif not leaves_state(draft, event.path):
         draft.complete(event.path)
 
 
@@ -113,6 +113,11 @@ def _on_paused(draft: Draft, event: Event) -> None:
 def _on_answered(draft: Draft, event: Event) -> None:
     if draft.state(event.path).answer is None:
         receive_answer(draft, event)
+
+
+def _on_reminded(draft: Draft, event: Event) -> None:
+    if draft.state(event.path).status is NodeStatus.PAUSED:
+        draft.update(event.path, reminders=int(event.fields["number"]))
 
 
 def _on_blocked(draft: Draft, event: Event) -> None:
@@ -180,6 +185,7 @@ _RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
     EventKind.ABORTED: _on_aborted,
     EventKind.PAUSED: _on_paused,
     EventKind.ANSWERED: _on_answered,
+    EventKind.REMINDED: _on_reminded,
     EventKind.BLOCKED: _on_blocked,
     EventKind.UNBLOCKED: _on_unblocked,
     EventKind.REVIVED: _on_revived,

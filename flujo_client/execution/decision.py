@@ -13,7 +13,7 @@ from pydantic import ValidationError as PydanticValidationError
 from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.quota import Amounts
-from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
+from flujo_client.protocol.replies import Alarm, BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import PipelineSpec
 
@@ -73,9 +73,10 @@ class NodeState(BaseModel):
     error: dict[str, Any] | None = None
     dead: bool = Field(False, description="given up after its worker died; waits until somebody revives or drops it")
     pause: PauseState | None = Field(None, description="what it asked, once it has paused")
-    answer: Literal["given"] | None = Field(
-        None, description="whether somebody has answered, perhaps ahead of the pause"
+    answer: Literal["given", "expired"] | None = Field(
+        None, description="whether somebody has answered, perhaps ahead of the pause, or its time was up"
     )
+    reminders: int = Field(0, description="how often it was remembered while it waited")
     answering: bool = Field(False, description="its attempt applies the answer")
     active: int = Field(0, description="root: nodes of the run with an attempt under way")
     paused: int = Field(0, description="root: nodes of the run that wait for an answer")
@@ -90,6 +91,9 @@ class NodeState(BaseModel):
     picked: tuple[int, ...] | None = Field(None, description="parallel: branches that run; None for all of them")
     changed: bool = Field(False, description="parallel, map: some child changed its context")
     told: dict[str, Any] | None = Field(None, description="composite: feedback and metadata from a function of its own")
+    left: dict[int, str] = Field(
+        default_factory=dict, description="state machine: steps that states were left at, once answered"
+    )
     visited: tuple[int, ...] = Field((), description="state machine: indices of the states entered, in order")
     exhausted: bool = Field(False, description="loop: left because it had reached its most iterations")
     chosen: int | None = Field(None, description="conditional: index of the branch that runs")
@@ -153,5 +157,6 @@ class Decision:
     branch_ends: tuple[BranchEnd, ...] = ()
     dispatches: tuple[Dispatch, ...] = ()
     woken: tuple[Dispatch, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     missing: tuple[str, ...] = ()
     incomplete: bool = False

@@ -12,7 +12,7 @@ from flujo_client.protocol.messages import StepOutputRef, TaskRecord
 from flujo_client.protocol.payloads import Expression, expression_fields
 from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.quota import amounts_text
-from flujo_client.protocol.replies import BranchEnd, Dispatch, Split
+from flujo_client.protocol.replies import Alarm, BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import HitlSpec, SequenceSpec, StepSpec
 
@@ -47,6 +47,7 @@ class Draft(RunGraph):
         self.splits: list[Split] = []
         self.branch_ends: list[BranchEnd] = []
         self.dispatches: list[Dispatch] = []
+        self.alarms: list[Alarm] = []
         self.opening: set[str] = set()  # joins that open children at this moment
         self.woken: list[Dispatch] = []
         self._changed: dict[str, NodeState] = {}
@@ -247,6 +248,7 @@ class Draft(RunGraph):
             branch_ends=tuple(self.branch_ends),
             dispatches=() if ended else tuple(self.dispatches),
             woken=() if ended else tuple(self.woken),
+            alarms=tuple(self.alarms),
             incomplete=self.incomplete and not ended,
         )
 

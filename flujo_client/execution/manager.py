@@ -29,6 +29,10 @@ __all__ = ["ExecutionManager", "RunKeeper", "RunObserver"]
 logger = logging.getLogger(__name__)
 
 
+#: What a timer here may run ahead of Redis' clock, ms.
+_TIMER_SLACK_MS = 50
+
+
 class RunObserver(Protocol):
     """Sees the runs that the caller's own manager drives: the place of hooks that run in the caller."""
 
@@ -220,6 +224,22 @@ class ExecutionManager:
             return False
         return True
 
+    def _set_alarms(self, run: RunView, decision: Decision) -> None:
+        """Ring those that this manager lives to see; the sweep rings the others."""
+        for alarm in decision.alarms:
+            pause = decision.nodes[alarm.path].pause
+            if alarm.at_ms is not None and pause is not None:
+                delay_s = (alarm.at_ms - pause.asked_ms + _TIMER_SLACK_MS) / 1000
+                asyncio.get_running_loop().call_later(delay_s, self._ring_due, run.run_id, alarm.path, alarm.what)
+
+    def _ring_due(self, run_id: str, path: str, what: str) -> None:
+        self._keep(asyncio.create_task(self._ring(run_id, path, what)))
+
+    async def _ring(self, run_id: str, path: str, what: str) -> None:
+        owner = await self._state.owner_of(run_id)
+        if await self._state.scripts.ring(run_id, path, what, owner):
+            self.wake(run_id)
+
     async def _go_on(self, run: RunView, decision: Decision) -> None:
         """Start what was decided, once whoever keeps the run has it."""
         if self.keeper is not None and not decision.status.terminal:
@@ -227,6 +247,7 @@ class ExecutionManager:
         starting = (*decision.dispatches, *decision.woken)
         if not await self._wait_for_workers(run, starting):
             self._queue(run, starting)
+        self._set_alarms(run, decision)
         if decision.status is RunStatus.PAUSED and self._observer is not None:
             await self._observer.after_pause(run.run_id)
 

@@ -6,44 +6,79 @@ commits is the leaf's output.
 
 from __future__ import annotations
 
+from typing import Any
+
 from flujo_client.execution.decision import NodeStatus, PauseState
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import Producer
+from flujo_client.execution.kinds.machine import MachineKind
+from flujo_client.execution.paths import parent_of
 from flujo_client.protocol.messages import ANSWER, Event
-from flujo_client.protocol.spec import HitlSpec, StepSpec
+from flujo_client.protocol.payloads import Expression
+from flujo_client.protocol.replies import Alarm
+from flujo_client.protocol.spec import HitlSpec, MachineSpec, StepSpec
 
-__all__ = ["ask_human", "receive_answer"]
+__all__ = ["ask_human", "leaves_state", "receive_answer"]
 
 
 def ask_human(draft: Draft, event: Event) -> None:
     """A leaf has paused. An answer that came before the pause is consumed at once."""
     message, asked_ms = event.data["verdict"]["message"], int(event.id.partition("-")[0])
     node = draft.update(event.path, pause=PauseState(message=message, asked_ms=asked_ms))
-    if node.answer is None:
-        draft.update(event.path, status=NodeStatus.PAUSED)
-    else:
-        _apply_answer(draft, event.path)
+    if node.answer is not None:
+        _go_on(draft, event.path)
+        return
+    draft.update(event.path, status=NodeStatus.PAUSED)
+    leaf = draft.node(event.path)
+    if isinstance(leaf, HitlSpec):
+        draft.alarms += [Alarm(event.path, what, asked_ms + after_ms) for what, after_ms in leaf.alarms()]
 
 
 def receive_answer(draft: Draft, event: Event) -> None:
-    """Somebody has answered; resume.lua lets only one of them. A leaf that has not paused yet remembers it."""
+    """Somebody has answered, or the time is up; only one of them. A leaf that has not paused yet remembers it."""
     node = draft.update(event.path, answer=event.fields["how"])
-    if node.status is NodeStatus.PAUSED:
-        _apply_answer(draft, event.path)
+    if node.status is not NodeStatus.PAUSED:
+        return
+    leaf = draft.node(event.path)
+    if isinstance(leaf, HitlSpec):
+        draft.alarms += [Alarm(event.path, what, None) for what, _ in leaf.alarms()]
+    _go_on(draft, event.path)
 
 
-def _apply_answer(draft: Draft, path: str) -> None:
-    leaf = draft.node(path)
+def _go_on(draft: Draft, path: str) -> None:
+    leaf, node = draft.node(path), draft.state(path)
     assert isinstance(leaf, HitlSpec | StepSpec)
-    node = draft.update(path, answering=True)
     assert node.pause is not None
-    draft.dispatch(
-        path,
-        draft.step(path),
-        f"ans:{path}",
-        Producer("the answer", leaf.output_type, leaf.function),
-        True,
-        kind="hitl",
-        control=ANSWER,
-        arguments={"message": node.pause.message, "sink_to": leaf.sink_to},
+    arguments: dict[str, Any] = {"message": node.pause.message, "sink_to": leaf.sink_to}
+    answer: Expression = f"ans:{path}"
+    if node.answer == "expired":
+        assert isinstance(leaf, HitlSpec)
+        if leaf.on_expiry == "fail":
+            _expire(draft, path, leaf)
+            return
+        arguments["default"] = {"answer": leaf.default}
+        answer = draft.input(path)
+    draft.update(path, answering=True)
+    producer = Producer("the answer", leaf.output_type, leaf.function)
+    draft.dispatch(path, draft.step(path), answer, producer, True, kind="hitl", control=ANSWER, arguments=arguments)
+
+
+def leaves_state(draft: Draft, path: str) -> bool:
+    """Whether a leaf that was answered ends the state of a state machine that it stands in, not inside anything else."""
+    if not draft.state(path).answering or "." not in path:
+        return False
+    state, _ = parent_of(path)
+    machine, index = parent_of(state)
+    kind, node = draft.kind(machine), draft.node(machine)
+    return (
+        isinstance(kind, MachineKind)
+        and isinstance(node, MachineSpec)
+        and kind.leaf_answered(draft, machine, node, index, path)
     )
+
+
+def _expire(draft: Draft, path: str, leaf: HitlSpec) -> None:
+    message = f"Nobody answered '{leaf.name}' within {(leaf.expires_ms or 0) / 1000:g} s"
+    error = {"type": "ResumeError", "message": message, "data": {"run_id": draft.run.run_id, "path": path}}
+    draft.update(path, status=NodeStatus.FAILED, error=error)
+    draft.fail(path, path)

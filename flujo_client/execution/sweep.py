@@ -59,7 +59,12 @@ class Sweep:
             await self.inherit(manager_id)
         await asyncio.gather(*(self._one(run_id, self._rouse(run_id)) for run_id in page.stale_runs))
         await self._end_late_runs(page.now_ms)
+        await asyncio.gather(*(self._one(alarm[0], self._ring(*alarm)) for alarm in page.alarms))
         await self._publish_lost(page)
+
+    async def _ring(self, run_id: str, path: str, what: str) -> None:
+        """Tell a run that the time of a pause's alarm has come."""
+        await self._scripts.ring(run_id, path, what, await self._state.owner_of(run_id))
 
     async def inherit(self, manager_id: str) -> int:
         """Move a page of the runs of a manager that is gone to the pool; with no pool they wait there. Forget it after the last.

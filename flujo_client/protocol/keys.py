@@ -30,6 +30,7 @@ RUN_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")
 PERMANENT = {
     "sweep": "one hash: when somebody swept last, and when a manager was seen last",
     "incarnations": "one member per worker process; the sweep removes the dead",
+    "alarms": "one member per reminder or end of a pause that nobody has answered; those of runs that ended go when they are due",
     "advances": "one field per living manager: the decisions it stored; removed with the manager",
     "managers": "one member per manager; the sweep removes the dead",
     "dispatches": "one member per dispatch that nobody has leased",

@@ -90,3 +90,12 @@ class HitlSpec(SpecModel):
     output_type: str = "Any"
     queue: Name = DEFAULT_QUEUE
     sink_to: str | None = None
+    expires_ms: int | None = Field(None, gt=0, description="how long an answer is waited for")
+    on_expiry: Literal["fail", "answer"] = "fail"
+    default: Any = Field(None, description="the answer where nobody gives one in time")
+    reminders_ms: tuple[int, ...] = Field((), description="when people are reminded, after the question")
+
+    def alarms(self) -> list[tuple[str, int]]:
+        """What is due how long after the question, ms."""
+        ends = [] if self.expires_ms is None else [("expired", self.expires_ms)]
+        return [*ends, *((f"reminded:{number}", at) for number, at in enumerate(self.reminders_ms, 1))]

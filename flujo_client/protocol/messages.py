@@ -151,7 +151,8 @@ class EventKind(StrEnum):
     FAILED = "failed"  # commit: an attempt failed; retry or give up
     PAUSED = "paused"  # commit: a step waits for an answer
     ABORTED = "aborted"  # commit: the step says that the run is to end
-    ANSWERED = "answered"  # resume: somebody answered, perhaps before the pause is committed
+    ANSWERED = "answered"  # resume: somebody answered, perhaps before the pause is committed; ring: its time is up
+    REMINDED = "reminded"  # ring: a question still waits for its answer
     REVIVED = "revived"  # revive: `how` says whether a step that was given up runs again or is dropped
     BLOCKED = "blocked"  # reserve: the budget cannot pay while others hold what may come back
     UNBLOCKED = "unblocked"  # whatever freed budget: the attempt is dispatched again, its estimate reserved

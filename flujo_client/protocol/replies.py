@@ -10,6 +10,7 @@ from flujo_client.protocol.quota import Amounts, Share
 
 __all__ = [
     "Advanced",
+    "Alarm",
     "Answered",
     "AnsweredBefore",
     "Blocked",
@@ -146,6 +147,15 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that is due for a pause: `expired`, or `reminded:<number>`. `at_ms` in Redis time; None drops it."""
+
+    path: str
+    what: str
+    at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class BranchEnd:
     """Close a branch's account and give back what it did not use. `chain[0]` is the account."""
 
@@ -215,7 +225,12 @@ class Forbidden:
 
 @dataclass(frozen=True, slots=True)
 class SweepPage:
-    """Candidates for mending; each is checked again by the script that mends it. Dispatches: member, published_ms, copies."""
+    """Candidates for mending; each is checked again by the script that mends it.
+
+    Attributes:
+        dispatches: Member, published_ms, copies.
+        alarms: Of pauses: run, path, what.
+    """
 
     now_ms: int
     dead_incarnations: list[str]
@@ -223,3 +238,4 @@ class SweepPage:
     dispatches: list[tuple[str, int, int]]
     stale_runs: list[str]
     intake: dict[str, int]
+    alarms: list[tuple[str, str, str]]

@@ -56,6 +56,7 @@ class Pause(BaseModel):
     step_name: str
     message: str
     asked_at: datetime
+    expires_at: datetime | None = Field(None, description="when its time is up; None: never")
     answer_schema: dict[str, Any] = Field(default_factory=dict, description="JSON schema that the answer must fit")
 
 
@@ -179,6 +180,7 @@ class OnPauseRequestedPayload(_StepHookPayload):
     event_name: ClassVar[str] = "on_pause_requested"
     step_name: str = ""
     pause_message: str = ""
+    reminder: int = Field(0, description="0 for the question itself, 1 for its first reminder")
 
 
 class OnLimitPayload(_StepHookPayload):

@@ -17,6 +17,7 @@ from flujo_client.protocol.messages import SCHEMA_VERSION, Event
 from flujo_client.protocol.quota import Amounts, amounts_text, parse_amounts
 from flujo_client.protocol.replies import (
     Advanced,
+    Alarm,
     Answered,
     AnsweredBefore,
     Blocked,
@@ -45,7 +46,7 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
-    "refuse_run register renew reserve restore resume revive stash sweep"
+    "refuse_run register renew reserve restore resume revive ring stash sweep"
 )
 
 #: What emit.lua replies.
@@ -374,6 +375,7 @@ class Scripts:
         branch_ends: Sequence[BranchEnd],
         dispatches: Sequence[Dispatch],
         opening: bool = False,
+        alarms: Sequence[Alarm] = (),
     ) -> Advanced | Overtaken | SplitStale | Forbidden:
         """Store a decision if the run is still as it was loaded. The same operation again: the same answer.
 
@@ -410,6 +412,7 @@ class Scripts:
                 keys.waiters,
                 keys.events,
                 self.keyspace.inbox(run.record["owner"], shard),
+                self.keyspace.shard("alarms", shard),
             ],
             run_id,
             operation,
@@ -425,6 +428,7 @@ class Scripts:
             len(splits),
             len(dispatches),
             int(opening),
+            " ".join(f"{alarm.path} {alarm.what} {alarm.at_ms or 0}" for alarm in alarms),
             *rows,
         )
         match reply[0]:
@@ -568,6 +572,7 @@ class Scripts:
             "finished",
             "advances",
             "unarchived",
+            "alarms",
         )
         keys = [self.keyspace.shard(name, shard) for name in names]
         reply = await self._call("sweep", keys, manager_id, advanced, period_ms, gap_ms, ttl_ms, stale_ms, most)
@@ -583,6 +588,7 @@ class Scripts:
             dead_managers=[_text(member) for member in reply[3]],
             dispatches=dispatches,
             stale_runs=[_text(run_id) for run_id in reply[5]],
+            alarms=[_alarm(member) for member in reply[7]],
             intake={_text(field): int(value) for field, value in _pairs(reply[6])},
         )
 
@@ -687,6 +693,25 @@ class Scripts:
             case _:
                 return RunInactive(_text(reply[1]))
 
+    async def ring(self, run_id: str, path: str, what: str, owner: str) -> bool:
+        """Tell a run that an alarm of a pause is due, once. False if it is not, was told, or means nothing any more."""
+        keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
+        reply = await self._call(
+            "ring",
+            [
+                keys.run,
+                keys.attempts,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.shard("alarms", shard),
+                self.keyspace.inbox(owner, shard),
+            ],
+            run_id,
+            path,
+            what,
+        )
+        return bool(reply[0] == 1)
+
     async def adopt(self, run_id: str, old_owner: str, new_owner: str) -> bool:
         """Move a run from an owner that is gone. False if somebody else has it, or the owner lives."""
         keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
@@ -751,6 +776,11 @@ class Scripts:
             step,
         )
         return int(reply[1]) if reply[0] == 1 else None
+
+
+def _alarm(member: bytes) -> tuple[str, str, str]:
+    run_id, path, what = _text(member).split(" ")
+    return run_id, path, what
 
 
 def _text(value: bytes | str) -> str:

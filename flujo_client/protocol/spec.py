@@ -170,7 +170,7 @@ class TransitionSpec(SpecModel):
     """Where a state machine goes from a state."""
 
     source: str = Field(description="name of a state, or * for any")
-    on: Literal["success", "failure"] = "success"
+    on: Literal["success", "failure", "pause"] = "success"
     target: str
     when: str | None = Field(None, description="(output, context) -> whether it applies")
 

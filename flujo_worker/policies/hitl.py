@@ -45,6 +45,8 @@ async def take_answer(call: ControlCall) -> ControlEnd:
         ContextError: It does not fit the field it is to be sunk into.
     """
     message, answer = call.task.arguments["message"], call.value
+    if "default" in call.task.arguments:  # nobody answered in time
+        answer = call.typed(call.task.producer_function, call.task.arguments["default"]["answer"])
     told = HumanInteraction(message_to_human=message, human_response=answer, timestamp=datetime.now(UTC))
     turns = [
         ConversationTurn(role=ConversationRole.ASSISTANT, content=message),

@@ -26,7 +26,8 @@ async def choose_state(call: ControlCall) -> ControlEnd:
         target = said if said is not None else getattr(call.context, "next_state", None)
     if target is not None and target not in arguments["states"]:
         raise NonRetryableError(f"State '{arguments['state']}' leads to '{target}', which is no state.")
-    if getattr(call.context, "next_state", None) is not None:
+    goes_on = arguments["outcome"] == "pause" and target is None
+    if not goes_on and getattr(call.context, "next_state", None) is not None:
         call.context.next_state = None
     return ControlEnd(verdict={"to": target})
 

@@ -27,6 +27,7 @@ CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[Contr
     ("conditional", "choose"): choose_branch,
     ("conditional", "output"): map_output,
     ("machine", "next"): choose_state,
+    ("machine", "paused"): choose_state,
     ("hitl", "ask"): ask,
     ("hitl", "answer"): take_answer,
     ("map", "items"): list_items,

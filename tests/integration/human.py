@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo_client import Pipeline, PipelineContext, Step, StepRun, step
+from flujo_client import Pipeline, PipelineContext, StateMachineStep, Step, StepRun, step
 from flujo_client.protocol.errors import PausedException
 from tests.integration.pipelines import ledger, pass_gate
 
@@ -66,4 +66,37 @@ both = Pipeline(
 )
 talk = Pipeline(
     [Step.loop_until("talk", prepare >> ask, _never, max_loops=3, iteration_input_mapper=_again)], name="talk"
+)
+expiring = Pipeline(
+    [
+        Step.human_in_the_loop(
+            "ask",
+            input_schema=Approval,
+            expires_in_s=1.0,
+            on_expiry="answer",
+            default_answer={"approved": False, "by": "nobody"},
+            remind_after_s=[0.2],
+        ),
+        conclude,
+    ],
+    name="expiring-human",
+)
+
+
+@step
+async def retry_later(answer: str) -> str:
+    return f"later: {answer}"
+
+
+talking = Pipeline(
+    [
+        StateMachineStep(
+            name="talk",
+            states={"ask": Step.human_in_the_loop("question") >> prepare, "later": retry_later},
+            start_state="ask",
+            end_states=["later"],
+            transitions=[{"from": "ask", "on": "pause", "to": "later"}],
+        )
+    ],
+    name="talking-human",
 )

@@ -180,6 +180,40 @@ async def test_managers_and_workers_that_die_while_a_run_waits_change_nothing(
         assert len(fleet.entries(run_id=run.run_id, kind="bill")) == 1
 
 
+async def test_time_runs_out_under_a_manager_that_comes_later(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet("expiring")
+    first = fleet.manager()
+    fleet.worker()
+    async with AsyncFlujoClient(settings=fleet.settings()) as client:
+        await fleet.published(client, "expiring-human")
+        run = await client.submit("expiring-human", "cats")
+        await _paused(fleet, client, run.run_id)
+        (pause,) = await run.pauses()
+        assert pause.expires_at is not None
+        assert (pause.expires_at - pause.asked_at).total_seconds() == 1
+        first.kill()
+        first.wait()
+        fleet.manager()
+
+        assert (await run.result(timeout_s=60)).output == "nobody: False, asked 1 times"
+        kinds = [event.kind async for event in run.events()]
+        assert kinds.count(EventKind.REMINDED) == 1
+        with pytest.raises(ResumeError):
+            await run.resume(YES, token="0")
+
+
+async def test_a_state_is_left_when_its_question_is_answered(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "talking-human")
+    run = await client.submit("talking-human", "cats")
+    await _paused(fleet, client, run.run_id)
+
+    await run.resume("not now")
+
+    result = await run.result(timeout_s=60)
+    assert result.output == "later: not now"
+    assert result.step_history[0].metadata_ == {"states": ["ask", "later"]}
+
+
 async def test_it_runs_in_process_as_on_the_fleet(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_LEDGER", str(fleet.folder / "ledger"))
     async with Flujo(approval) as flujo:

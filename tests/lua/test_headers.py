@@ -146,6 +146,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "resume": lambda s: s.resume("r", "0", "pool", "op", b"j1"),
     "revive": lambda s: s.revive("r", "0", 1, "pool", "op", "retry"),
     "stash": lambda s: s.stash(CLAIM, "out:0!items", 0, [b""]),
+    "ring": lambda s: s.ring("r", "0", "expired", "pool"),
     "sweep": _sweep,
 }
 
@@ -194,7 +195,11 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "resume": [([1, b"5-0"], Answered), ([0, b"given"], AnsweredBefore), ([-1, b"failed"], RunInactive)],
     "revive": [([1], True), ([0], False), ([-1, b"failed"], RunInactive)],
     "stash": [([1], True), ([0], False)],
-    "sweep": [([0], NoneType), ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"]], SweepPage)],
+    "ring": [([1], True), ([0], False), ([-1], False)],
+    "sweep": [
+        ([0], NoneType),
+        ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"], [b"r 0 expired"]], SweepPage),
+    ],
 }
 
 
@@ -332,6 +337,7 @@ def test_no_script_builds_a_key(name: str) -> None:
         **{f"desk.{key}": rf"desk_open\(\{{[^}}]*\b{key} = KEYS\[\d+\]" for key in DESK_KEYS},
         "desk.book.key": r"book_open\(KEYS\[\d\]\)",
         **dict.fromkeys(("run", "events", "dirty", "inbox"), r"local function append\(run, events, dirty, inbox"),
+        "alarms": r"local function set_alarms\(alarms,",
     }
 
     calls = re.findall(r"redis\.call\(([^,)]+)(?:, *([\w.\[\]]+))?", body)

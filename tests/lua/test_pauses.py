@@ -10,10 +10,10 @@ import redis
 
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import EventKind
-from flujo_client.protocol.replies import Advanced, Answered, AnsweredBefore, Forbidden, Reserved, RunInactive
+from flujo_client.protocol.replies import Advanced, Alarm, Answered, AnsweredBefore, Forbidden, Reserved, RunInactive
 from flujo_client.protocol.scripts import Scripts
 from tests.conftest import dump
-from tests.lua.runs import a_dispatch, advance_run, load_run, new_claim, started_run
+from tests.lua.runs import a_dispatch, advance_run, load_run, new_claim, started_run, sweep_page
 
 
 async def test_of_two_answers_at_once_one_wins_and_the_other_is_told(
@@ -110,3 +110,113 @@ async def test_a_run_at_rest_tells_its_followers_and_leaves_its_managers_alone(
     assert stream[-1][1][b"kind"] == b"suspended"
     assert (await load_run(scripts)).events == []
     assert (await load_run(scripts)).record["gate"] == "open"
+
+
+async def _with_alarm(scripts: Scripts, what: str, at_ms: int = 1) -> None:
+    await started_run(scripts, a_dispatch("0"))
+    loaded = await load_run(scripts)
+    await scripts.advance(
+        loaded,
+        "op",
+        applied=loaded.record["applied"],
+        status=None,
+        error=b"",
+        suspect_ms=2000,
+        nodes={},
+        splits=(),
+        branch_ends=(),
+        dispatches=(),
+        alarms=(Alarm("0", what, at_ms),),
+    )
+
+
+async def test_the_end_of_the_wait_and_an_answer_at_once_have_one_winner(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await _with_alarm(scripts, "expired")
+
+    rung, answered = await asyncio.gather(
+        scripts.ring("r1", "0", "expired", POOL), scripts.resume("r1", "0", POOL, "op", b"j1")
+    )
+
+    assert rung is isinstance(answered, AnsweredBefore)
+    (event,) = (await load_run(scripts)).events
+    assert event.fields["how"] == ("expired" if rung else "given")
+    assert rung or isinstance(answered, Answered)
+    if rung:
+        assert answered == AnsweredBefore("expired")
+
+
+async def test_an_alarm_rings_once_when_it_is_due_and_not_before(scripts: Scripts) -> None:
+    await _with_alarm(scripts, "reminded:1")
+    await _later_alarm(scripts)
+
+    assert await scripts.ring("r1", "0", "reminded:1", POOL)
+    assert not await scripts.ring("r1", "0", "reminded:1", POOL)
+    assert not await scripts.ring("r1", "0", "reminded:2", POOL)
+
+    (event,) = (await load_run(scripts)).events
+    assert (event.kind, event.fields["number"]) == (EventKind.REMINDED, "1")
+    page = await sweep_page(scripts)
+    assert page is not None
+    assert page.alarms == []
+
+
+async def _later_alarm(scripts: Scripts) -> None:
+    loaded = await load_run(scripts)
+    await scripts.advance(
+        loaded,
+        "later",
+        applied=loaded.record["applied"],
+        status=None,
+        error=b"",
+        suspect_ms=2000,
+        nodes={},
+        splits=(),
+        branch_ends=(),
+        dispatches=(),
+        alarms=(Alarm("0", "reminded:2", 9_000_000_000_000),),
+    )
+
+
+async def test_the_sweep_finds_what_is_due_and_an_answer_makes_it_nothing(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await _with_alarm(scripts, "expired")
+    page = await sweep_page(scripts)
+    assert page is not None
+    assert page.alarms == [("r1", "0", "expired")]
+    await scripts.resume("r1", "0", POOL, "op", b"j1")
+
+    assert not await scripts.ring("r1", "0", "expired", POOL)
+    assert plain_redis.zcard(keyspace.shard("alarms")) == 0
+
+
+async def test_an_alarm_of_a_run_that_was_cancelled_is_dropped(scripts: Scripts) -> None:
+    await _with_alarm(scripts, "expired")
+    await scripts.cancel("r1", POOL, "enough")
+
+    assert not await scripts.ring("r1", "0", "expired", POOL)
+
+
+async def test_an_answered_pause_drops_its_alarms(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await _with_alarm(scripts, "expired")
+    loaded = await load_run(scripts)
+
+    await scripts.advance(
+        loaded,
+        "drop",
+        applied=loaded.record["applied"],
+        status=None,
+        error=b"",
+        suspect_ms=2000,
+        nodes={},
+        splits=(),
+        branch_ends=(),
+        dispatches=(),
+        alarms=(Alarm("0", "expired", None),),
+    )
+
+    assert plain_redis.zcard(keyspace.shard("alarms")) == 0

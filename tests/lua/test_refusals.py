@@ -101,6 +101,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "redispatch: leased": (lambda s, c: s.redispatch("r1 0 1 q", 1, 1000), False),
     "redispatch: taken": (lambda s, c: s.redispatch("r1 1 1 q", 0, 1000), False),
     "revive: unknown run": (lambda s, c: s.revive("nobody", "0", 1, POOL, "op", "retry"), RunInactive("unknown")),
+    "ring: nothing is due": (lambda s, c: s.ring("r1", "0", "expired", POOL), False),
     "resume: unknown run": (lambda s, c: s.resume("nobody", "0", POOL, "op", b"j1"), RunInactive("unknown")),
     "load_run: unknown run": (lambda s, c: s.load_run("nobody", 10), None),
 }

@@ -269,3 +269,35 @@ def test_an_answer_that_the_next_step_does_not_take_ends_the_run() -> None:
 
     with pytest.raises(TypeMismatchError):
         _resume(flujo, flujo.run("x"), "no verdict")
+
+
+async def test_when_nobody_answers_in_time_the_default_is_taken_and_reminders_come_before() -> None:
+    heard: list[int] = []
+
+    async def hear(payload: OnPauseRequestedPayload) -> None:
+        heard.append(payload.reminder)
+
+    ask = Step.human_in_the_loop(
+        "ask",
+        input_schema=Verdict,
+        expires_in_s=0.2,
+        on_expiry="answer",
+        default_answer={"approved": False},
+        remind_after_s=[0.05],
+    )
+    async with Flujo(ask >> judge, hooks=[hear]) as flujo:
+        paused = await flujo.run_async("x", run_id="r")
+        assert paused.status is RunStatus.PAUSED
+        async with asyncio.timeout(20):
+            result = await flujo.run_async("x", run_id="r")
+            while result.status is RunStatus.PAUSED:
+                await asyncio.sleep(0.02)
+                result = await flujo.run_async("x", run_id="r")
+
+    assert (result.output, heard) == ("no", [0, 1])
+    assert result.step_history[0].output == Verdict(approved=False)
+
+
+def test_a_default_answer_must_fit() -> None:
+    with pytest.raises(PydanticValidationError):
+        Step.human_in_the_loop("ask", input_schema=Verdict, on_expiry="answer", default_answer="maybe")

@@ -6,9 +6,10 @@ import pytest
 
 from flujo_client.execution.decision import NodeStatus
 from flujo_client.execution.result import assemble_result
+from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.spec import RetrySpec, TransitionSpec
-from tests.unit.replay import Replay, conditional, loop, machine, parallel, step, sub_pipeline, task_of
+from flujo_client.protocol.spec import MachineSpec, RetrySpec, TransitionSpec
+from tests.unit.replay import Replay, conditional, hitl, loop, machine, parallel, sequence, step, sub_pipeline, task_of
 
 
 def _history(run: Replay) -> list[dict[str, object]]:
@@ -389,3 +390,40 @@ class TestSubPipeline:
         assert [part["name"] for part in task.arguments["history"]] == ["x", "par"]
         run.succeed("0!result")
         assert task_of(run.last).expression == "out:0!result"
+
+
+class TestMachineWithPauses:
+    def _asked(self, *edges: TransitionSpec) -> Replay:
+        states = (sequence(hitl("ask"), step("rest")), sequence(step("b")))
+        spec = MachineSpec(
+            name="m", names=("a", "b"), states=states, start="a", ends=("b",), transitions=edges, most_hops=5
+        )
+        run = Replay(spec, step("after"))
+        run.happen(EventKind.PAUSED, "0.0.0", data='{"verdict":{"message":"?"}}')
+        run.happen(EventKind.ANSWERED, "0.0.0", how="given")
+        run.succeed("0.0.0")
+        return run
+
+    def test_without_a_transition_for_pauses_the_state_goes_on(self) -> None:
+        assert self._asked().dispatched() == [("0.0.1", 1)]
+
+    def test_a_transition_for_pauses_leaves_the_state_with_the_answer(self) -> None:
+        run = self._asked(TransitionSpec(source="a", on="pause", target="b"))
+        assert run.dispatched() == [("0!paused.0", 1)]
+        assert (task_of(run.last).expression, task_of(run.last).arguments["outcome"]) == ("out:0.0.0", "pause")
+
+        run.decided("0!paused.0", to="b")
+
+        assert run.dispatched() == [("0.3.0", 1)]
+        assert task_of(run.last).expression == "out:0.0.0"
+        run.succeed("0.3.0")
+        assert run.dispatched() == [("1", 1)]
+
+    def test_one_that_does_not_apply_lets_the_state_go_on(self) -> None:
+        run = self._asked(TransitionSpec(source="*", on="pause", target="b", when="m:w"))
+
+        run.decided("0!paused.0", to=None)
+
+        assert run.dispatched() == [("0.0.1", 1)]
+        run.succeed("0.0.1")
+        assert run.dispatched() == [("0!next.0", 1)]

@@ -191,3 +191,64 @@ class TestAnswer:
             run.decided(f"0!next.{iteration}", exit=iteration == 1)
 
         assert run.status is RunStatus.COMPLETED
+
+
+class TestExpiry:
+    def test_alarms_are_set_with_the_pause_and_dropped_with_the_answer(self) -> None:
+        run = Replay(hitl("ask", expires_ms=5000, reminders_ms=(1000, 2000)))
+
+        _pause(run, "0")
+
+        asked = run.nodes["0"].pause
+        assert asked is not None
+        assert [(alarm.what, (alarm.at_ms or 0) - asked.asked_ms) for alarm in run.last.alarms] == [
+            ("expired", 5000),
+            ("reminded:1", 1000),
+            ("reminded:2", 2000),
+        ]
+        _answer(run, "0")
+        assert {alarm.at_ms for alarm in run.last.alarms} == {None}
+
+    def test_a_question_that_was_answered_ahead_sets_none(self) -> None:
+        run = Replay(hitl("ask", expires_ms=5000))
+        _answer(run, "0")
+
+        _pause(run, "0")
+
+        assert run.last.alarms == ()
+
+    def test_when_time_is_up_the_step_fails(self) -> None:
+        run = Replay(hitl("ask", expires_ms=1500), step("after"))
+        _pause(run, "0")
+
+        run.happen(EventKind.ANSWERED, "0", how="expired")
+
+        assert run.status is RunStatus.FAILED
+        assert (run.nodes["0"].error or {})["message"] == "Nobody answered 'ask' within 1.5 s"
+
+    def test_or_the_default_answer_is_taken(self) -> None:
+        run = Replay(hitl("ask", expires_ms=1500, on_expiry="answer", default={"ok": False}), step("after"))
+        _pause(run, "0")
+
+        run.happen(EventKind.ANSWERED, "0", how="expired")
+
+        task = task_of(run.last)
+        assert (task.control, task.expression) == ("answer", "input")
+        assert task.arguments["default"] == {"answer": {"ok": False}}
+
+    def test_a_reminder_leaves_the_run_at_rest(self) -> None:
+        run = Replay(hitl("ask", reminders_ms=(1000,)))
+        _pause(run, "0")
+
+        run.happen(EventKind.REMINDED, "0", number="1")
+
+        assert (run.status, run.nodes["0"].reminders) == (RunStatus.PAUSED, 1)
+
+    def test_a_reminder_that_comes_after_the_answer_changes_nothing(self) -> None:
+        run = Replay(hitl("ask", reminders_ms=(1000,)))
+        _pause(run, "0")
+        _answer(run, "0")
+
+        run.happen(EventKind.REMINDED, "0", number="1")
+
+        assert run.last.nodes == {}

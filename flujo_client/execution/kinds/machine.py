@@ -42,8 +42,19 @@ class MachineKind(Composite):
         else:
             draft.fail(path, cause)
 
+    def leaf_answered(self, draft: Draft, path: str, node: MachineSpec, index: int, leaf: str) -> bool:
+        """A step of a state was answered: ask where to go, if a transition is meant for pauses."""
+        if not any(edge.on == "pause" and edge.source in ("*", _name(node, index)) for edge in node.transitions):
+            return False
+        draft.update(path, left={**draft.needed(path).left, index: leaf})
+        _ask(draft, path, node, index, "pause", leaf)
+        return True
+
     def control_succeeded(self, draft: Draft, path: str, node: MachineSpec, event: Event) -> None:
-        """Enter the next state; with none to enter, the node ends as its last state did."""
+        """Enter the next state; with none to enter, the node ends as its last state did, or goes on in it after a pause."""
+        if control_of(event.path)[0] == "paused":
+            self._leave_state(draft, path, node, event)
+            return
         index, target = control_of(event.path)[1], event.data["verdict"]["to"]
         if target is not None:
             if draft.state(path).visited[-1] == index:
@@ -52,6 +63,17 @@ class MachineKind(Composite):
             draft.complete(path)
         elif not draft.missing:
             draft.fail(path, child_of(path, index))
+
+    def _leave_state(self, draft: Draft, path: str, node: MachineSpec, event: Event) -> None:
+        index, target = control_of(event.path)[1], event.data["verdict"]["to"]
+        state = draft.state(path)
+        if target is None:
+            leaf = state.left[index]
+            draft.update(path, left={at: step for at, step in state.left.items() if at != index})
+            draft.leave(leaf)
+        elif state.visited[-1] == index:
+            draft.hoist_context(child_of(path, index))
+            _hop(draft, path, node, target)
 
     def child_input(self, graph: RunGraph, path: str, node: MachineSpec, index: int) -> Expression:
         """The output of the state before; after a state that failed, what that state got."""
@@ -62,6 +84,9 @@ class MachineKind(Composite):
         if place == 0:
             return graph.input(path)
         before = child_of(path, visited[place - 1])
+        left = graph.needed(path).left.get(visited[place - 1])
+        if left is not None:
+            return graph.output(left)
         return graph.output(before) if graph.needed(before).status.succeeded else graph.input(before)
 
     def output(self, graph: RunGraph, path: str, node: MachineSpec) -> Expression:
@@ -105,12 +130,13 @@ def _hop(draft: Draft, path: str, node: MachineSpec, target: str) -> None:
     draft.enter(child_of(path, index))
 
 
-def _ask(draft: Draft, path: str, node: MachineSpec, index: int, outcome: str) -> None:
-    child = child_of(path, index)
-    succeeded = outcome == "success"
+def _ask(draft: Draft, path: str, node: MachineSpec, index: int, outcome: str, leaf: str | None = None) -> None:
+    """Have the transitions judged. `leaf`: the step that was answered, whose output stands for the state's."""
+    child = leaf or child_of(path, index)
+    succeeded = outcome != "failure"
     draft.dispatch_control(
         path,
-        "next",
+        "next" if leaf is None else "paused",
         index,
         value=draft.output(child) if succeeded else draft.input(child),
         producer=draft.producer(child) if succeeded else None,

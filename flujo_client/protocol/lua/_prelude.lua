@@ -43,3 +43,20 @@ local function append(run, events, dirty, inbox, run_id, fields)
   end
   return id
 end
+
+-- Removes the links from one outcome to another, which nobody needs to find any more.
+local function unlink(run, applied, last)
+  while applied and applied ~= last do
+    local link = 'next|' .. applied
+    applied = redis.call('HGET', run, link)
+    redis.call('HDEL', run, link)
+  end
+end
+
+-- Alarms of pauses, "path what at_ms ...": set, or dropped where at is 0.
+local function set_alarms(alarms, run_id, text)
+  for path, what, at in string.gmatch(text, '(%S+) (%S+) (%d+)') do
+    local member = table.concat({run_id, path, what}, ' ')
+    if at == '0' then redis.call('ZREM', alarms, member) else redis.call('ZADD', alarms, at, member) end
+  end
+end

@@ -1,10 +1,10 @@
 --[[ advance — apply one decision to a run if nobody else has: nodes, splits, closed branches, dispatches, status; compare-and-set.
 KEYS  1 run hash   2 nodes hash   3 attempts hash   4 accounts hash   5 dirty zset   6 dispatches zset   7 published hash   8 cancelled zset
-      9 waiters zset   10 event stream   11 inbox list
+      9 waiters zset   10 event stream   11 inbox list   12 alarms zset
 ARGV  1 run id   2 operation id   3 revision expected   4 last operation expected   5 id of the last event applied   6 status, '' to keep
       7 error, '' for none   8 ms until an unleased dispatch is suspect   9 schema version   10 count of nodes   11 of closed   12 of splits   13 of dispatches
-      14 1 if branches are still to be opened, else 0
-      15.. path, json per node; chain per closed branch; path, parent chain, meter, total, share per split ("<count> <base> <remainder>" or "w <share> ...");
+      14 1 if branches are still to be opened, else 0   15 alarms of pauses, "path what at_ms ...", at 0 to drop one
+      16.. path, json per node; chain per closed branch; path, parent chain, meter, total, share per split ("<count> <base> <remainder>" or "w <share> ...");
       then path, attempt, delay_ms, queue, terms, task per dispatch (empty terms and task: those of the attempt before)
 REPLY {1, revision, still dirty, now_ms} applied | {0, revision, operation} somebody else advanced | {-1, gate} the gate forbids it
       | {-2, path} a split no longer fits its account | {-5, schema} schema mismatch ]]
@@ -15,7 +15,7 @@ if run[3] == ARGV[2] then return {1, run[2], redis.call('ZSCORE', KEYS[5], ARGV[
 if run[2] ~= ARGV[3] or run[3] ~= ARGV[4] then return {0, run[2], run[3]} end
 if run[4] == 'closed' or (run[4] == 'cancelled' and ARGV[6] ~= 'cancelled' and ARGV[6] ~= 'aborted') then return {-1, run[4]} end
 
-local at, book = 15, book_open(KEYS[4])
+local at, book = 16, book_open(KEYS[4])
 local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[3], dirty = KEYS[5], dispatches = KEYS[6],
   published = KEYS[7], waiters = KEYS[9], events = KEYS[10], inbox = KEYS[11]})
 local function take_words(count)
@@ -80,12 +80,8 @@ local ends = ARGV[6] ~= '' and ARGV[6] ~= 'running' and ARGV[6] ~= 'paused'
 if ends then disband(desk) end
 desk_close(desk)
 for i = 1, #nodes, 2 do redis.call('HSET', KEYS[2], nodes[i], nodes[i + 1]) end
-local applied = run[6]
-while applied and applied ~= ARGV[5] do  -- outcomes that nobody needs to find any more
-  local link = 'next|' .. applied
-  applied = redis.call('HGET', KEYS[1], link)
-  redis.call('HDEL', KEYS[1], link)
-end
+set_alarms(KEYS[12], ARGV[1], ARGV[15])
+unlink(KEYS[1], run[6], ARGV[5])
 local revision = int(tonumber(ARGV[3]) + 1)
 redis.call('HSET', KEYS[1], 'revision', revision, 'operation', ARGV[2], 'applied', ARGV[5])
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'status', ARGV[6], 'error', ARGV[7]) end
