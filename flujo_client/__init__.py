@@ -10,6 +10,7 @@ from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.archive.opening import sql_backend
 from flujo_client.client import AsyncFlujoClient
+from flujo_client.dsl.cache import CacheStep, InMemoryCache
 from flujo_client.dsl.conditional import ConditionalStep
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy, StepConfig
 from flujo_client.dsl.decorators import adapter_step, step
@@ -151,6 +152,7 @@ __all__ = [
     "BaseModel",
     "BranchFailureStrategy",
     "BrokerUnavailableError",
+    "CacheStep",
     "Chunk",
     "ConditionalStep",
     "ConfigurationError",
@@ -186,6 +188,7 @@ __all__ = [
     "HumanInteraction",
     "ImproperStepInvocationError",
     "InMemoryBackend",
+    "InMemoryCache",
     "InfiniteFallbackError",
     "InfiniteRedirectError",
     "InvariantViolatedError",

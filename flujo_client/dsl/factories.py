@@ -51,6 +51,12 @@ class Factories:
         return made
 
     @staticmethod
+    def cached(step: Step[Any, Any] | Pipeline, cache_backend: Any = None, **options: Any) -> Step[Any, Any]:
+        """Keep a step's results; see `CacheStep` for the options."""
+        made: Step[Any, Any] = COMPOSITES["cached"](step, cache_backend, **options)
+        return made
+
+    @staticmethod
     def dynamic_parallel_branch(
         name: str, router_agent: Any, branches: Mapping[str, Step[Any, Any] | Pipeline], **options: Any
     ) -> Step[Any, Any]:

@@ -97,6 +97,10 @@ class Keyspace:
             raise KeyError(name)
         return self._key(shard, name)
 
+    def cache(self, key: str) -> str:
+        """The hash of a cached result, or of the right to make it; TTL as the step says."""
+        return self._key(zlib.crc32(key.encode()) % self.shards, "cache", key)
+
     def held(self, incarnation: str, shard: int) -> str:
         """The zset of leases that an incarnation holds, scored by absolute deadline, ms; empty sets vanish."""
         return self._key(shard, "held", incarnation)

@@ -45,8 +45,8 @@ __all__ = ["Scripts"]
 
 
 _NAMES = (
-    "adopt advance bury cancel commit create_run decline emit extend finish leave load_run lose publish_spec redispatch "
-    "refuse_run register renew reserve restore resume revive ring stash sweep"
+    "adopt advance bury cache_look cache_store cancel commit create_run decline emit extend finish leave load_run lose "
+    "publish_spec redispatch refuse_run register renew reserve restore resume revive ring stash sweep"
 )
 
 #: What emit.lua replies.
@@ -755,6 +755,22 @@ class Scripts:
         """Store payloads of a running attempt, `<field>.<number>` from the first number on. False if the lease is lost."""
         keys = self.keyspace.run(claim.run_id)
         reply = await self._call("stash", [keys.attempts, keys.payloads], claim.nonce, field, first, *payloads)
+        return bool(reply[0] == 1)
+
+    async def cache_look(self, key: str, lease: str, lease_ms: int) -> tuple[bytes, bytes] | int | None:
+        """Look a result up: (value, context); or how long somebody else still makes it, ms; None: it is the caller's to make."""
+        reply = await self._call("cache_look", [self.keyspace.cache(key)], lease, lease_ms)
+        match reply[0]:
+            case 1:
+                return reply[1], reply[2]
+            case 0:
+                return int(reply[1])
+            case _:
+                return None
+
+    async def cache_store(self, key: str, lease: str, value: bytes, context: bytes, ttl_ms: int) -> bool:
+        """Keep what was made, or give up the right to make it (b""). False if the right is somebody else's."""
+        reply = await self._call("cache_store", [self.keyspace.cache(key)], lease, value, context, ttl_ms)
         return bool(reply[0] == 1)
 
     async def publish_spec(self, name: str, spec_hash: str, spec: bytes, version: str = "") -> bool:

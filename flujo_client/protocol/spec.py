@@ -24,6 +24,7 @@ __all__ = [
     "LATEST",
     "SPEC_VERSION",
     "BackgroundSpec",
+    "CacheSpec",
     "CompositeSpec",
     "ConditionalSpec",
     "HitlSpec",
@@ -262,6 +263,36 @@ class BackgroundSpec(_Composite):
         return {}
 
 
+class CacheSpec(_Composite):
+    """A body whose successful results are kept."""
+
+    kind: Literal["cache"] = "cache"
+    body: SequenceSpec
+    read: str | None = Field(None, description="(key) -> entry or None, of the user's own cache; None: Redis")
+    write: str | None = Field(None, description="(key, entry, seconds)")
+    ttl_ms: int = Field(gt=0)
+    lease_ms: int = Field(gt=0, description="how long one run may make what others wait for")
+
+    @cached_property
+    def definition(self) -> str:
+        """What the body is, as a hash."""
+        return hashlib.sha256(self.body.model_dump_json().encode()).hexdigest()[:32]
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: the body."""
+        return (self.body,)[index]
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return (self.body,)
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`."""
+        if control == "lookup":
+            return _given(read=self.read)
+        return _given(write=self.write) if control == "store" else {}
+
+
 class SubPipelineSpec(_Composite):
     """A pipeline as one node, on the context around it or on one of its own."""
 
@@ -297,7 +328,15 @@ def _given(**references: str | None) -> dict[str, str]:
 
 
 CompositeSpec = (
-    ParallelSpec | LoopSpec | ConditionalSpec | MachineSpec | MapSpec | RouterSpec | BackgroundSpec | SubPipelineSpec
+    ParallelSpec
+    | LoopSpec
+    | ConditionalSpec
+    | MachineSpec
+    | MapSpec
+    | RouterSpec
+    | BackgroundSpec
+    | CacheSpec
+    | SubPipelineSpec
 )
 LeafSpec = StepSpec | HitlSpec
 NodeSpec = Annotated[LeafSpec | SequenceSpec | CompositeSpec, Field(discriminator="kind")]

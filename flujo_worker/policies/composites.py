@@ -67,6 +67,7 @@ class ControlSteps:
             model_of=lambda data: StepContext.build([snapshot_of(data)], model, attempt.ref.run_id).model,
             typed=inputs.typed,
             store=self._store_of(attempt),
+            resources=self._registry.resources,
             run_id=attempt.ref.run_id,
         )
         end = await CONTROLS[task.kind, task.control](call)

@@ -27,6 +27,7 @@ class ControlCall:
         model_of: Makes the context's model of data. Raises `ContextError` if it does not fit.
         typed: Makes what a step's function reference returned, and was stored as JSON, what the step declares again.
         store: For what it stores beside its output.
+        resources: Of the worker.
         run_id: Of the run.
         functions: The user's, by role.
         in_thread: Calls a sync function in a thread.
@@ -44,6 +45,7 @@ class ControlCall:
     model_of: Callable[[ContextData], Any]
     typed: Callable[[str, Any], Any]
     store: ControlStore
+    resources: Any
     run_id: str
 
     async def call(self, role: str, *arguments: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Final
 
 from flujo_client.protocol.messages import LAUNCH
 from flujo_worker.policies.background import launch
+from flujo_worker.policies.cache import give_up_lookup, look_up, store_result
 from flujo_worker.policies.conditional import choose_branch, map_output
 from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.hitl import ask, take_answer
@@ -34,6 +35,9 @@ CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[Contr
     ("map", "gather"): gather_items,
     ("router", "pick"): pick_branches,
     ("background", LAUNCH): launch,
+    ("cache", "lookup"): look_up,
+    ("cache", "store"): store_result,
+    ("cache", "release"): give_up_lookup,
     ("pipeline", "enter"): open_context,
     ("pipeline", "result"): make_result,
 }

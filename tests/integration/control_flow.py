@@ -13,6 +13,7 @@ from flujo_client import (
     StateMachineStep,
     Step,
     StepResult,
+    StepRun,
     step,
 )
 
@@ -284,3 +285,12 @@ routed = Pipeline(
     name="routed",
 )
 launching = Pipeline([behind, tally], name="launching")
+
+
+@step
+async def costly(draft: Draft, *, run: StepRun) -> Draft:
+    run.usage.add(tokens=10)
+    return draft.model_copy(update={"score": draft.score + 1})
+
+
+kept = Pipeline([Step.cached(costly), judge], name="kept")

@@ -17,6 +17,7 @@ from tests.integration.control_flow import (
     apart,
     backed,
     doubtful,
+    kept,
     launching,
     layered,
     lenient,
@@ -46,6 +47,10 @@ class Modes:
             options["settings"] = self._fleet.settings()
         async with Flujo(pipeline, **options) as flujo:
             return await flujo.run_async(value)
+
+    @property
+    def queued(self) -> bool:
+        return self._fleet is not None
 
     async def iterate(self, pipeline: Pipeline, value: Any, **options: Any) -> AsyncIterator[Any]:
         if self._fleet is not None:
@@ -191,3 +196,13 @@ async def test_a_background_step_is_told_of_and_ends_before_its_run(modes: Modes
     assert (first.metadata_["background_task_id"], first.output) == (launched.task_id, number)
     assert first.step_history[0].output == (2000 if number > 0 else None)
     assert ("background_error" in first.metadata_) == (number < 0)
+
+
+async def test_a_cached_step_is_paid_for_once_by_all_workers(modes: Modes) -> None:
+    if modes.queued:
+        results = [await modes.run(kept, {"text": "x", "score": 4}) for _ in range(3)]
+        assert [result.total_tokens for result in results] == [10, 0, 0]
+        assert [result.step_history[0].metadata_["cache_hit"] for result in results] == [False, True, True]
+        assert all(Draft.model_validate(result.output, from_attributes=True).score == 10 for result in results)
+    else:
+        assert (await modes.run(kept, {"text": "x", "score": 4})).total_tokens == 10

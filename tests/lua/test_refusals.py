@@ -96,6 +96,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "adopt: not the owner": (lambda s, c: s.adopt("r1", "m1", "m2"), False),
     "emit: stranger's claim": (lambda s, c: s.emit(new_claim(), 1, b"jx", 1000), Emission.LOST),
     "stash: stranger's claim": (lambda s, c: s.stash(new_claim(), "out:0!items", 0, [b"j1"]), False),
+    "cache_store: nobody's right": (lambda s, c: s.cache_store("k", "r1 0", b"j1", b"", 1000), False),
     "decline: leased": (lambda s, c: s.decline("r1 0 1 q", "0", 1, "s"), None),
     "decline: another attempt": (lambda s, c: s.decline("r1 1 2 q", "1", 2, "s"), None),
     "redispatch: leased": (lambda s, c: s.redispatch("r1 0 1 q", 1, 1000), False),

@@ -6,6 +6,7 @@ from typing import Final
 
 from flujo_client.execution.graph import Kinds
 from flujo_client.execution.kinds.background import BackgroundKind
+from flujo_client.execution.kinds.cache import CacheKind
 from flujo_client.execution.kinds.conditional import ConditionalKind
 from flujo_client.execution.kinds.hitl import HitlKind
 from flujo_client.execution.kinds.loop import LoopKind
@@ -30,5 +31,6 @@ KINDS: Final[Kinds] = {
     "map": MapKind(),
     "router": RouterKind(),
     "background": BackgroundKind(),
+    "cache": CacheKind(),
     "pipeline": SubPipelineKind(),
 }
