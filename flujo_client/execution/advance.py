@@ -14,7 +14,7 @@ from flujo_client.execution.dead_letters import give_up, revive
 from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.kinds.table import KINDS
-from flujo_client.execution.paths import control_of, node_of
+from flujo_client.execution.paths import control_of, node_of, parent_of
 from flujo_client.execution.pauses import ask_human, leaves_state, receive_answer
 from flujo_client.execution.retry import after_failure, after_loss
 from flujo_client.protocol.messages import Event, EventKind
@@ -240,7 +240,17 @@ def _breach(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> None
     state = draft.state(path)
     if state.status is not NodeStatus.SUCCEEDED:
         draft.update(path, status=NodeStatus.FAILED, error=error)
+    _fail_around(draft, path, error)
     draft.end(RunStatus.FAILED, error)
+
+
+def _fail_around(draft: Draft, path: str, error: dict[str, Any]) -> None:
+    """The composites around a step fail with it, so that the result shows what they had done."""
+    at = node_of(path)
+    while at != "root":
+        if draft.state(at).status is NodeStatus.RUNNING:
+            draft.update(at, status=NodeStatus.FAILED, error=error)
+        at = parent_of(at)[0]
 
 
 def _story(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> str:

@@ -122,6 +122,16 @@ class TestLoop:
 
         assert _history(run)[0]["metadata_"] == {"iterations": 0, "exit_reason": "initial_input_mapper_error"}
 
+    def test_a_budget_that_cannot_pay_ends_the_loop_that_has_done_what_it_could(self) -> None:
+        run = Replay(loop(parallel(step("x"))), limits={"tokens": 5})
+
+        run.happen(EventKind.REFUSED, "0.0.0.0.0", account="root", meter="tokens", asked="6", free="5")
+
+        result = _history(run)[0]
+        assert run.status is RunStatus.FAILED
+        assert result["metadata_"] == {"iterations": 1, "exit_reason": "quota_limit_exceeded"}
+        assert result["feedback"] == "Token limit of 5 exceeded"
+
     def test_the_context_of_an_iteration_becomes_that_of_the_loop_when_it_succeeds(self) -> None:
         run = Replay(loop(step("x", uses_context=True)), step("after", uses_context=True), has_context=True)
         assert task_of(run.last).context == ("ctx:root",)

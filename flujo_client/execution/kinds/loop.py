@@ -101,6 +101,8 @@ class LoopKind(Composite):
         }
 
     def _failure(self, graph: RunGraph, path: str) -> str:
+        if (graph.state(path).error or {}).get("type") == "UsageLimitExceededError":
+            return "quota_limit_exceeded"
         if self.control_story(graph, path, "enter") is not None:
             return "initial_input_mapper_error"
         return "exit_condition_error" if self._control_feedback(graph, path) else "body_step_error"
