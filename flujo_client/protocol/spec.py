@@ -80,6 +80,24 @@ class _Composite(SpecModel, ABC):
         """The user's functions that a control step calls: references by role."""
 
 
+class _OneBody(_Composite):
+    """A composite with one body, however often it runs."""
+
+    body: SequenceSpec
+
+    def child(self, index: int) -> NodeSpec:
+        """See `_Composite.child`: the body, for every index that is opened."""
+        return self.body
+
+    def parts(self) -> tuple[NodeSpec, ...]:
+        """See `_Composite.parts`."""
+        return (self.body,)
+
+    def roles(self, control: str) -> dict[str, str]:
+        """See `_Composite.roles`: none, unless it has functions of its own."""
+        return {}
+
+
 class ParallelSpec(_Composite):
     """Branches at once, each with the same input and a share of the budget; the output is {branch: output}."""
 
@@ -112,24 +130,15 @@ class ParallelSpec(_Composite):
         return _given(merge=self.merge_function, reduce=self.reduce) if control == "merge" else {}
 
 
-class LoopSpec(_Composite):
+class LoopSpec(_OneBody):
     """A body, again and again until a condition holds; each iteration gets the output of the one before."""
 
     kind: Literal["loop"] = "loop"
-    body: SequenceSpec
     max_loops: int = Field(ge=1)
     exit_condition: str = Field(description="(last output, context) -> whether to stop")
     initial_mapper: str | None = Field(None, description="(input, context) -> input of the first iteration")
     iteration_mapper: str | None = Field(None, description="(output, context, iterations done) -> input of the next")
     output_mapper: str | None = Field(None, description="(last output, context) -> output of the loop")
-
-    def child(self, index: int) -> NodeSpec:
-        """See `_Composite.child`: an iteration."""
-        return self.body
-
-    def parts(self) -> tuple[NodeSpec, ...]:
-        """See `_Composite.parts`."""
-        return (self.body,)
 
     def roles(self, control: str) -> dict[str, str]:
         """See `_Composite.roles`."""
@@ -200,28 +209,15 @@ class MachineSpec(_Composite):
         return _given(**{f"when{place}": transition.when for place, transition in enumerate(self.transitions)})
 
 
-class MapSpec(_Composite):
+class MapSpec(_OneBody):
     """A body for each item of a list, some at a time; the output is the list of what they gave."""
 
     kind: Literal["map"] = "map"
-    body: SequenceSpec
     iterable_input: str | None = Field(None, description="field of the context that has the items; None: the input")
     max_concurrency: int = Field(ge=1, description="items at once")
     on_item_failure: Literal["fail", "none", "skip"] = "fail"
     merge: Literal["no_merge", "overwrite", "context_update", "error_on_conflict", "keep_first"] = "context_update"
     merge_numbers: Literal["sum", "max", "conflict"] = "sum"
-
-    def child(self, index: int) -> NodeSpec:
-        """See `_Composite.child`: an item's body."""
-        return self.body
-
-    def parts(self) -> tuple[NodeSpec, ...]:
-        """See `_Composite.parts`."""
-        return (self.body,)
-
-    def roles(self, control: str) -> dict[str, str]:
-        """See `_Composite.roles`."""
-        return {}
 
 
 class RouterSpec(_Composite):
@@ -244,30 +240,16 @@ class RouterSpec(_Composite):
         return {}
 
 
-class BackgroundSpec(_Composite):
+class BackgroundSpec(_OneBody):
     """A body that runs beside what follows; the output is the input."""
 
     kind: Literal["background"] = "background"
-    body: SequenceSpec
-
-    def child(self, index: int) -> NodeSpec:
-        """See `_Composite.child`: the body."""
-        return (self.body,)[index]
-
-    def parts(self) -> tuple[NodeSpec, ...]:
-        """See `_Composite.parts`."""
-        return (self.body,)
-
-    def roles(self, control: str) -> dict[str, str]:
-        """See `_Composite.roles`."""
-        return {}
 
 
-class CacheSpec(_Composite):
+class CacheSpec(_OneBody):
     """A body whose successful results are kept."""
 
     kind: Literal["cache"] = "cache"
-    body: SequenceSpec
     read: str | None = Field(None, description="(key) -> entry or None, of the user's own cache; None: Redis")
     write: str | None = Field(None, description="(key, entry, seconds)")
     ttl_ms: int = Field(gt=0)
@@ -278,14 +260,6 @@ class CacheSpec(_Composite):
         """What the body is, as a hash."""
         return hashlib.sha256(self.body.model_dump_json().encode()).hexdigest()[:32]
 
-    def child(self, index: int) -> NodeSpec:
-        """See `_Composite.child`: the body."""
-        return (self.body,)[index]
-
-    def parts(self) -> tuple[NodeSpec, ...]:
-        """See `_Composite.parts`."""
-        return (self.body,)
-
     def roles(self, control: str) -> dict[str, str]:
         """See `_Composite.roles`."""
         if control == "lookup":
@@ -293,11 +267,10 @@ class CacheSpec(_Composite):
         return _given(write=self.write) if control == "store" else {}
 
 
-class SubPipelineSpec(_Composite):
+class SubPipelineSpec(_OneBody):
     """A pipeline as one node, on the context around it or on one of its own."""
 
     kind: Literal["pipeline"] = "pipeline"
-    body: SequenceSpec
     inherit_context: bool = Field(
         True, description="whether the body starts with the context around it, and changes it"
     )
@@ -309,14 +282,6 @@ class SubPipelineSpec(_Composite):
     def opens_context(self) -> bool:
         """Whether the body's context is made by a control step, and not just inherited."""
         return self.context_model is not None
-
-    def child(self, index: int) -> NodeSpec:
-        """See `_Composite.child`: the body."""
-        return (self.body,)[index]
-
-    def parts(self) -> tuple[NodeSpec, ...]:
-        """See `_Composite.parts`."""
-        return (self.body,)
 
     def roles(self, control: str) -> dict[str, str]:
         """See `_Composite.roles`: the model of the context, which is called with its fields."""
