@@ -1,4 +1,4 @@
-# The words of the project: make demo, make test, make check, make bench, make faults.
+# The words of the project: make demo, make test, make check, make bench, make faults, make soak.
 # Everything runs from .venv, which is made when it is missing and left alone when it is up to date.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.demo
 DEV_STAMP := $(VENV)/.dev
 
-.PHONY: setup demo test check bench docs faults simulate clean
+.PHONY: setup demo test check bench docs faults simulate soak clean
 
 setup: $(DEV_STAMP)
 
@@ -48,6 +48,12 @@ docs: $(DEV_STAMP)
 
 simulate: $(DEV_STAMP)
 	TEST_SCHEDULES=$(or $(SCHEDULES),10000) $(BIN)/pytest tests/simulation
+
+# make soak EXAMPLES=5000 SEEDS=200: budgets against their model, and by real workers; results are appended with the commit
+soak: $(DEV_STAMP)
+	FLUJO_SOAK_EXAMPLES=$(or $(EXAMPLES),2000) FLUJO_SOAK_SEEDS=$(or $(SEEDS),50) FLUJO_SOAK_RESULTS=benchmarks/budget_soak.jsonl \
+	FLUJO_SOAK_COMMIT=$$(git rev-parse --short HEAD) \
+	$(BIN)/pytest tests/integration/test_budget_model.py tests/integration/test_budget_storm.py
 
 clean:
 	rm -rf site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo

@@ -37,6 +37,8 @@ class ParallelStep(Composite):
             annotated as a mapping, their outputs by name; and the merged context, if it takes two arguments. It may be
             async, and may return a `StepResult`. The list that it gets answers to branches' names with their outputs.
         max_concurrency: Branches at once; the others begin as these end. None: all.
+        split: How the budget that is free is shared out: `even`; weights by branch, whole numbers; or `strict`, even shares
+            beyond which a branch gets nothing, whatever its siblings leave.
         ignore_branch_names: Accepted for existing code: merges never take a branch's name for that of a field.
 
     Merge and reducer run on a worker, as one queued control step. With no branches the step fails when it runs.
@@ -52,6 +54,7 @@ class ParallelStep(Composite):
     on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE
     reduce: Callable[..., Any] | None = None
     max_concurrency: int | None = Field(None, ge=1)
+    split: Literal["even", "strict"] | dict[str, int] = "even"
     ignore_branch_names: bool = False
 
     @field_validator("branches", mode="before")
@@ -69,6 +72,8 @@ class ParallelStep(Composite):
             raise ValueError(
                 f"Parallel step '{self.name}': field_mapping names no branches of it: {', '.join(unknown)}."
             )
+        if isinstance(self.split, dict) and (self.split.keys() != self.branches.keys() or min(self.split.values()) < 1):
+            raise ValueError(f"Parallel step '{self.name}': split must give each branch a weight of 1 or more.")
         return self
 
     @property
@@ -102,4 +107,6 @@ class ParallelStep(Composite):
             context_include_keys=None if self.context_include_keys is None else tuple(self.context_include_keys),
             reduce=self.reference("reduce"),
             max_concurrency=self.max_concurrency,
+            split="weights" if isinstance(self.split, dict) else self.split,
+            weights=tuple(self.split[name] for name in self.branches) if isinstance(self.split, dict) else (),
         )

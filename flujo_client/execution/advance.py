@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flujo_client.execution.breach import end_over_budget
 from flujo_client.execution.dead_letters import give_up, revive
 from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.kinds.table import KINDS
-from flujo_client.execution.paths import control_of, node_of, parent_of
+from flujo_client.execution.paths import control_of, node_of
 from flujo_client.execution.pauses import ask_human, leaves_state, receive_answer
 from flujo_client.execution.retry import after_failure, after_loss
 from flujo_client.protocol.messages import Event, EventKind
-from flujo_client.protocol.quota import COST, parse_amounts, to_usd
+from flujo_client.protocol.quota import parse_amounts
 from flujo_client.protocol.results import RunStatus
 
 __all__ = ["advance"]
@@ -56,7 +57,7 @@ def _on_succeeded(draft: Draft, event: Event) -> None:
         _record_attempt(draft, event, status=NodeStatus.SUCCEEDED)
         _take_context(draft, event)
     if event.fields.get("overrun"):
-        _breach(draft, event.path, _first_meter(event.fields["overrun"]), event.fields)
+        end_over_budget(draft, event.path, event.fields)
         return
     if control_of(event.path)[0]:
         composite = node_of(event.path)
@@ -76,7 +77,7 @@ def _on_failed(draft: Draft, event: Event) -> None:
         )
         _take_context(draft, event)
     if event.fields.get("overrun"):
-        _breach(draft, event.path, _first_meter(event.fields["overrun"]), event.fields)
+        end_over_budget(draft, event.path, event.fields)
         return
     if data.get("fatal"):
         draft.update(event.path, status=NodeStatus.FAILED)
@@ -105,7 +106,7 @@ def _on_paused(draft: Draft, event: Event) -> None:
     _record_attempt(draft, event)
     _take_context(draft, event)
     if event.fields.get("overrun"):
-        _breach(draft, event.path, _first_meter(event.fields["overrun"]), event.fields)
+        end_over_budget(draft, event.path, event.fields)
     else:
         ask_human(draft, event)
 
@@ -139,7 +140,7 @@ def _on_revived(draft: Draft, event: Event) -> None:
 
 def _on_refused(draft: Draft, event: Event) -> None:
     if draft.state(event.path).attempt == event.attempt:
-        _breach(draft, event.path, event.fields["meter"], event.fields)
+        end_over_budget(draft, event.path, event.fields)
 
 
 def _on_lost(draft: Draft, event: Event) -> None:
@@ -214,55 +215,6 @@ def _record_attempt(draft: Draft, event: Event, **changes: Any) -> NodeState:
     for meter, amount in parse_amounts(event.fields.get("usage", "")).items():
         usage[meter] = usage.get(meter, 0) + amount
     return draft.update(event.path, usage=usage, latency_ms=int(event.data.get("latency_ms", 0)), **changes)
-
-
-def _first_meter(overrun: str) -> str:
-    """The meter to name: cost, where several are over."""
-    return min(parse_amounts(overrun), key=lambda meter: (meter != COST, meter))
-
-
-def _breach(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> None:
-    """The budget could not pay: the run ends, with the limit's own words."""
-    limits = draft.run.limits
-    if meter == COST:
-        message = f"Cost limit of ${to_usd(limits[meter]):g} exceeded"
-    elif meter == "tokens":
-        message = f"Token limit of {limits[meter]} exceeded"
-    else:
-        message = f"Limit of {limits[meter]} {meter} exceeded"
-    details = {key: fields[key] for key in ("account", "meter", "asked", "free", "overrun") if key in fields}
-    error: dict[str, Any] = {
-        "type": "UsageLimitExceededError",
-        "message": message,
-        "data": {"run_id": draft.run.run_id, "path": path, **details},
-        "suggestion": _story(draft, path, meter, fields),
-    }
-    state = draft.state(path)
-    if state.status is not NodeStatus.SUCCEEDED:
-        draft.update(path, status=NodeStatus.FAILED, error=error)
-    _fail_around(draft, path, error)
-    draft.end(RunStatus.FAILED, error)
-
-
-def _fail_around(draft: Draft, path: str, error: dict[str, Any]) -> None:
-    """The composites around a step fail with it, so that the result shows what they had done."""
-    at = node_of(path)
-    while at != "root":
-        if draft.state(at).status is NodeStatus.RUNNING:
-            draft.update(at, status=NodeStatus.FAILED, error=error)
-        at = parent_of(at)[0]
-
-
-def _story(draft: Draft, path: str, meter: str, fields: dict[str, str]) -> str:
-    """Which step met the limit, and by how much."""
-    place = f"(run {draft.run.run_id}, step '{draft.name(path)}' at {path}: "
-    if "asked" in fields:
-        asked = f"it asked for {fields['asked']} {meter}, and account {fields['account']} could get {fields['free']})"
-        return f"{place}{asked} Raise the run's usage_limits, or lower what the step expects to use."
-    over = f"it used {parse_amounts(fields['overrun'])[meter]} {meter} more than its budget had)"
-    return (
-        f"{place}{over} Raise the run's usage_limits, or what the step expects, so that it is refused before it starts."
-    )
 
 
 def _placed(draft: Draft, path: str, error: dict[str, Any]) -> dict[str, Any]:

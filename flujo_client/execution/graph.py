@@ -17,6 +17,7 @@ from flujo_client.protocol.spec import (
     HitlSpec,
     LeafSpec,
     NodeSpec,
+    ParallelSpec,
     PipelineSpec,
     RetrySpec,
     SequenceSpec,
@@ -192,8 +193,15 @@ class RunGraph:
         return (*(at for at, parent in self._above(path) if parent.splits), "root")
 
     def chain(self, path: str) -> tuple[str, ...]:
-        """The accounts as scripts read them: `id`, or `id=` for one that draws on nobody."""
-        return self.accounts(path)
+        """The accounts as scripts read them: `id=` draws on nobody, `id~meter=amount,...` is a step's own limit."""
+        words = []
+        for account in self.accounts(path):
+            node = None if account == "root" else self.spec.node(parent_of(account)[0])
+            words.append(f"{account}=" if isinstance(node, ParallelSpec) and node.split == "strict" else account)
+        leaf = self.spec.node(node_of(path))
+        if isinstance(leaf, StepSpec) and leaf.usage_limits:
+            words.insert(0, f"{path}~{','.join(f'{meter}={most}' for meter, most in leaf.usage_limits.items())}")
+        return tuple(words)
 
     def scope(self, path: str) -> str:
         """The branch, the iteration, or the root, whose context a node reads and writes."""
@@ -230,7 +238,8 @@ class RunGraph:
         parts = []
         for index, label in kind.children(self, path, node):
             child = child_of(path, index)
-            if self.needed(child).status.ended or isinstance(self.spec.node(child), SequenceSpec):
+            state = self.needed(child)
+            if state.status.ended or isinstance(self.spec.node(child), SequenceSpec):
                 part = self.results(child)
                 parts.append(part if label is None else {**part, "name": label})
         return kind.result(self, path, node, parts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Self
@@ -33,6 +33,7 @@ __all__ = [
     "add_amounts",
     "amounts_text",
     "parse_amounts",
+    "share_by_weights",
     "share_evenly",
     "to_nano_usd",
     "to_usd",
@@ -110,16 +111,27 @@ def add_amounts(used: Amounts, more: Amounts) -> Amounts:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One meter of a split: `remainder` of the shares are `base` + 1, those of the lowest indices; the rest `base`."""
+    """One meter of a split: `remainder` of the shares are `base` + 1, those of the lowest indices; the rest `base`.
+
+    Attributes:
+        parts: The shares one by one, where they are weighted.
+    """
 
     total: int
     count: int
     base: int
     remainder: int
+    parts: tuple[int, ...] = ()
+
+    def of(self, index: int) -> int:
+        """The share of one."""
+        return self.parts[index] if self.parts else self.base + (index < self.remainder)
 
     @property
     def text(self) -> str:
         """As the scripts read it."""
+        if self.parts:
+            return " ".join(("w", *map(str, self.parts)))
         return f"{self.count} {self.base} {self.remainder}"
 
 
@@ -133,6 +145,19 @@ def share_evenly(total: int, count: int) -> Share:
         raise ValueError(f"cannot split into {count} shares")
     base, remainder = divmod(total, count)
     return Share(total, count, base, remainder)
+
+
+def share_by_weights(total: int, weights: Sequence[int]) -> Share:
+    """Split an amount in proportion to weights; what does not divide goes to the lowest indices, one each.
+
+    Raises:
+        ValueError: There are no weights, or one is not positive.
+    """
+    if not weights or min(weights) < 1:
+        raise ValueError(f"cannot split by the weights {list(weights)}")
+    parts = [total * weight // sum(weights) for weight in weights]
+    left = total - sum(parts)
+    return Share(total, len(parts), 0, 0, tuple(part + (index < left) for index, part in enumerate(parts)))
 
 
 class UsageLimits(BaseModel):
@@ -256,28 +281,21 @@ class Quota:
             for meter, number in amounts.items():
                 self._take(meter, -number)
 
-    def split(self, count: int) -> list[Quota]:
-        """Hand everything to `count` new quotas in equal shares, the remainder to the lowest indices.
+    def split(self, count: int, weights: Sequence[int] = ()) -> list[Quota]:
+        """Hand everything to `count` new quotas, in equal shares or by weights; the remainder to the lowest indices.
 
         Unlimited meters stay unlimited on both sides. Twice: the second split hands out zeros.
 
         Raises:
-            ValueError: `count` is not positive.
+            ValueError: `count` is not positive, or there is not a positive weight for each.
         """
+        if count <= 0 or len(weights) not in (0, count):
+            raise ValueError(f"cannot split into {count} shares")
         with self._lock:
-            shares = {
-                meter: None if left is None else share_evenly(left, count) for meter, left in self._remaining.items()
-            }
-            if count <= 0:
-                raise ValueError(f"cannot split into {count} shares")
+            shares = {meter: _share(left, count, weights) for meter, left in self._remaining.items()}
             self._remaining = {meter: None if share is None else 0 for meter, share in shares.items()}
         return [
-            Quota.of(
-                {
-                    meter: None if share is None else share.base + (index < share.remainder)
-                    for meter, share in shares.items()
-                }
-            )
+            Quota.of({meter: None if share is None else share.of(index) for meter, share in shares.items()})
             for index in range(count)
         ]
 
@@ -295,6 +313,12 @@ class Quota:
 
     def __reduce__(self) -> Any:
         raise TypeError("a Quota stays in the process that holds it")
+
+
+def _share(left: int | None, count: int, weights: Sequence[int]) -> Share | None:
+    if left is None:
+        return None
+    return share_by_weights(left, weights) if weights else share_evenly(left, count)
 
 
 def _amounts(amount: UsageEstimate | Mapping[str, int]) -> Amounts:

@@ -116,6 +116,8 @@ class ParallelSpec(_Composite):
         None, description="(results or outputs of the branches[, context]) -> output of the node"
     )
     max_concurrency: int | None = Field(None, ge=1, description="branches at once; None for all")
+    split: Literal["even", "weights", "strict"] = Field("even", description="strict: a share is all that a branch gets")
+    weights: tuple[int, ...] = Field((), description="of the branches, in declared order")
 
     def child(self, index: int) -> NodeSpec:
         """See `_Composite.child`: a branch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 from flujo_client import Pipeline, Step, StepRun, step
 from tests.integration.pipelines import ledger
@@ -18,3 +19,20 @@ async def greedy(value: int, run: StepRun) -> int:
 
 
 crowd = Pipeline([Step.parallel("crowd", {f"b{index}": greedy for index in range(6)})], name="crowd")
+
+#: Most that one `spend` uses, and what it asks for.
+MOST = 20
+
+
+@step(expected_tokens=MOST, max_retries=0, timeout_s=20)
+async def spend(value: int, run: StepRun) -> int:
+    """A provider call: the bill is written outside Redis; what it costs depends on where and when it is made."""
+    tokens = zlib.crc32(f"{run.run_id}/{run.path}/{run.attempt}".encode()) % (MOST + 1)
+    await asyncio.sleep(0.03)
+    ledger("bill", run, tokens=tokens)
+    run.usage.add(tokens=tokens)
+    await asyncio.sleep(0.03)
+    return tokens
+
+
+storm = Pipeline([Step.parallel("storm", {f"b{index}": spend for index in range(100)})], name="storm")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import json
+from typing import Any, cast
 
 import pytest
+import redis
+from typer.testing import CliRunner
 
 from flujo_client import AsyncFlujoClient, Flujo, RunStatus, UsageLimitExceededError, UsageLimits
+from flujo_client.cli.main import app
+from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import EventKind
 from tests.integration.budgets import crowd
 from tests.integration.conftest import Fleet
@@ -53,3 +59,27 @@ async def test_who_waited_holds_no_worker_and_its_events_say_so(fleet: Fleet, cl
     assert len(blocked) >= 3  # shares are 16: nobody can pay before the last of six is stuck
     assert sorted(woken) == sorted({*blocked, *woken})
     assert len([event for event in events if event.kind is EventKind.SUCCEEDED]) == 6
+
+
+def test_an_audit_finds_what_was_changed_and_nothing_else(fleet: Fleet) -> None:
+    async def run_one() -> None:
+        async with AsyncFlujoClient(settings=fleet.settings()) as client:
+            await fleet.published(client, "crowd")
+            run = await client.submit("crowd", 1, run_id="audited", usage_limits=UsageLimits(total_tokens_limit=100))
+            await run.result(timeout_s=60)
+
+    asyncio.run(run_one())
+    environment = {"FLUJO_URL": fleet.url}
+
+    clean = CliRunner().invoke(app, ["audit", "--json"], env=environment)
+    document = json.loads(clean.stdout.splitlines()[-1])
+    assert (clean.exit_code, document["differences"]) == (0, [])
+    assert document["runs"] >= 1
+    with redis.Redis.from_url(fleet.url) as store:
+        key = Keyspace("flujo").run("audited").accounts
+        row = cast("bytes", store.hget(key, "0.0|tokens")).split()
+        store.hset(key, "0.0|tokens", b" ".join([*row[:2], b"%d" % (int(row[2]) + 1), *row[3:]]))
+    changed = CliRunner().invoke(app, ["audit", "audited"], env=environment)
+
+    assert changed.exit_code == 1
+    assert "audited account 0.0: tokens spent is 11 and should be 10" in changed.stdout

@@ -97,6 +97,24 @@ def test_split_into_nothing_is_refused(count: int) -> None:
     assert quota.get_remaining() == (1.0, 10)
 
 
+def test_split_by_weights_hands_out_everything_and_keeps_what_is_unlimited() -> None:
+    quota = Quota(math.inf, 101)
+
+    children = quota.split(3, weights=(5, 3, 2))
+
+    assert [child.get_remaining() for child in children] == [(math.inf, 51), (math.inf, 30), (math.inf, 20)]
+    assert quota.get_remaining() == (math.inf, 0)
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, 0), (1, 1, 1)])
+def test_split_needs_a_positive_weight_for_each(weights: tuple[int, ...]) -> None:
+    quota = Quota(1.0, 10)
+
+    with pytest.raises(ValueError, match="cannot split"):
+        quota.split(2, weights)
+    assert quota.get_remaining() == (1.0, 10)
+
+
 def test_split_of_an_unlimited_quota_into_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot split"):
         Quota.of({}).split(0)

@@ -29,6 +29,10 @@ class Join(Composite):
         """Into how many the budget is split."""
         return len(self.order(graph, path, node))
 
+    def weights(self, node: Any) -> tuple[int, ...]:
+        """Of the children's shares; none: they are equal."""
+        return ()
+
     def opens_more(self, draft: Draft, path: str, node: Any) -> bool:
         """Whether children that have not begun still may."""
         return True
@@ -51,7 +55,7 @@ class Join(Composite):
         """Split the budget, once."""
         draft.update(path, split=True, pending=len(self.order(draft, path, node)))
         if shares := self.shares(draft, path, node):
-            _split_budget(draft, path, shares)
+            _split_budget(draft, path, shares, self.weights(node))
 
     def go_on(self, draft: Draft, path: str, node: Any) -> None:
         """Open as many children as may run, in slices if one script call cannot journal them. Join if all have ended."""
@@ -103,23 +107,23 @@ def end_branch(draft: Draft, path: str, index: int) -> None:
     """A child has ended, or never begins: what its account has left goes back."""
     branch = child_of(path, index)
     chain = draft.accounts(branch)
-    draft.branch_ends.append(BranchEnd(chain))
+    draft.branch_ends.append(BranchEnd(draft.chain(branch)))
     above = draft.free.setdefault(chain[1], {})
     for meter, amount in draft.free.pop(branch, {}).items():
         above[meter] = above.get(meter, 0) + amount
 
 
-def _split_budget(draft: Draft, path: str, count: int) -> None:
+def _split_budget(draft: Draft, path: str, count: int, weights: tuple[int, ...]) -> None:
     """Share out what the enclosing account has free; advance.lua refuses it if the account has moved."""
     chain = draft.accounts(path)
     free = draft.free.get(chain[0], {})
     draft.free[chain[0]] = {meter: 0 for meter in free}
-    shares = [share.remaining() for share in Quota.of(free).split(count)]
+    shares = [share.remaining() for share in Quota.of(free).split(count, weights)]
     for meter, total in free.items():
         amounts = [share[meter] or 0 for share in shares]
         base = amounts[-1]
-        draft.splits.append(
-            Split(path, chain, meter, Share(total, count, base, sum(amount > base for amount in amounts)))
-        )
+        even = Share(total, count, base, sum(amount > base for amount in amounts))
+        share = Share(total, count, 0, 0, tuple(amounts)) if weights else even
+        draft.splits.append(Split(path, chain, meter, share))
         for index, amount in enumerate(amounts):
             draft.free.setdefault(child_of(path, index), {})[meter] = amount

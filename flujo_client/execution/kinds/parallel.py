@@ -65,6 +65,10 @@ class ParallelKind(Join):
         """One for each branch, picked or not: a branch's share is found by its index."""
         return len(node.names)
 
+    def weights(self, node: ParallelSpec) -> tuple[int, ...]:
+        """See `Join.weights`."""
+        return node.weights
+
     def remember_failure(self, draft: Draft, path: str, index: int, cause: str) -> None:
         """By branch."""
         draft.update(path, failed={**draft.state(path).failed, index: cause})

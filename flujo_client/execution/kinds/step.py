@@ -71,7 +71,20 @@ class StepKind:
             "cost_usd": to_usd(state.usage.get(COST, 0)),
             "output": {"$payload": f"out:{path}"} if succeeded or state.keeps_output else None,
         }
+        if (state.error or {}).get("data", {}).keys() >= {"asked", "free"} and isinstance(node, StepSpec):
+            return _denied(node, result)
         return result if state.original_error is None else _after_fallback(node, state, result)
+
+
+def _denied(node: StepSpec, result: NodeResult) -> NodeResult:
+    """What a step shows that the budget could not pay for: what it would have used."""
+    return {
+        **result,
+        "attempts": 0,
+        "token_counts": node.estimate.get(TOKENS, 0),
+        "cost_usd": to_usd(node.estimate.get(COST, 0)),
+        "metadata_": {**result.get("metadata_", {}), "exit_reason": "quota_reservation_denied"},
+    }
 
 
 def _after_fallback(node: LeafSpec, state: NodeState, result: NodeResult) -> NodeResult:

@@ -2,6 +2,7 @@
 -- What the innermost account could get, caps considered; and the account that sets the limit.
 local function reachable(rows)
   local sum, account = 0, rows[1] and rows[1].account
+  if rows[2] and rows[1].cap then account = rows[2].account end
   for level = 1, rows.top do sum = sum + free(rows[level]) end
   for _, entry in ipairs(rows) do
     if entry.cap and entry.cap - use(entry) < sum then sum, account = entry.cap - use(entry), entry.account end

@@ -16,22 +16,21 @@ end
 
 -- Lets those under an account go on whom its budget now suffices for: who was passed over too often first, then in declared order.
 local function serve(desk, account)
-  local offset, granted, page = 0, nil, nil
+  local granted
   repeat
-    page, granted = under(desk, account, offset, PAGE), 0
-    for _, member in ipairs(page) do
+    granted = false
+    for _, member in ipairs(under(desk, account, PAGE)) do
       local path, first = oldest(desk, account)
       path = first and path or string.match(member, ' (%S+)$')
       local attempt = not desk.left[path] and waiter(desk, path)
       if attempt and desk.ahead < MOST_AHEAD and not shortage(desk, attempt) then
         grant(desk, attempt)
-        granted = granted + 1
+        granted = true
       elseif first and desk.waiting == true then
         return
       end
     end
-    offset = math.max(0, offset + #page - granted)
-  until granted == 0 or #page < PAGE
+  until not granted
 end
 
 local function refuse(desk, attempt)
@@ -52,7 +51,7 @@ local function unstick(desk)
     local chain, level = desk.book.idle[done].chain, desk.book.idle[done].level
     local place, thread = chain[level], life(desk.book, chain[level].id)
     local top = level == #chain or place.strict
-    if thread.running == 0 and (thread.live > 0 or top) and #under(desk, place.id, 0, 1) > 0 then
+    if thread.running == 0 and (thread.live > 0 or top) and #under(desk, place.id, 1) > 0 then
       local above = {text = '', unpack(chain, level)}
       for _, meter in ipairs(words(redis.call('HGET', desk.book.key, 'meters'))) do pool(lineage(desk.book, above, meter), place.id) end
       serve(desk, place.id)
@@ -61,7 +60,7 @@ local function unstick(desk)
         serve(desk, place.id)
       end
       if top and thread.running == 0 then
-        return refuse(desk, waiter(desk, string.match(under(desk, place.id, 0, 1)[1], ' (%S+)$')))
+        return refuse(desk, waiter(desk, string.match(under(desk, place.id, 1)[1], ' (%S+)$')))
       end
     end
   end

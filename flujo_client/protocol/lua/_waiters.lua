@@ -6,10 +6,10 @@ local PAGE = 16  -- waiters that are looked at before budget is left lying
 local MOST_PASSED = 16  -- grants to others before a waiter has the first claim on what it could use
 local MOST_AHEAD = 128  -- estimates reserved ahead of their lease: bounds what one script does
 
-local function under(desk, account, offset, count)
+local function under(desk, account, count)
   local from, to = '[d', '(e'
   if account ~= 'root' then from, to = '[d' .. padded(account) .. ' ', '(d' .. padded(account) .. '/' end
-  return redis.call('ZRANGEBYLEX', desk.waiters, from, to, 'LIMIT', int(offset), int(count))
+  return redis.call('ZRANGEBYLEX', desk.waiters, from, to, 'LIMIT', 0, int(count))
 end
 
 local function members(attempt)

@@ -32,6 +32,7 @@ desk_close(desk)
 for meter, actual in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(actual)) end
 local overrun = table.concat(over, ' ')
 redis.call('ZREM', KEYS[7], table.concat({ARGV[1], path, ARGV[3], nonce}, ' '))
+redis.call('HSET', KEYS[2], claim .. 'used', ARGV[6], claim .. 'overrun', overrun, claim .. 'unknown', '')  -- what an audit adds up
 if phase == 'lost' then
   redis.call('HSET', KEYS[2], claim .. 'phase', 'settled')
   return {0}

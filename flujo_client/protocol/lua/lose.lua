@@ -24,20 +24,24 @@ local final = reason == 'stranger' or reason == 'handed_over'  -- no late bill c
 local usage = final and amounts(left or ARGV[7]) or {}  -- else the late bill brings it, and would charge it twice
 local reserved = amounts(stored[3])
 for meter in pairs(usage) do reserved[meter] = reserved[meter] or 0 end
+local unknown, over = {}, {}
 for meter, held in pairs(reserved) do
   local known = usage[meter] or 0
   local rows = lineage(book, chain, meter)
   if #rows > 0 then
     local kept = held > known and not refunded and held - known or 0
     rows[1].reserved, rows[1].unknown = rows[1].reserved - kept, rows[1].unknown + kept
-    settle(book, chain, meter, 'reserved', held - kept, known)
+    local missing = settle(book, chain, meter, 'reserved', held - kept, known)
+    if kept > 0 then unknown[#unknown + 1] = meter .. '=' .. int(kept) end
+    if missing > 0 then over[#over + 1] = meter .. '=' .. int(missing) end
   end
 end
 
 desk_close(desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[4], dirty = KEYS[5], inbox = KEYS[8],
   waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]}))
 for meter, known in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(known)) end
-redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', final and 'settled' or 'lost')
+redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', final and 'settled' or 'lost', claim .. 'overrun', table.concat(over, ' '),
+  claim .. 'used', final and (left or ARGV[7]) or '', claim .. 'unknown', table.concat(unknown, ' '))
 redis.call('ZREM', KEYS[6], member)
 if redis.call('HGET', KEYS[1], 'gate') ~= 'closed' then  -- after the end nothing follows it in the stream
   append(KEYS[1], KEYS[4], KEYS[5], KEYS[8], ARGV[1], {'kind', 'lost', 'path', path, 'attempt', ARGV[3], 'nonce', ARGV[4],

@@ -12,7 +12,7 @@ local member = table.concat({ARGV[1], path, ARGV[3], ARGV[7]}, ' ')
 local now = now_ms()
 
 local attempt = redis.call('HMGET', KEYS[2], path .. '|attempt', path .. '|state', path .. '|nonce', path .. '|task',
-  path .. '|terms')
+  path .. '|terms', 'claim|' .. nonce .. '|phase', 'claim|' .. nonce .. '|answer')
 local terms = terms_of(attempt[5])
 local chain, book = chain_of(terms[3]), book_open(KEYS[3])
 local function reserved_answer(deadline)
@@ -29,13 +29,11 @@ local function reserved_answer(deadline)
   return answer
 end
 
-if attempt[1] == ARGV[3] and attempt[3] == nonce then  -- the same claim again: the stored answer
-  local claim = redis.call('HMGET', KEYS[2], 'claim|' .. nonce .. '|phase', 'claim|' .. nonce .. '|answer')
-  if claim[1] == 'held' then return reserved_answer(claim[2]) end
-  if claim[1] == 'refused' or claim[1] == 'blocked' then
-    local answer = words(claim[2])
-    return claim[1] == 'blocked' and {-2, unpack(answer)} or {-4, unpack(answer)}
-  end
+if attempt[6] then  -- the same claim again: the stored answer
+  local answer = words(attempt[7])
+  if attempt[6] == 'held' then return reserved_answer(attempt[7]) end
+  if attempt[6] == 'blocked' then return {-2, unpack(answer)} end
+  if attempt[6] == 'refused' then return {-4, unpack(answer)} end
   return {0}
 end
 if run[3] ~= 'open' then return {-1, run[2]} end

@@ -1,0 +1,69 @@
+"""What an audit finds: nothing in books that are right, and each figure that is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from flujo_client.audit import Difference, audit_accounts
+
+ACCOUNTS = {
+    "meters": "tokens",
+    "root|tokens": "100 0 5 0 95 0 52 0 0 0",
+    "split|1|tokens": "0 2 47 1",
+    "1.0|tokens": "48 20 10 7 0 3 0 0 0 0",
+    "1.1|tokens": "47 15 0 0 0 0 0 0 0 0",
+    "total|tokens": "18",
+}
+ATTEMPTS = {
+    "0|terms": "60000;charge;root;;input",
+    "1.0.0|terms": "60000;charge;1.0.0~searches=3 1.0= root;tokens=20;input",
+    "1.1.0|terms": "60000;charge;1.1 root;tokens=15;input",
+    "claim|a|path": "0",
+    "claim|a|phase": "committed",
+    "claim|a|reserved": "",
+    "claim|a|used": "tokens=5",
+    "claim|b|path": "1.0.0",
+    "claim|b|phase": "committed",
+    "claim|b|reserved": "tokens=20",
+    "claim|b|used": "tokens=13",
+    "claim|b|overrun": "tokens=3",
+    "claim|c|path": "1.0.0",
+    "claim|c|phase": "lost",
+    "claim|c|reserved": "tokens=7",
+    "claim|c|unknown": "tokens=7",
+    "claim|d|path": "1.0.0",
+    "claim|d|phase": "held",
+    "claim|d|reserved": "tokens=20",
+    "claim|e|phase": "blocked",
+    "claim|e|answer": "1.1 tokens 15 0",
+}
+
+
+def test_books_that_are_right_show_no_difference() -> None:
+    assert list(audit_accounts("r", {"tokens": 100}, ACCOUNTS, ATTEMPTS, ["1.1.0"])) == []
+
+
+@pytest.mark.parametrize(
+    ("account", "row", "parts"),
+    [
+        ("1.0", "48 20 11 7 0 3 0 0 0 0", {"1.0 spent", "root held"}),
+        ("1.0", "48 19 10 7 0 3 0 0 0 0", {"1.0 reserved", "root held"}),
+        ("1.0", "48 20 10 7 0 2 0 0 0 0", {"1.0 overrun"}),
+        ("1.0", "58 20 10 7 0 3 0 0 0 0", {"root children"}),
+        ("root", "101 0 5 0 95 0 52 0 0 0", {"root granted"}),
+        ("root", "90 0 5 0 95 0 52 0 0 0", {"root granted", "root free"}),
+    ],
+)
+def test_each_figure_that_does_not_follow_is_named(account: str, row: str, parts: set[str]) -> None:
+    stored = {**ACCOUNTS, f"{account}|tokens": row}
+
+    found = list(audit_accounts("r", {"tokens": 100}, stored, ATTEMPTS, ["1.1.0"]))
+
+    assert {f"{difference.account} {difference.part}" for difference in found} == parts
+
+
+def test_a_total_that_differs_and_a_reservation_that_nobody_holds_are_named() -> None:
+    found = list(audit_accounts("r", {"tokens": 100}, {**ACCOUNTS, "total|tokens": "17"}, ATTEMPTS, []))
+
+    assert Difference("r", "run", "tokens", "total", 17, 18) in found
+    assert Difference("r", "1.1", "tokens", "reserved", 15, 0) in found
