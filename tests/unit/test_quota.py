@@ -97,6 +97,12 @@ def test_split_into_nothing_is_refused(count: int) -> None:
     assert quota.get_remaining() == (1.0, 10)
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_amount_cannot_be_shared_by_nobody(count: int) -> None:
+    with pytest.raises(ValueError, match="cannot split"):
+        share_evenly(5, count)
+
+
 def test_split_by_weights_hands_out_everything_and_keeps_what_is_unlimited() -> None:
     quota = Quota(math.inf, 101)
 
