@@ -77,7 +77,8 @@ class AttemptEnd:
     Attributes:
         verdict: What a control step tells `advance()`.
         stores: Whether there is an output; of a failure, one that is shown and goes nowhere.
-        outcome: `succeeded`, `failed`, or why nothing was: `duplicate`, `inactive`, `blocked`, `refused`, `not_here`, `lost`, `handed_over`.
+        outcome: `succeeded`, `failed`, or why nothing was: `duplicate`, `inactive`, `blocked`, `refused`, `not_here`, `late`, `lost`,
+            `handed_over`.
     """
 
     outcome: str

@@ -91,7 +91,7 @@ class EmbeddedEngine:
         self.scripts = Scripts(ScriptCaller(self.redis), self.keyspace)
         self.state = StateManager(self.scripts, self.codec)
         self.specs = self.state.specs
-        self._incarnation = Incarnation()
+        self._incarnation = Incarnation(_FOR_EVER_MS)
         self._bodies = SyncBodies(_SYNC_SLOTS, exhausted=_nothing)
         self.coordinator = StepCoordinator(
             self.scripts,
@@ -119,7 +119,7 @@ class EmbeddedEngine:
     async def open(self) -> None:
         """Register the one incarnation."""
         self.broken = asyncio.get_running_loop().create_future()
-        await self.scripts.register("incarnations", self._incarnation.id, _FOR_EVER_MS, 0)
+        await self.scripts.register("incarnations", self._incarnation.id, self._incarnation.ttl_ms, 0)
 
     def _execute(self, message: StepMessage) -> None:
         for ref in message.steps:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import uuid4
 
 from flujo_client.protocol.errors import NonRetryableError
-from flujo_client.protocol.keys import LEASE_TTL_MS
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.quota import Amounts, Quota
 from flujo_client.protocol.replies import Blocked, Claim, Duplicate, Refusal, Reserved, WorkerDead
@@ -22,7 +23,13 @@ __all__ = ["Intake"]
 
 logger = logging.getLogger(__name__)
 
-_NOT_RESERVED: dict[type, str] = {Blocked: "blocked", Refusal: "refused", Duplicate: "duplicate"}
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The claim was answered after the lease that it gave may have been over. The keeper gives back what is left of it."""
+
+
+_NOT_RESERVED: dict[type, str] = {Blocked: "blocked", Refusal: "refused", Duplicate: "duplicate", Late: "late"}
 
 
 class Intake:
@@ -78,9 +85,12 @@ class Intake:
             loop.call_soon_threadsafe(self._stop_attempt, claim, reason)
 
         self._incarnation.hold(claim, stop)
-        reserved = None
+        reserved, asked = None, time.monotonic()
         try:
-            reserved = await self._scripts.reserve(claim, owner)
+            answer = await self._scripts.reserve(claim, owner)
+            late = (time.monotonic() - asked) * 1000 > self._incarnation.ttl_ms
+            # A process that was stopped meanwhile may have lost the lease: it must not begin what others run by now.
+            reserved = Late() if late and isinstance(answer, Reserved) else answer
         finally:
             if not isinstance(reserved, Reserved):
                 self._incarnation.release(claim)  # if Redis booked it all the same, the keeper gives it back
@@ -90,7 +100,7 @@ class Intake:
         """Go on under a new name after this one was buried; one for all who find out."""
         self._incarnation.renamed(claim.incarnation)
         shard = self._scripts.keyspace.shard_of(claim.run_id)
-        await self._scripts.register("incarnations", self._incarnation.id, LEASE_TTL_MS, shard)
+        await self._scripts.register("incarnations", self._incarnation.id, self._incarnation.ttl_ms, shard)
 
     async def _decline(self, ref: StepRef, queue: str) -> AttemptEnd:
         member = f"{ref.run_id} {ref.path} {ref.attempt} {queue}"

@@ -28,9 +28,13 @@ class Incarnation:
     """The identity under which a process holds leases, and the claims it holds. A lock makes it safe for both its threads:
 
     the loop's, which claims and releases, and the lease's, which renews.
+
+    Args:
+        ttl_ms: How long a lease lasts without a renewal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ttl_ms: int = LEASE_TTL_MS) -> None:
+        self.ttl_ms = ttl_ms
         self.id = f"w{uuid4().hex[:12]}"
         self._claims: dict[str, Callable[[str], None]] = {}
         self._lock = threading.Lock()

@@ -836,6 +836,17 @@ async def test_a_verdict_that_cannot_be_sent_fails_the_control_step(bench: Bench
     assert (await bench.step()).outcome == "failed"
 
 
+async def test_a_claim_that_is_answered_after_its_lease_may_be_over_is_not_begun(bench: Bench) -> None:
+    waiting = Waiting()
+    bench.incarnation = Incarnation(ttl_ms=-1)
+    await bench.submit(waiting.step(expected_tokens=10), limits=UsageLimits(total_tokens_limit=100))
+
+    end = await bench.step()
+
+    assert (end.outcome, waiting.started.is_set()) == ("late", False)
+    assert bench.incarnation.claims() == {}, "the keeper finds a lease that nobody claims, and gives it back"
+
+
 async def test_a_step_that_somebody_revokes_fails_and_is_not_tried_again(bench: Bench) -> None:
     waiting = Waiting()
     await bench.submit(waiting.step(max_retries=3), limits=UsageLimits(total_tokens_limit=100))
