@@ -237,11 +237,9 @@ class AsyncRun:
             RunCancelledError, TypeMismatchError: What ended it.
             RunNotFoundError: No such run.
         """
-        await self._client.reader.wait(self.run_id, timeout_s)
-        await self._client.make_durable()
-        return raise_for(await self._client.reader.result(self.run_id))
         try:
             await self._client.reader.wait(self.run_id, timeout_s)
+            await self._client.make_durable()
             result = await self._client.reader.result(self.run_id)
         except RunNotFoundError:
             kept = await self._client.kept_result(self.run_id)

@@ -27,6 +27,10 @@ PLACES: dict[str, list[str]] = {
 
 #: Scripts without a place in the sweep, and why.
 UNSWEPT = {
+    "cache_look": "a right to make a result that its lease ends, or nothing; a retry finds its own",
+    "cache_store": "a result that may be made again; the commit after it is swept",
+    "refuse_run": "the end of a submission that came to nothing; its message is given back until it is stored",
+    "ring": "one alarm, rung again by the next sweep if this one dies before it",
     "leave": "the process is about to end by itself; the tests of shutdown end it",
     "restore": "one command of somebody who forks a run; sent again it finds the new run",
     "revive": "one command of an operator, stored once by whoever sends it again",
