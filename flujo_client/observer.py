@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
+from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.hook_facts import HookFacts
@@ -17,6 +18,7 @@ from flujo_client.protocol.quota import COST, TOKENS, to_usd
 from flujo_client.protocol.results import (
     HookPayload,
     OnLimitPayload,
+    OnLimitWarningPayload,
     OnPauseRequestedPayload,
     OnStepFailurePayload,
     PipelineResult,
@@ -104,6 +106,8 @@ class HookObserver:
                 yield "pause", path, self._tell_pause
             elif now.reminders > before.reminders:
                 yield f"reminder {now.reminders}", path, self._tell_pause
+        for warning in decision.warnings:
+            yield f"limit_warning {warning.meter}", warning.path, partial(self._tell_warning, warning)
         if _limit_path(decision) is not None:
             yield "limit", _limit_path(decision) or "root", self._tell_limit
         if not decision.status.terminal:
@@ -132,6 +136,11 @@ class HookObserver:
         await self._dispatch(
             OnPauseRequestedPayload(**facts, step_name=name, pause_message=pause.message, reminder=reminder)
         )
+
+    async def _tell_warning(self, warning: LimitWarning, run: RunView, decision: Decision, path: str) -> None:
+        facts = await self._place(run, decision, path)
+        told = {"meter": warning.meter, "used": warning.used, "limit": warning.limit}
+        await self._dispatch(OnLimitWarningPayload(**facts, **told))
 
     async def _tell_limit(self, run: RunView, decision: Decision, path: str) -> None:
         error = decision.error or {}

@@ -58,7 +58,7 @@ from flujo_worker.policies.validators import ValidatorPolicy
 from flujo_worker.policies.values import InputPolicy, OutputPolicy
 from flujo_worker.registry import Registry
 from flujo_worker.running import RunningAttempts, stopped
-from flujo_worker.telemetry import process_span
+from flujo_worker.telemetry import note_usage, process_span
 
 __all__ = ["StepCoordinator"]
 
@@ -160,6 +160,8 @@ class StepCoordinator:
         with process_span(ref, broker_name, traceparent, run_traceparent, alone=alone, system=self._system) as span:
             end = await self._run_and_commit(attempt)
             span.set_attribute("flujo.step.outcome", end.outcome)
+            if end.usage:
+                note_usage(span, end.usage)
             if end.error is not None:
                 span.set_status(Status(StatusCode.ERROR, type(end.error).__name__))
         self._metrics.record(broker_name, ref.label, end.outcome, time.monotonic() - attempt.started, end.usage)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 from uuid import uuid4
 
 from flujo_client.protocol.errors import NonRetryableError
@@ -18,6 +19,7 @@ from flujo_client.protocol.step_run import UsageMeter
 from flujo_worker.attempt import Attempt, AttemptEnd, read_task
 from flujo_worker.lease import Incarnation
 from flujo_worker.registry import Registry
+from flujo_worker.telemetry import note_refusal
 
 __all__ = ["Intake"]
 
@@ -115,10 +117,12 @@ class Intake:
         """What the attempt may use: its estimate, which is reserved, and what its account has left."""
         counter = iter(range(1, 2**31))
 
-        async def extend(amounts: Amounts) -> str | None:
+        async def extend(amounts: Amounts) -> dict[str, Any] | None:
             answer = await self._scripts.extend(claim, next(counter), amounts)
             if isinstance(answer, Refusal):
-                return answer.meter
+                refused = asdict(answer)
+                note_refusal(refused)
+                return {**refused, "run_id": claim.run_id, "path": claim.path}
             if answer is not None:
                 raise NonRetryableError(f"The lease of run {claim.run_id} step {claim.path} is lost.")
             return None

@@ -6,8 +6,9 @@ what they do not know. Prompts and outputs are never recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanKind
@@ -16,7 +17,7 @@ from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.queues import task_id
 from flujo_client.protocol.tracing import configure_sdk, context_of, get_tracer
 
-__all__ = ["process_span", "set_up_telemetry"]
+__all__ = ["note_refusal", "note_usage", "process_span", "set_up_telemetry"]
 
 
 @contextmanager
@@ -59,6 +60,16 @@ def process_span(
         },
     ) as span:
         yield span
+
+
+def note_usage(span: Span, usage: Mapping[str, int]) -> None:
+    """What an attempt was charged for, by meter, on its span."""
+    span.add_event("flujo.budget.settled", usage)
+
+
+def note_refusal(facts: Mapping[str, Any]) -> None:
+    """The budget refused a running step more, on the span that the step is in."""
+    trace.get_current_span().add_event("flujo.budget.refused", facts)
 
 
 def set_up_telemetry() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from flujo_client.execution.breach import end_over_budget
 from flujo_client.execution.dead_letters import give_up, revive
-from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
+from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import control_of, node_of
@@ -143,6 +143,11 @@ def _on_refused(draft: Draft, event: Event) -> None:
         end_over_budget(draft, event.path, event.fields)
 
 
+def _on_limit_warning(draft: Draft, event: Event) -> None:
+    fields = event.fields
+    draft.warnings.append(LimitWarning(event.path, fields["meter"], int(fields["used"]), int(fields["limit"])))
+
+
 def _on_lost(draft: Draft, event: Event) -> None:
     node = draft.state(event.path)
     if node.attempt != event.attempt or node.status is not NodeStatus.DISPATCHED:
@@ -191,6 +196,7 @@ _RULES: dict[EventKind, Callable[[Draft, Event], None]] = {
     EventKind.UNBLOCKED: _on_unblocked,
     EventKind.REVIVED: _on_revived,
     EventKind.REFUSED: _on_refused,
+    EventKind.LIMIT_WARNING: _on_limit_warning,
     EventKind.LOST: _on_lost,
     EventKind.CANCELLED: _on_cancelled,
     EventKind.FINISHED: _ignore,

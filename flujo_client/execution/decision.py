@@ -17,7 +17,7 @@ from flujo_client.protocol.replies import Alarm, BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import PipelineSpec
 
-__all__ = ["Decision", "NodeState", "NodeStatus", "PauseState", "RunView"]
+__all__ = ["Decision", "LimitWarning", "NodeState", "NodeStatus", "PauseState", "RunView"]
 
 
 class NodeStatus(StrEnum):
@@ -138,6 +138,16 @@ class RunView:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitWarning:
+    """The run has used 80 % of a limit. `path` is the step whose end told."""
+
+    path: str
+    meter: str
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What advance.lua stores, and the dispatches to publish after it.
 
@@ -145,6 +155,7 @@ class Decision:
         applied: Id of the last event that is fully applied; "" for none.
         nodes: The nodes that change.
         missing: Nodes that must be in the view to decide; nothing else in the decision is to be applied then.
+        warnings: Of what this decision says that limits are near.
         woken: Attempts that waited for budget, which a script has journalled anew: to be published.
         incomplete: More is to be dispatched for the event after `applied`; advance again.
     """
@@ -158,5 +169,6 @@ class Decision:
     dispatches: tuple[Dispatch, ...] = ()
     woken: tuple[Dispatch, ...] = ()
     alarms: tuple[Alarm, ...] = ()
+    warnings: tuple[LimitWarning, ...] = ()
     missing: tuple[str, ...] = ()
     incomplete: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flujo_client.execution.decision import Decision, NodeState, NodeStatus, RunView
+from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.graph import Kinds, Producer, RunGraph
 from flujo_client.execution.paths import control_path, parent_of
 from flujo_client.protocol.messages import StepOutputRef, TaskRecord
@@ -48,6 +48,7 @@ class Draft(RunGraph):
         self.branch_ends: list[BranchEnd] = []
         self.dispatches: list[Dispatch] = []
         self.alarms: list[Alarm] = []
+        self.warnings: list[LimitWarning] = []
         self.opening: set[str] = set()  # joins that open children at this moment
         self.woken: list[Dispatch] = []
         self._changed: dict[str, NodeState] = {}
@@ -249,6 +250,7 @@ class Draft(RunGraph):
             dispatches=() if ended else tuple(self.dispatches),
             woken=() if ended else tuple(self.woken),
             alarms=tuple(self.alarms),
+            warnings=tuple(self.warnings),
             incomplete=self.incomplete and not ended,
         )
 

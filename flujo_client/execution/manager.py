@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from flujo_client.execution.advance import advance
+from flujo_client.execution.budget_news import report_budget
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet
 from flujo_client.execution.graph import step_at
@@ -171,6 +172,7 @@ class ExecutionManager:
                 return None
             self.advanced += 1
             self._metrics.decided(run.spec.name, len(decision.dispatches) + len(decision.woken))
+            report_budget(run, events, decision.applied, self._metrics)
             await self._go_on(run, decision)
             if decision.status.terminal:
                 await self.persist_final_state(run_id)

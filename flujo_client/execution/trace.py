@@ -21,6 +21,15 @@ __all__ = ["build_trace", "traced_inputs"]
 #: What a node's status is called in a trace.
 _STATUS = {NodeStatus.SUCCEEDED: "completed", NodeStatus.FAILED: "failed", NodeStatus.PAUSED: "paused"}
 
+#: Events that a trace shows with what they say.
+_TOLD_WITH_FACTS = (
+    EventKind.LOST,
+    EventKind.BLOCKED,
+    EventKind.UNBLOCKED,
+    EventKind.REFUSED,
+    EventKind.LIMIT_WARNING,
+)
+
 
 def traced_inputs(spec: PipelineSpec, nodes: Mapping[str, NodeState]) -> dict[str, Expression]:
     """The inputs that a trace shows: of every node that was entered, by path."""
@@ -149,8 +158,8 @@ class _Builder:
                 yield _told(event, {"message": event.data["verdict"]["message"]})
             elif event.kind is EventKind.ANSWERED:
                 yield _told(event, {"how": event.fields["how"]}, "flujo.resumed")
-            elif event.kind in (EventKind.LOST, EventKind.REFUSED):
-                kept = ("reason", "account", "meter", "asked", "free")
+            elif event.kind in _TOLD_WITH_FACTS:
+                kept = ("reason", "account", "meter", "asked", "free", "used", "limit")
                 facts = {name: event.fields[name] for name in kept if name in event.fields}
                 yield _told(event, {"attempt": event.attempt, **facts})
         if state.original_error is not None:

@@ -157,6 +157,7 @@ class EventKind(StrEnum):
     BLOCKED = "blocked"  # reserve: the budget cannot pay while others hold what may come back
     UNBLOCKED = "unblocked"  # whatever freed budget: the attempt is dispatched again, its estimate reserved
     REFUSED = "refused"  # reserve, or what stopped the last that ran: the budget cannot pay
+    LIMIT_WARNING = "limit_warning"  # commit, lose: the run has used 80 % of a limit; once per meter
     LOST = "lost"  # lose: the worker died, hung, or handed it over
     CANCELLED = "cancelled"  # cancel: `status` says whether somebody cancelled it or a hook aborted it
     SUSPENDED = "suspended"  # advance: nothing of the run can go on without an answer; tells followers, not managers

@@ -66,12 +66,27 @@ class ManagerMetrics:
         self.ended = meter.create_counter(
             "flujo.run.ended", unit="{run}", description="Runs whose end this manager has stored, by status"
         )
+        self.budgets = meter.create_counter(
+            "flujo.budget.events",
+            unit="{event}",
+            description="Budgets that block, unblock, refuse, warn or are overrun",
+        )
 
     def decided(self, pipeline: str, dispatches: int) -> None:
         """Count a decision that was stored, and what it has queued."""
         labels = {"flujo.pipeline.name": pipeline}
         self.decisions.add(1, labels)
         self.dispatches.add(dispatches, labels)
+
+    def budget_event(self, pipeline: str, event: str, budget_meter: str) -> None:
+        """Count what happened to a run's budget.
+
+        Args:
+            event: blocked, unblocked, refused, limit_warning or overrun.
+            budget_meter: Which meter was short; '' where that is not said.
+        """
+        labels = {"flujo.pipeline.name": pipeline, "flujo.budget.event": event, "flujo.meter": budget_meter}
+        self.budgets.add(1, labels)
 
     def run_ended(self, status: str) -> None:
         """Count the end of a run."""

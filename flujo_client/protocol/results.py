@@ -16,6 +16,7 @@ __all__ = [
     "HookPayload",
     "HumanInteraction",
     "OnLimitPayload",
+    "OnLimitWarningPayload",
     "OnPauseRequestedPayload",
     "OnStepFailurePayload",
     "Pause",
@@ -192,6 +193,15 @@ class OnLimitPayload(_StepHookPayload):
     limit: dict[str, str] = Field(
         default_factory=dict, description="the account, its meter, and what was asked and free, or overrun"
     )
+
+
+class OnLimitWarningPayload(_StepHookPayload):
+    """The run has used 80 % of a limit, once per meter; `path` is the step whose end told."""
+
+    event_name: ClassVar[str] = "on_limit_warning"
+    meter: str = ""
+    used: int = Field(0, description="by all steps that have ended; nano-USD for cost")
+    limit: int = Field(0, description="of the run")
 
 
 class OnStepFailurePayload(_StepHookPayload):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -32,16 +32,20 @@ def entered_step_run(run: StepRun) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
+#: See `UsageMeter`.
+Extend = Callable[[Amounts], Awaitable[Mapping[str, Any] | None]]
+
+
 class UsageMeter:
     """Counts what one attempt uses, against what its account reserved for it.
 
     Args:
         quota: What the account can pay; the attempt's estimate is taken from it here.
         estimate: What reserve.lua reserved.
-        extend: Asks the account for more; None if granted, else the meter that was refused.
+        extend: Asks the account for more; None if granted, else the facts of the refusal: account, meter, asked and free.
     """
 
-    def __init__(self, quota: Quota, estimate: Amounts, extend: Callable[[Amounts], Awaitable[str | None]]) -> None:
+    def __init__(self, quota: Quota, estimate: Amounts, extend: Extend) -> None:
         self.quota = quota
         self.used: Amounts = {}
         self._reserved: Amounts = dict(estimate)  # and not yet used up
@@ -80,7 +84,9 @@ class UsageMeter:
         if refused is not None:
             self._give_back(held)
             raise UsageLimitExceededError(
-                f"The budget cannot pay {missing[refused]} {refused} more.", meter=refused, asked=missing[refused]
+                f"The budget cannot pay {refused['asked']} {refused['meter']} more: account {refused['account']} could get "
+                f"{refused['free']}.",
+                **refused,
             )
 
     def _give_back(self, amounts: Amounts) -> None:

@@ -166,6 +166,32 @@ async def test_a_lost_attempt_stays_charged_until_its_late_bill_comes_once(
     assert (account["unknown"], account["spent"]) == (0, 12)
 
 
+async def test_eighty_percent_of_a_limit_are_told_once_whoever_brings_the_bill(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    """Of committed, handed over and late bills; other meters, and what comes after it, tell nothing."""
+    dispatches = [a_dispatch(str(number), estimate="tokens=20") for number in range(4)]
+    await started_run(scripts, *dispatches, limits={"tokens": 101, "searches": 1000})
+    committed, handed_over, lost, last = [new_claim(str(number)) for number in range(4)]
+    for claim in (committed, handed_over, lost, last):
+        await scripts.reserve(claim, POOL)
+
+    async def warnings() -> list[tuple[str, str]]:
+        loaded = await load_run(scripts)
+        return [(event.path, event.fields["used"]) for event in loaded.events if event.kind == "limit_warning"]
+
+    await commit_claim(scripts, committed, {"tokens": 60, "searches": 9})
+    await scripts.lose(handed_over, POOL, "handed_over", {"tokens": 20})
+    assert await warnings() == []  # 80 of 101
+    plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
+    await scripts.lose(lost, POOL, "died", {})
+    assert await commit_claim(scripts, lost, {"tokens": 1}) == LeaseLost()
+    assert await commit_claim(scripts, lost, {"tokens": 1}) == LeaseLost()
+    await commit_claim(scripts, last, {"tokens": 4})
+
+    assert await warnings() == [("2", "81")]
+
+
 async def test_a_living_worker_cannot_be_declared_dead(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
 ) -> None:

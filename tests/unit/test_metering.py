@@ -38,10 +38,10 @@ class Account:
         self.left = tokens
         self.asked: list[dict[str, int]] = []
 
-    async def extend(self, amounts: dict[str, int]) -> str | None:
+    async def extend(self, amounts: dict[str, int]) -> dict[str, Any] | None:
         self.asked.append(amounts)
         if amounts["tokens"] > self.left:
-            return "tokens"
+            return {"account": "root", "meter": "tokens", "asked": amounts["tokens"], "free": self.left}
         self.left -= amounts["tokens"]
         return None
 
@@ -156,6 +156,9 @@ class TestModelAgents:
 
         assert 1 < len(requests) < 20
         assert caught.value.result.total_tokens <= 1_500 + 200
+        data = caught.value.data
+        assert (data["account"], data["meter"], data["path"]) == ("root", "tokens", "0")
+        assert int(data["free"]) < int(data["asked"])
 
     async def test_with_max_tokens_the_cap_is_never_passed(self) -> None:
         model, requests = looping(20)

@@ -22,6 +22,7 @@ from flujo_client.protocol.outcomes import Aborted
 from flujo_client.protocol.results import (
     HookPayload,
     OnLimitPayload,
+    OnLimitWarningPayload,
     OnStepFailurePayload,
     PostRunPayload,
     PostStepPayload,
@@ -128,6 +129,22 @@ def test_a_limit_is_heard_as_such_and_not_as_a_failure() -> None:
         "dear",
         {"account": "root", "meter": "tokens", "asked": "200", "free": "100"},
     )
+
+
+def test_a_limit_that_is_near_is_heard_once_a_meter_before_it_is_met() -> None:
+    heard = Heard()
+
+    @step
+    async def spend(number: int, run: StepRun) -> int:
+        run.usage.add(tokens=10, searches=1)
+        return number
+
+    limits = UsageLimits(total_tokens_limit=50, meters={"searches": 9})
+    Flujo(spend >> spend >> spend >> spend >> spend, hooks=[heard], usage_limits=limits).run(1)
+
+    (warning,) = heard.of(OnLimitWarningPayload)
+    assert (warning.path, warning.meter, warning.used, warning.limit) == ("3", "tokens", 40, 50)
+    assert heard.story[heard.story.index("on_limit_warning 3") - 1] == "post_step 3"
 
 
 def test_pipeline_hooks_come_first_then_those_of_its_end_then_the_runners() -> None:

@@ -65,3 +65,17 @@ local function pool(rows, account)
   if #rows == 0 or rows[1].account ~= account or rows[1].children == rows[1].held then return end
   rows[1].children, rows[1].pool, rows[1].touched = rows[1].held, rows[1].pool + 1, true
 end
+
+local function note(desk, ...) desk.outcomes[#desk.outcomes + 1] = {...} end
+
+-- Adds to what the run has used in all. What thereby reaches 80 % of the run's limit is told, unless nobody reads it any more.
+local function tally(desk, usage, path, attempt, gate)
+  for meter, actual in pairs(usage) do
+    local total = redis.call('HINCRBY', desk.book.key, 'total|' .. meter, int(actual))
+    local limit = desk.book.rows['root|' .. meter] and desk.book.rows['root|' .. meter].granted
+    local most = limit and limit - math.floor(limit / 5)
+    if most and total >= most and total - actual < most and gate ~= 'closed' then
+      note(desk, 'kind', 'limit_warning', 'path', path, 'attempt', attempt, 'meter', meter, 'used', int(total), 'limit', int(limit))
+    end
+  end
+end

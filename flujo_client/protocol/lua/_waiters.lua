@@ -74,8 +74,6 @@ local function book_estimate(desk, attempt)
   desk.grants = desk.grants + shared
 end
 
-local function note(desk, ...) desk.outcomes[#desk.outcomes + 1] = {...} end
-
 local function later(desk, ...) desk.book.writes[#desk.book.writes + 1] = {...} end
 
 local function leave(desk, attempt)

@@ -28,8 +28,8 @@ end
 local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[5], dirty = KEYS[6], inbox = KEYS[8],
   waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]})
 if phase == 'held' and run[1] == 'open' and ARGV[5] == 'paused' then rest(book, path, chain) end
+tally(desk, usage, path, ARGV[3], run[1])
 desk_close(desk)
-for meter, actual in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(actual)) end
 local overrun = table.concat(over, ' ')
 redis.call('ZREM', KEYS[7], table.concat({ARGV[1], path, ARGV[3], nonce}, ' '))
 redis.call('HSET', KEYS[2], claim .. 'used', ARGV[6], claim .. 'overrun', overrun, claim .. 'unknown', '')  -- what an audit adds up

@@ -37,13 +37,15 @@ for meter, held in pairs(reserved) do
   end
 end
 
-desk_close(desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[4], dirty = KEYS[5], inbox = KEYS[8],
-  waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]}))
-for meter, known in pairs(usage) do redis.call('HINCRBY', KEYS[3], 'total|' .. meter, int(known)) end
+local gate = redis.call('HGET', KEYS[1], 'gate')
+local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[4], dirty = KEYS[5], inbox = KEYS[8],
+  waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]})
+tally(desk, usage, path, ARGV[3], gate)
+desk_close(desk)
 redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', final and 'settled' or 'lost', claim .. 'overrun', table.concat(over, ' '),
   claim .. 'used', final and (left or ARGV[7]) or '', claim .. 'unknown', table.concat(unknown, ' '))
 redis.call('ZREM', KEYS[6], member)
-if redis.call('HGET', KEYS[1], 'gate') ~= 'closed' then  -- after the end nothing follows it in the stream
+if gate ~= 'closed' then  -- after the end nothing follows it in the stream
   append(KEYS[1], KEYS[4], KEYS[5], KEYS[8], ARGV[1], {'kind', 'lost', 'path', path, 'attempt', ARGV[3], 'nonce', ARGV[4],
     'reason', reason, 'incarnation', ARGV[5]})
 end
