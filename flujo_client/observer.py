@@ -106,14 +106,18 @@ class HookObserver:
                 yield "pause", path, self._tell_pause
             elif now.reminders > before.reminders:
                 yield f"reminder {now.reminders}", path, self._tell_pause
-        for warning in decision.warnings:
-            yield f"limit_warning {warning.meter}", warning.path, partial(self._tell_warning, warning)
-        if _limit_path(decision) is not None:
-            yield "limit", _limit_path(decision) or "root", self._tell_limit
+        yield from self._news_of_limits(decision)
         if not decision.status.terminal:
             for path in sorted(changed, key=_place):
                 if _begins(decision.nodes[path], run.nodes.get(path, NodeState())):
                     yield "start", path, self._tell_start
+
+    def _news_of_limits(self, decision: Decision) -> Iterator[tuple[str, str, Any]]:
+        for warning in decision.warnings:
+            yield f"limit_warning {warning.meter}", warning.path, partial(self._tell_warning, warning)
+        path = _limit_path(decision)
+        if path is not None:
+            yield "limit", path, self._tell_limit
 
     async def _tell_run_start(self, run: RunView, decision: Decision, path: str) -> None:
         payload = self._starts.pop(run.run_id)

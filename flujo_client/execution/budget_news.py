@@ -47,7 +47,10 @@ def report_budget(run: RunView, events: Sequence[Event], applied: str, metrics: 
             attributes={"flujo.run_id": run.run_id, "flujo.pipeline.name": run.spec.name},
         ) as span:
             for item in news[at : at + _MOST_SPAN_EVENTS]:
-                place = {"flujo.step.path": item.event.path, "flujo.step.attempt": item.event.attempt}
+                place: dict[str, str | int] = {
+                    "flujo.step.path": item.event.path,
+                    "flujo.step.attempt": item.event.attempt,
+                }
                 span.add_event(f"flujo.budget.{item.name}", {**place, **item.facts}, _nanoseconds(item.event))
     for item in news:
         metrics.budget_event(run.spec.name, item.name, item.facts.get("meter", ""))

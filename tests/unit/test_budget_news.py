@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -47,7 +47,8 @@ class Telemetry:
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
                     for point in metric.data.data_points if metric.name == metric_name else ():
-                        found[(point.attributes or {})[label]] += point.value  # type: ignore[union-attr]  # a counter's
+                        assert isinstance(point, NumberDataPoint)
+                        found[(point.attributes or {})[label]] += int(point.value)
         return found
 
 
