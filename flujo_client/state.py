@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from flujo_client.execution.decision import Decision, NodeState, RunView
 from flujo_client.execution.result import assemble_result
+from flujo_client.execution.undecided import bare_result
 from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
@@ -117,13 +118,13 @@ class StateManager:
         nodes = {path.decode(): NodeState.parse(node) for path, node in _pairs(raw_nodes)}
         paths = [path for path, node in nodes.items() if node.attempt and "!" not in path]
         results = await self.step_results(run_id, paths)
-        usage = {
-            field.decode().removeprefix("total|"): int(amount)
-            for field, amount in _pairs(accounts)
-            if field.startswith(b"total|")
-        }
         fields = {field.decode(): value.decode() for field, value in _pairs(record)}
-        return assemble_result(await self.specs.get(fields["spec"]), fields, nodes, results, usage)
+        return assemble_result(await self.specs.get(fields["spec"]), fields, nodes, results, _usage(accounts))
+
+    async def bare_result(self, run_id: str) -> dict[str, Any]:
+        """The result of a run that has ended and whose steps cannot be told; see `undecided.bare_result`."""
+        accounts = await self._commands.execute("HGETALL", self.keyspace.run(run_id).accounts)
+        return bare_result(await self.record(run_id), _usage(accounts))
 
     async def step_results(self, run_id: str, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
         """What workers committed of steps beside their outputs, by path."""
@@ -158,6 +159,15 @@ class StateManager:
         """The manager that a run belongs to, or `pool`; also for a run that is unknown."""
         owner: bytes | None = await self._commands.execute("HGET", self.keyspace.run(run_id).run, "owner")
         return POOL if owner is None else owner.decode()
+
+
+def _usage(accounts: Sequence[bytes]) -> dict[str, int]:
+    """What a run used in all, by meter."""
+    return {
+        field.decode().removeprefix("total|"): int(amount)
+        for field, amount in _pairs(accounts)
+        if field.startswith(b"total|")
+    }
 
 
 def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:

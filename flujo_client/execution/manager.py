@@ -14,6 +14,7 @@ from flujo_client.execution.budget_news import report_budget
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet
 from flujo_client.execution.graph import step_at
+from flujo_client.execution.undecided import AGAIN_S, MOST_TRIES, end_undecided, is_undecidable
 from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, StateUnavailableError
 from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import Event, EventKind, StepRef
@@ -97,6 +98,7 @@ class ExecutionManager:
         self._fleet = fleet
         self._driving: dict[str, bool] = {}
         self._drives: dict[str, asyncio.Task[None]] = {}
+        self._undecided: dict[str, list[BaseException]] = {}  # what was raised at each try, of runs not decided since
         self._tasks: set[asyncio.Task[Any]] = set()
         self._outgoing: list[Outgoing] = []
         self._metrics = ManagerMetrics()
@@ -114,9 +116,33 @@ class ExecutionManager:
 
     def _judge_drive(self, run_id: str, drive: asyncio.Task[None]) -> None:
         error = None if drive.cancelled() else drive.exception()
-        if error is not None:
-            logger.error("run not advanced", exc_info=error, extra={"run_id": run_id})
+        if error is None:
+            self._undecided.pop(run_id, None)
+            return
+        logger.error("run not advanced", exc_info=error, extra={"run_id": run_id})
+        if is_undecidable(error):
+            self._undecided.setdefault(run_id, []).append(error)
+            self._keep(asyncio.create_task(self._try_again(run_id)))
+        else:
             self._on_failure(error)
+
+    async def _try_again(self, run_id: str) -> None:
+        await asyncio.sleep(AGAIN_S)
+        self.wake(run_id)
+
+    async def _end_undecided(self, run_id: str, error: BaseException) -> None:
+        """End a run that nobody can decide; and one that has ended already, whose result nobody can tell."""
+        loaded = await self._state.scripts.load_run(run_id, 0)
+        if loaded is None:
+            return
+        if RunStatus(loaded.record["status"]).terminal:
+            await self._finish(run_id, await self._state.bare_result(run_id))
+            return
+        outcome = await self._state.persist_workflow_state(loaded, end_undecided(loaded.record, error))
+        logger.critical("run ended, nobody can decide it", extra={"run_id": run_id, "error": repr(error)})
+        if isinstance(outcome, Advanced):
+            del self._undecided[run_id]  # its result may be told all the same
+            await self.persist_final_state(run_id)
 
     async def rest(self, run_id: str) -> None:
         """Wait until a run is not being driven."""
@@ -127,7 +153,10 @@ class ExecutionManager:
         try:
             while True:
                 self._driving[run_id] = False
-                await self.execute_steps(PipelineContext.model_construct(run_id=run_id))
+                if len(errors := self._undecided.get(run_id, [])) >= MOST_TRIES:
+                    await self._end_undecided(run_id, errors[-1])
+                else:
+                    await self.execute_steps(PipelineContext.model_construct(run_id=run_id))
                 if not self._driving[run_id]:
                     return
         except StateUnavailableError as error:
@@ -182,7 +211,9 @@ class ExecutionManager:
 
     async def persist_final_state(self, run_id: str) -> None:
         """Store the result of a run that has ended and start its retention. Once; called again it changes nothing."""
-        result = await self._state.final_result(run_id)
+        await self._finish(run_id, await self._state.final_result(run_id))
+
+    async def _finish(self, run_id: str, result: dict[str, Any]) -> None:
         self.set_final_context(result, RunStatus(result["status"]))
         if self._observer is not None:
             await self._observer.after_end(run_id, result)
