@@ -26,7 +26,6 @@ from flujo_client.protocol.spec import (
     PipelineSpec,
     SequenceSpec,
     StepSpec,
-    map_leaves,
 )
 from flujo_client.protocol.types import ControlDefinition, StepDefinition, TypeValidator, describe_type, make_adapter
 
@@ -153,6 +152,7 @@ class Pipeline(Nesting):
         yield self.name or UNNAMED, self._rules()
         for part in self.all_steps():
             yield part.name, part.controls()
+            yield part.name, {f"failure handler {number}": call for number, call in enumerate(part.failure_handlers, 1)}
             for inner in part.parts().values():
                 yield part.name, inner._rules()
 
@@ -203,7 +203,7 @@ class Pipeline(Nesting):
             return sequence
         rules = tuple(rule for rule in self.static_invariants if isinstance(rule, str))
         functions = tuple(reference_of(rule, self.name or UNNAMED) for rule in self._rules().values())
-        return map_leaves(sequence, lambda leaf: leaf.with_invariants(rules, functions))
+        return sequence.with_steps(lambda leaf: leaf.with_invariants(rules, functions))
 
 
 def handed_on(part: Step[Any, Any]) -> Any:
@@ -212,7 +212,8 @@ def handed_on(part: Step[Any, Any]) -> Any:
 
 
 def _placed(part: Step[Any, Any]) -> NodeSpec:
-    node = part.to_node()
+    handlers = tuple(reference_of(handler, part.name) for handler in part.failure_handlers)
+    node = part.to_node().model_copy(update={"failure_handlers": handlers})
     return BackgroundSpec(name=part.name, body=SequenceSpec(nodes=(node,))) if part.in_background else node
 
 

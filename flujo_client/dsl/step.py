@@ -64,7 +64,9 @@ class Step(Factories, BaseModel, Generic[In, Out]):
         validators: Say whether the output is valid; a failure is not tried again.
         processors: Shape the input before the function and the output after it.
         static_invariants: What must hold after the step: expressions over `output` and `context`, or functions.
-        discovery_agent, failure_handlers: Kept for existing code; handlers are called when the step failed for good.
+        discovery_agent: Kept for existing code.
+        failure_handlers: Called without arguments when the step has failed for good, beside its fallback too, before
+            `on_step_failure`; on a worker. What one raises ends the run.
         fallback_step: Runs once, on the same input, when every attempt has failed; its result is the step's.
         usage_limits: The most that the step may use, all attempts together.
         persist_feedback_to_context: List in the context that gets the feedback of each failed attempt.

@@ -18,6 +18,7 @@ from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import control_of, node_of
 from flujo_client.execution.pauses import ask_human, leaves_state, receive_answer
 from flujo_client.execution.retry import after_failure, after_loss
+from flujo_client.protocol.leaves import HANDLERS
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.quota import parse_amounts
 from flujo_client.protocol.results import RunStatus
@@ -59,8 +60,10 @@ def _on_succeeded(draft: Draft, event: Event) -> None:
     if event.fields.get("overrun"):
         end_over_budget(draft, event.path, event.fields)
         return
-    if control_of(event.path)[0]:
-        composite = node_of(event.path)
+    control, composite = control_of(event.path)[0], node_of(event.path)
+    if control == HANDLERS:
+        draft.handlers_returned(composite)
+    elif control:
         draft.kind(composite).control_succeeded(draft, composite, draft.node(composite), event)
     elif not leaves_state(draft, event.path):
         draft.complete(event.path)
@@ -94,6 +97,11 @@ def _on_failed(draft: Draft, event: Event) -> None:
     if step.fallback is not None:
         draft.update(event.path, fallback=node.fallback + 1, original_error=node.original_error or data["error"])
         draft.dispatch_step(event.path, step.fallback)
+        return
+    if control_of(event.path)[0] == HANDLERS:
+        draft.update(event.path, status=NodeStatus.FAILED)
+        draft.update(node_of(event.path), status=NodeStatus.FAILED)
+        draft.end(RunStatus.FAILED, _placed(draft, event.path, data["error"]))
         return
     draft.update(event.path, status=NodeStatus.FAILED)
     draft.fail(node_of(event.path), event.path)

@@ -26,7 +26,7 @@ class NodeStatus(StrEnum):
     WAITING = "waiting"  # not reached yet
     DISPATCHED = "dispatched"  # an attempt is journalled; a worker may have leased it
     BLOCKED = "blocked"  # its attempt waits for budget; no worker holds it
-    RUNNING = "running"  # a composite whose children are under way
+    RUNNING = "running"  # a composite whose children are under way, or a node whose failure handlers are
     PAUSED = "paused"  # waits for an answer; no worker is held
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -80,6 +80,7 @@ class NodeState(BaseModel):
     answering: bool = Field(False, description="its attempt applies the answer")
     active: int = Field(0, description="root: nodes of the run with an attempt under way")
     paused: int = Field(0, description="root: nodes of the run that wait for an answer")
+    failing: str | None = Field(None, description="path of what failed it, once its failure handlers are called")
     keeps_output: bool = Field(False, description="step: the last attempt failed, and shows its output all the same")
     background: int = Field(0, description="root: bodies in the background that have not ended")
     opened: int = Field(0, description="parallel: branches entered; loop: iterations begun")

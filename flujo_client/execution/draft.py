@@ -8,13 +8,14 @@ from typing import Any
 from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.graph import Kinds, Producer, RunGraph
 from flujo_client.execution.paths import control_path, parent_of
-from flujo_client.protocol.messages import StepOutputRef, TaskRecord
+from flujo_client.protocol.leaves import HANDLERS
+from flujo_client.protocol.messages import ANY_NODE, StepOutputRef, TaskRecord
 from flujo_client.protocol.payloads import Expression, expression_fields
 from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.quota import amounts_text
 from flujo_client.protocol.replies import Alarm, BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.spec import HitlSpec, SequenceSpec, StepSpec
+from flujo_client.protocol.spec import SequenceSpec, StepSpec
 
 __all__ = ["LEASE_GRACE_MS", "LONGEST_STEP_MS", "MOST_DISPATCHES", "Draft"]
 
@@ -96,7 +97,9 @@ class Draft(RunGraph):
         self.kind(parent).child_succeeded(self, parent, self.node(parent), index)
 
     def fail(self, path: str, cause: str) -> None:
-        """A node failed for good because of the step at `cause`: its parent decides what that means."""
+        """A node failed for good because of the step at `cause`: its handlers are called, then its parent decides what that means."""
+        if self._calls_handlers(path, cause):
+            return
         if self.state(path).status is not NodeStatus.FAILED:
             self.update(path, status=NodeStatus.FAILED)
         if path == "root":
@@ -104,6 +107,24 @@ class Draft(RunGraph):
             return
         parent, index = parent_of(path)
         self.kind(parent).child_failed(self, parent, self.node(parent), index, cause)
+
+    def _calls_handlers(self, path: str, cause: str) -> bool:
+        """Have the failure handlers of a node called, once; whether they have not all returned."""
+        node, state = self.node(path), self.state(path)
+        if isinstance(node, SequenceSpec) or not node.failure_handlers:
+            return False
+        if state.failing is None:
+            place, roles = control_path(path, HANDLERS), node.roles(HANDLERS)
+            self.update(path, status=NodeStatus.RUNNING, failing=cause)
+            before = self.producer_before(path)
+            self.dispatch(place, self.step(place), {}, before, True, kind=ANY_NODE, control=HANDLERS, roles=roles)
+        return self.state(path).status is NodeStatus.RUNNING
+
+    def handlers_returned(self, path: str) -> None:
+        """The failure handlers of a node have been called: go on with its failure."""
+        cause = self.update(path, status=NodeStatus.FAILED).failing
+        assert cause is not None
+        self.fail(path, cause)
 
     def begin_background(self) -> None:
         """A body begins that the pipeline does not wait for; the run's end does."""
@@ -164,7 +185,7 @@ class Draft(RunGraph):
         if state.attempt or self.missing:
             return
         node = self.node(path)
-        assert not isinstance(node, StepSpec | HitlSpec | SequenceSpec)
+        assert not isinstance(node, SequenceSpec)
         made_by = producer or self.producer_before(path)
         roles = node.roles(control)
         self.dispatch(

@@ -199,7 +199,7 @@ class RunGraph:
             node = None if account == "root" else self.spec.node(parent_of(account)[0])
             words.append(f"{account}=" if isinstance(node, ParallelSpec) and node.split == "strict" else account)
         leaf = self.spec.node(node_of(path))
-        if isinstance(leaf, StepSpec) and leaf.usage_limits:
+        if isinstance(leaf, StepSpec) and leaf.usage_limits and path == node_of(path):
             words.insert(0, f"{path}~{','.join(f'{meter}={most}' for meter, most in leaf.usage_limits.items())}")
         return tuple(words)
 
@@ -253,23 +253,24 @@ def step_at(spec: PipelineSpec, path: str, state: NodeState = FRESH) -> StepSpec
         state: Of the node, which may have fallen back, or be applying an answer.
     """
     node, (control, _) = spec.node(path), control_of(path)
+    if control:
+        assert not isinstance(node, SequenceSpec)
+        functions = " ".join((CONTROL_PREFIX + control, *node.roles(control).values()))
+        return StepSpec(
+            name=f"{node.name}:{control}", function=functions, queue=_first_leaf(node).queue, retry=RetrySpec(retries=0)
+        )
     if state.answering or isinstance(node, HitlSpec):
         assert isinstance(node, HitlSpec | StepSpec)
         function = CONTROL_PREFIX + (ANSWER if state.answering else ASK)
         return StepSpec(name=node.name, function=function, queue=node.queue, retry=RetrySpec(retries=0))
-    if isinstance(node, StepSpec):
-        for _ in range(state.fallback):
-            assert node.fallback is not None
-            node = node.fallback
-        return node
-    assert not isinstance(node, SequenceSpec)
-    functions = " ".join((CONTROL_PREFIX + control, *node.roles(control).values()))
-    return StepSpec(
-        name=f"{node.name}:{control}", function=functions, queue=_first_leaf(node).queue, retry=RetrySpec(retries=0)
-    )
+    assert isinstance(node, StepSpec)
+    for _ in range(state.fallback):
+        assert node.fallback is not None
+        node = node.fallback
+    return node
 
 
 def _first_leaf(node: NodeSpec) -> LeafSpec:
     while not isinstance(node, StepSpec | HitlSpec):
-        node = node.nodes[0] if isinstance(node, SequenceSpec) else node.parts()[0]
+        node = node.parts()[0]
     return node

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 
-__all__ = ["HitlSpec", "Name", "RetrySpec", "SpecModel", "StepSpec"]
+__all__ = ["HANDLERS", "HitlSpec", "Name", "NamedNode", "NodeModel", "RetrySpec", "SpecModel", "StepSpec"]
+
+#: The control step that calls a node's failure handlers, once the node has failed for good.
+HANDLERS: Final = "failed"
 
 #: Names of pipelines, steps and queues: they stand in keys, task names and metrics.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:<>\-]{0,119}$")]
@@ -18,6 +23,62 @@ class SpecModel(BaseModel):
     """What all parts of a spec have in common: data that does not change, and nothing that is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeModel(SpecModel, ABC):
+    """A node of a spec's tree."""
+
+    @abstractmethod
+    def child(self, index: int) -> NodeModel:
+        """The child that an index of a path names. Raises `IndexError` if there is none."""
+
+    @abstractmethod
+    def parts(self) -> tuple[NodeModel, ...]:
+        """The nodes that it holds, once each, in declared order."""
+
+    def steps(self) -> list[StepSpec]:
+        """Every step of a function in it, once, in declared order."""
+        return [step for part in self.parts() for step in part.steps()]
+
+    def with_steps(self, change: Callable[[StepSpec], StepSpec]) -> Self:
+        """The node with every step in it changed."""
+        changed: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, NodeModel):
+                changed[name] = value.with_steps(change)
+            elif isinstance(value, tuple) and any(isinstance(part, NodeModel) for part in value):
+                changed[name] = tuple(part.with_steps(change) for part in value)
+        return self.model_copy(update=changed)
+
+
+class NamedNode(NodeModel):
+    """A node that people call by a name: all but sequences."""
+
+    name: Name
+    failure_handlers: tuple[str, ...] = Field((), description="functions that are called when it has failed for good")
+
+    def roles(self, control: str) -> dict[str, str]:
+        """The user's functions that a control step calls: references by role."""
+        if control == HANDLERS:
+            return {f"handler{number}": reference for number, reference in enumerate(self.failure_handlers, 1)}
+        return self.own_roles(control)
+
+    def own_roles(self, control: str) -> dict[str, str]:
+        """The same, of the control steps of its kind alone."""
+        return {}
+
+
+class _Leaf(NamedNode):
+    """A node that holds no other."""
+
+    def child(self, index: int) -> NoReturn:
+        """See `NodeModel.child`: there is none."""
+        raise IndexError(index)
+
+    def parts(self) -> tuple[()]:
+        """See `NodeModel.parts`: none."""
+        return ()
 
 
 class RetrySpec(SpecModel):
@@ -30,11 +91,10 @@ class RetrySpec(SpecModel):
     never: tuple[str, ...] = Field((), description="names of exception classes that are not retried")
 
 
-class StepSpec(SpecModel):
+class StepSpec(_Leaf):
     """A leaf: one queued task."""
 
     kind: Literal["step"] = "step"
-    name: Name
     function: str = Field(description="module:qualname, or a registered name")
     queue: Name = DEFAULT_QUEUE
     retry: RetrySpec = RetrySpec()
@@ -62,6 +122,14 @@ class StepSpec(SpecModel):
     preserve_fallback_diagnostics: bool = False
     fallback: StepSpec | None = Field(None, description="runs once on the same input when every attempt has failed")
 
+    def steps(self) -> list[StepSpec]:
+        """See `NodeModel.steps`: itself."""
+        return [self]
+
+    def with_steps(self, change: Callable[[StepSpec], StepSpec]) -> Self:
+        """See `NodeModel.with_steps`. Its fallback is left to whoever changes it."""
+        return change(self)  # type: ignore[return-value]  # a step of a step
+
     @property
     def wants_context(self) -> bool:
         """Whether an attempt needs the context, to read or to write."""
@@ -79,11 +147,10 @@ class StepSpec(SpecModel):
         return self.model_copy(update=changes)
 
 
-class HitlSpec(SpecModel):
+class HitlSpec(_Leaf):
     """A leaf that asks a human: a worker renders the question, nobody is held while it waits, and the answer is its output."""
 
     kind: Literal["hitl"] = "hitl"
-    name: Name
     message: str | None = Field(None, description="template of the question; None: the input as text")
     answer_schema: dict[str, object] = Field(default_factory=dict, description="JSON schema of the answer")
     function: str = Field("", description="by which a worker knows the type of the answer")

@@ -17,6 +17,7 @@ from flujo_client.protocol.spec import StepSpec
 
 __all__ = [
     "ANSWER",
+    "ANY_NODE",
     "ASK",
     "CONTROL_PREFIX",
     "LAUNCH",
@@ -39,6 +40,9 @@ SCHEMA_VERSION = "1"
 
 #: How the function of a control step begins: `flujo:next module:condition …`, the user's functions after its name.
 CONTROL_PREFIX = "flujo:"
+
+#: The kind of node of a control step that every kind has.
+ANY_NODE: Final = "node"
 
 #: The control step whose commit tells that a background step was launched.
 LAUNCH = "launch"

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flujo_client.protocol.spec import HitlSpec, NodeSpec, PipelineSpec, SequenceSpec, StepSpec
+from flujo_client.protocol.leaves import HANDLERS
+from flujo_client.protocol.spec import NodeSpec, PipelineSpec, SequenceSpec, StepSpec
 
 __all__ = ["needs_of"]
 
 #: Names of control steps; what a kind of node has none of is as another of them.
-_CONTROLS = ("enter", "choose", "pick", "items", "next", "output", "merge", "gather", "result")
+_CONTROLS = (
+    "enter",
+    "choose",
+    "pick",
+    "items",
+    "next",
+    "output",
+    "merge",
+    "gather",
+    "result",
+    "lookup",
+    "store",
+    HANDLERS,
+)
 
 
 def needs_of(spec: PipelineSpec, start: int = 0) -> list[tuple[str, str]]:
@@ -18,16 +32,14 @@ def needs_of(spec: PipelineSpec, start: int = 0) -> list[tuple[str, str]]:
 
 
 def _needs(node: NodeSpec) -> Iterator[tuple[str, str]]:
+    if not isinstance(node, SequenceSpec):
+        for control in _CONTROLS:
+            yield from ((node.name, function) for function in node.roles(control).values())
     if isinstance(node, StepSpec):
+        yield from ((node.name, function) for function in node.invariant_functions)
         link: StepSpec | None = node
         while link is not None:
             yield link.name, link.function
             link = link.fallback
-    elif isinstance(node, SequenceSpec):
-        for part in node.nodes:
-            yield from _needs(part)
-    elif not isinstance(node, HitlSpec):
-        for control in _CONTROLS:
-            yield from ((node.name, function) for function in node.roles(control).values())
-        for part in node.parts():
-            yield from _needs(part)
+    for part in node.parts():
+        yield from _needs(part)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from flujo_client.protocol.messages import LAUNCH
+from flujo_client.protocol.leaves import HANDLERS
+from flujo_client.protocol.messages import ANY_NODE, LAUNCH
 from flujo_worker.policies.background import launch
 from flujo_worker.policies.cache import give_up_lookup, look_up, store_result
 from flujo_worker.policies.conditional import choose_branch, map_output
 from flujo_worker.policies.control import ControlCall, ControlEnd
+from flujo_worker.policies.failure_handlers import call_handlers
 from flujo_worker.policies.hitl import ask, take_answer
 from flujo_worker.policies.loop import judge_iteration, map_first_input
 from flujo_worker.policies.machine import choose_state
@@ -40,4 +42,5 @@ CONTROLS: Final[Mapping[tuple[str, str], Callable[[ControlCall], Awaitable[Contr
     ("cache", "release"): give_up_lookup,
     ("pipeline", "enter"): open_context,
     ("pipeline", "result"): make_result,
+    (ANY_NODE, HANDLERS): call_handlers,
 }

@@ -441,3 +441,49 @@ async def as_text(count: dict[str, int]) -> str:
 
 
 adapted = Pipeline([first, second, as_text, Step(name="last", agent=shout)], name="adapted")
+
+
+# failure handlers
+
+handler_calls: list[str] = []
+
+
+@step(max_retries=0)
+async def refuse_order(data: str) -> str:
+    raise ValueError("sold out")
+
+
+@step
+async def calls_so_far(data: dict[str, Any]) -> list[str]:
+    calls = list(handler_calls)
+    handler_calls.clear()
+    return calls
+
+
+def page_first() -> None:
+    handler_calls.append("first")
+
+
+async def page_second() -> None:
+    handler_calls.append("second")
+
+
+def page_nobody() -> None:
+    raise RuntimeError("no pager")
+
+
+paged = Pipeline(
+    [
+        Step.parallel(
+            "orders",
+            {
+                "bad": refuse_order.model_copy(update={"failure_handlers": [page_first, page_second]}),
+                "good": Step(name="good_order", agent=shout),
+            },
+            on_branch_failure="ignore",
+        ),
+        calls_so_far,
+    ],
+    name="paged",
+)
+unpaged = Pipeline([refuse_order.model_copy(update={"failure_handlers": [page_nobody]})], name="unpaged")

@@ -15,6 +15,7 @@ from flujo_client import (
     MissingAgentError,
     Pipeline,
     PipelineResult,
+    RunFailedError,
     RunStatus,
     Step,
     TypeMismatchError,
@@ -267,3 +268,11 @@ async def test_a_limit_counts_what_agents_say_that_they_used(modes: Modes) -> No
 
     with pytest.raises(UsageLimitExceededError, match="Token limit of 100 exceeded"):
         await modes.run(one_step.usage, "x", usage_limits=UsageLimits(total_tokens_limit=100))
+
+
+async def test_failure_handlers_are_called_where_the_step_ran_and_may_end_the_run(modes: Modes) -> None:
+    result = await modes.run(one_step.paged, "chair")
+
+    assert result.output == ["first", "second"]
+    with pytest.raises(RunFailedError, match="RuntimeError: no pager"):
+        await modes.run(one_step.unpaged, "chair")

@@ -18,7 +18,7 @@ from flujo_client import (
 )
 from flujo_client.protocol.attachments import Attachments
 from flujo_client.protocol.expressions import render_message
-from flujo_client.protocol.spec import SequenceSpec, StepSpec, map_leaves
+from flujo_client.protocol.spec import SequenceSpec, StepSpec
 from flujo_client.protocol.types import Producer
 
 
@@ -82,10 +82,10 @@ def test_leaves_are_changed_wherever_they_are_and_nothing_else_is() -> None:
         nodes=(StepSpec(name="a", function="a"), SequenceSpec(nodes=(StepSpec(name="b", function="b"),)))
     )
 
-    changed = map_leaves(spec, lambda leaf: leaf.model_copy(update={"queue": "gpu"}))
+    changed = spec.with_steps(lambda leaf: leaf.model_copy(update={"queue": "gpu"}))
 
     assert [leaf.queue for leaf in (changed.nodes[0], changed.nodes[1].nodes[0])] == ["gpu", "gpu"]  # type: ignore[union-attr]  # they are what was put in
-    assert map_leaves(StepSpec(name="a", function="a"), lambda leaf: leaf).name == "a"
+    assert StepSpec(name="a", function="a").with_steps(lambda leaf: leaf).name == "a"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from flujo_client.execution.decision import NodeStatus
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import NodeResult, Producer, RunGraph
 from flujo_client.execution.kinds.composite import Composite
-from flujo_client.execution.paths import child_of, control_of, control_path, parent_of
+from flujo_client.execution.paths import child_of, control_of, control_path
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression
-from flujo_client.protocol.spec import LoopSpec, SequenceSpec
+from flujo_client.protocol.spec import LoopSpec
 
 __all__ = ["LoopKind"]
 
@@ -123,12 +123,7 @@ def _exhaust(draft: Draft, path: str) -> None:
     """The loop was left by its limit: it failed, but what follows it may still make something of its output."""
     error = {"type": "RunFailedError", "message": "reached max_loops", "data": {"path": path}}
     draft.update(path, status=NodeStatus.FAILED, exhausted=True, error=error)
-    parent, index = parent_of(path)
-    above = draft.node(parent)
-    if isinstance(above, SequenceSpec) and index + 1 < len(above.nodes):
-        draft.leave(path)
-    else:
-        draft.fail(path, path)
+    draft.fail(path, path)
 
 
 def _committed(path: str, control: str, number: int | None = None) -> Expression:

@@ -30,6 +30,13 @@ class SequenceKind(Composite):
         else:
             draft.complete(path)
 
+    def child_failed(self, draft: Draft, path: str, node: SequenceSpec, index: int, cause: str) -> None:
+        """The sequence fails; but what follows a loop that its limit ended may still make something of its output."""
+        if draft.state(child_of(path, index)).exhausted and index + 1 < len(node.nodes):
+            self.child_succeeded(draft, path, node, index)
+        else:
+            draft.fail(path, cause)
+
     def child_input(self, graph: RunGraph, path: str, node: SequenceSpec, index: int) -> Expression:
         """The output of the node before; the first gets what the sequence got."""
         return graph.output(child_of(path, index - 1)) if index else graph.input(path)
