@@ -116,7 +116,11 @@ def _living(processes: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[b
 
 @dataclass
 class Outcome:
-    """What one round showed."""
+    """What one round showed.
+
+    Attributes:
+        load: How many processes of the machine wanted a processor at its end: what its times are to be read with.
+    """
 
     seed: int
     runs: int
@@ -125,6 +129,7 @@ class Outcome:
     kills: int
     took_s: float
     how: str = ""
+    load: float = field(default_factory=lambda: round(os.getloadavg()[0], 1))
 
 
 @dataclass

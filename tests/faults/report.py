@@ -41,8 +41,9 @@ class Report:
             "seeds": [outcome.seed for outcome in self.outcomes],
             "runs": sum(outcome.runs for outcome in self.outcomes),
             "kills": sum(outcome.kills for outcome in self.outcomes),
-            "recoveries": len(times),
+            "recoveries_ms": times,
             "recovery_ms": {"p50": _share(times, 0.5), "p99": _share(times, 0.99), "max": times[-1] if times else None},
+            "load": max((outcome.load for outcome in self.outcomes), default=0.0),
             "took_s": round(sum(outcome.took_s for outcome in self.outcomes)),
             "violations": self.violations,
         }
