@@ -8,9 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.arena import Arena, Outcome, play
+from tests.faults.arena import Arena
 from tests.faults.catalogue import FAULTS
 from tests.faults.report import Report
+from tests.faults.rounds import Outcome, play
 
 
 def main() -> int:
@@ -19,11 +20,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--results", type=Path, help="append one JSON line per fault to this file")
+    parser.add_argument("--keep", type=Path, help="a new folder for logs, ledger and the stories of what failed")
     options = parser.parse_args()
     names = list(FAULTS) if "all" in options.fault else options.fault
     failed = False
     with tempfile.TemporaryDirectory(prefix="flujo-faults-") as folder:
-        arena = Arena(Path(folder))
+        kept = options.keep or Path(folder)
+        kept.mkdir(parents=True, exist_ok=True)
+        arena = Arena(kept.absolute())
         try:
             for name in names:
                 report = asyncio.run(_play_all(name, options.first, options.seeds, arena))

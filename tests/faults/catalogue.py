@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.faults.arena import FaultTable
+from tests.faults.crowd_faults import CROWD_FAULTS
 from tests.faults.failpoints import die_at_a_place
 from tests.faults.poison_faults import POISON_FAULTS
 from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.redis_faults import REDIS_FAULTS
+from tests.faults.rounds import FaultTable
 from tests.faults.wire_faults import WIRE_FAULTS
 
 __all__ = ["FAULTS"]
@@ -16,5 +17,6 @@ FAULTS: FaultTable = {
     **REDIS_FAULTS,
     **WIRE_FAULTS,
     **POISON_FAULTS,
+    **CROWD_FAULTS,
     "F4": ("death at each place between two effects", die_at_a_place),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 
-from tests.faults.arena import LIMIT, Round
+from tests.faults.rounds import LIMIT, Round
 from tests.faults.workload import FAR, KINDS, now_ms
 
 __all__ = ["PLACES", "die_at_a_place", "places", "round_of"]

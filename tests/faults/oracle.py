@@ -1,7 +1,7 @@
 """The oracle: compares what Redis holds with a ledger that lies outside it, invariant by invariant.
 
-It reads plain keys, not through the code under test, and returns what is wrong as lines that begin with the
-invariant's name.
+It reads plain keys, not through the code under test, but for the rows of accounts, and returns what is wrong as lines that
+begin with the invariant's name.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.keys import POOL, Keyspace
 
 #: Two clocks of one machine, read in whole ms by different processes.
 _CLOCK_MS = 5
 
 _PARTS = ("granted", "reserved", "spent", "unknown", "children")
+
+#: A claim that was answered before a cancel may still be on its way to its body when the cancel is acknowledged.
+_ON_ITS_WAY_MS = 2_000
 
 #: What runs that have ended may have left on a shard: nothing, in each of these.
 _EMPTY_WHEN_QUIET = ("dispatches", "published", "dirty", "active")
@@ -41,6 +44,20 @@ class Excuses:
     failures: bool = False
 
 
+@dataclass(frozen=True)
+class Given:
+    """What became of one person's answer to a question.
+
+    Attributes:
+        told: Why it was refused.
+    """
+
+    run_id: str
+    by: str
+    accepted: bool
+    told: str = ""
+
+
 @dataclass
 class Story:
     """What Redis says of one run."""
@@ -48,15 +65,10 @@ class Story:
     run_id: str
     record: dict[str, str]
     events: list[tuple[str, dict[str, str]]]
-    accounts: dict[str, int | str]
+    accounts: dict[str, int]
     payloads: dict[str, bytes]
+    attempts: dict[str, str] = field(default_factory=dict)
     commits: dict[str, tuple[str, int]] = field(default_factory=dict)
-
-
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Every complete line of the ledger."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 async def read_story(client: Any, keyspace: Keyspace, run_id: str) -> Story:
@@ -67,18 +79,28 @@ async def read_story(client: Any, keyspace: Keyspace, run_id: str) -> Story:
     pipeline.xrange(keys.events)
     pipeline.hgetall(keys.accounts)
     pipeline.hgetall(keys.payloads)
-    record, events, accounts, payloads = await pipeline.execute()
+    pipeline.hgetall(keys.attempts)
+    record, events, accounts, payloads, attempts = await pipeline.execute()
     return Story(
         run_id,
         _text(record),
         [(entry.decode(), _text(fields)) for entry, fields in events],
-        {name: int(value) if value.lstrip("-").isdigit() else value for name, value in _text(accounts).items()},
+        parts_of(_text(accounts)),
         {name.decode(): payload for name, payload in payloads.items()},
+        _text(attempts),
     )
 
 
 def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def parts_of(fields: Mapping[str, str]) -> dict[str, int]:
+    """Every part of every account as `<account>|<meter>|<part>`, and what the run spent as `total|<meter>`."""
+    found = {
+        f"{row.account}|{row.meter}|{part}": int(getattr(row, part)) for row in read_accounts(fields) for part in _PARTS
+    }
+    return found | {name: int(value) for name, value in fields.items() if name.startswith("total|")}
 
 
 def judge_run(
@@ -152,42 +174,54 @@ def _no_run_without_reason(story: Story, ledger: Sequence[dict[str, Any]], excus
             yield f"I6 {story.run_id} {entry['path']}: {entry['kind']} after its commit: {entry}"
 
 
-def judge_accounts(accounts: Mapping[str, int | str], run_id: str) -> list[str]:
+def judge_accounts(accounts: Mapping[str, int], run_id: str) -> list[str]:
     """What is wrong with a run's accounts at one moment; every moment must pass."""
     told = []
     names = {name.rsplit("|", 1)[0] for name in accounts if name.endswith("|granted")}
+    inside: Counter[str] = Counter()
     for name in sorted(names):
-        parts = {part: int(accounts.get(f"{name}|{part}", 0)) for part in _PARTS}
+        parts = {part: accounts.get(f"{name}|{part}", 0) for part in _PARTS}
         free = parts["granted"] - sum(parts[part] for part in _PARTS[1:])
         if free < 0 or min(parts.values()) < 0:
             told.append(f"I4 {run_id} {name} does not add up: {parts}, free {free}")
+        inside[_above(name, names)] += parts["granted"]
     for name in names:
-        account, _, meter = name.rpartition("|")
-        inside = sum(
-            int(accounts[f"{other}|granted"]) for other in names if _is_child(other, account) and other.endswith(meter)
-        )
-        if inside > int(accounts.get(f"{name}|children", 0)):
-            told.append(f"I4 {run_id} {name} granted its children {inside}, more than it has for them")
+        if inside[name] != accounts.get(f"{name}|children", 0):
+            told.append(
+                f"I4 {run_id} {name} has {accounts.get(f'{name}|children', 0)} for its children, not {inside[name]}"
+            )
     return told
 
 
-def _is_child(name: str, account: str) -> bool:
-    """Whether an account is a branch of a split in another: `root` holds the splits that lie in no branch."""
-    path = name.rpartition("|")[0]
-    return account == "root" and path.count(".") == 1
+def _above(name: str, names: Collection[str]) -> str:
+    """The account that granted one what it has: the nearest one above it that limits the meter."""
+    account, _, meter = name.partition("|")
+    while account not in ("root", ""):
+        account = account.rpartition(".")[0] or "root"
+        if f"{account}|{meter}" in names:
+            return f"{account}|{meter}"
+    return ""
 
 
 def _charged_what_was_billed(story: Story, ledger: Sequence[dict[str, Any]], excuses: Excuses) -> Iterator[str]:
     billed = sum(entry["tokens"] for entry in ledger if entry["kind"] == "bill")
-    spent = int(story.accounts.get("total|tokens", 0))
-    unknown = sum(int(value) for name, value in story.accounts.items() if name.endswith("|tokens|unknown"))
-    limit = int(story.accounts.get("root|tokens|granted", 0))
-    if limit and int(story.accounts.get("root|tokens|spent", 0)) > limit:
-        yield f"I5 {story.run_id} spent more than its cap {limit}"
-    if spent > billed:
-        yield f"I5 {story.run_id} is charged {spent} tokens, more than the {billed} that were billed"
-    if limit and not excuses.tail_lost and billed > spent + unknown:
+    total = story.accounts.get("total|tokens", 0)
+    spent, unknown = (_sum(story.accounts, part) for part in ("spent", "unknown"))
+    limit = story.accounts.get("root|tokens|granted")
+    if "tokens=" in story.record.get("limits", "") and limit is None:
+        yield f"I5 {story.run_id} has a limit and no account"
+    if total > billed:
+        yield f"I5 {story.run_id} is charged {total} tokens, more than the {billed} that were billed"
+    if limit is None:
+        return
+    if spent > limit or spent != total:
+        yield f"I5 {story.run_id} spent {total}, its accounts say {spent}, its cap is {limit}"
+    if not excuses.tail_lost and billed > spent + unknown:
         yield f"I5 {story.run_id} was billed {billed} tokens, and knows of {spent} and {unknown} unknown"
+
+
+def _sum(accounts: Mapping[str, int], part: str) -> int:
+    return sum(amount for name, amount in accounts.items() if name.endswith(f"|tokens|{part}"))
 
 
 def _stream_in_order(story: Story) -> Iterator[str]:
@@ -198,6 +232,60 @@ def _stream_in_order(story: Story) -> Iterator[str]:
         yield f"I9 {story.run_id}: its last event is {story.events[-1][1]['kind']}"
     ends = Counter(fields["nonce"] for _, fields in story.events if fields["kind"] in ("succeeded", "failed", "lost"))
     yield from (f"I9 {story.run_id}: attempt {nonce} ended {times} times" for nonce, times in ends.items() if times > 1)
+
+
+def judge_cancel(
+    story: Story, ledger: Sequence[dict[str, Any]], acknowledged_ms: int, excuses: Excuses
+) -> Iterator[str]:
+    """A cancel is final: the run ends so, and nothing of it starts any more, but what had its claim already."""
+    if story.record.get("status") not in ("cancelled", None):
+        yield f"I8 {story.run_id} was cancelled, and is {story.record['status']}"
+    for entry in ledger:
+        late_ms = entry["at_ms"] - acknowledged_ms
+        if entry["kind"] == "started" and late_ms > _ON_ITS_WAY_MS and entry["pid"] not in excuses.paused:
+            yield f"I8 {story.run_id} {entry['path']} started {late_ms} ms after the cancel"
+    if any(
+        fields["kind"] == "succeeded" and int(entry.partition("-")[0]) > acknowledged_ms + _CLOCK_MS
+        for entry, fields in story.events
+    ):
+        yield f"I8 {story.run_id}: a step was committed after the cancel"
+
+
+async def reserved_by_nobody(client: Any, keyspace: Keyspace, run_id: str) -> list[str]:
+    """What is wrong with the money of a run that was cancelled just now: only leased attempts may hold any."""
+    keys = keyspace.run(run_id)
+    pipeline = client.pipeline(transaction=True)
+    pipeline.hgetall(keys.accounts)
+    pipeline.hgetall(keys.attempts)
+    pipeline.zcard(keys.waiters)
+    accounts, attempts, waiting = await pipeline.execute()
+    reserved = _sum(parts_of(_text(accounts)), "reserved")
+    claims = _text(attempts)
+    held = sum(
+        int(claims[name.removesuffix("phase") + "reserved"].removeprefix("tokens=") or 0)
+        for name, phase in claims.items()
+        if name.startswith("claim|") and name.endswith("|phase") and phase == "held"
+    )
+    told = [] if reserved == held else [f"I8 {run_id}: {reserved} tokens are reserved, and leases hold {held}"]
+    return told + ([f"I8 {run_id}: {waiting} steps wait for budget"] if waiting else [])
+
+
+def judge_answers(story: Story, ledger: Sequence[dict[str, Any]], given: Sequence[Given]) -> Iterator[str]:
+    """Of all who answered a question one is accepted, the others are told so, and the next step sees the winner's answer."""
+    if not given:
+        return
+    winners = [answer.by for answer in given if answer.accepted]
+    stored = [fields for _, fields in story.events if fields["kind"] == "answered"]
+    if len(winners) > 1 or len(stored) != len(winners):
+        yield f"I10 {story.run_id}: {winners} were accepted, {len(stored)} answers are stored"
+    if not winners and story.record.get("status") != "cancelled":
+        yield f"I10 {story.run_id} is {story.record.get('status')}, and nobody's answer was accepted"
+    seen = {entry["answer"] for entry in ledger if "answer" in entry}
+    if not seen <= set(winners):
+        yield f"I10 {story.run_id} went on with the answer of {sorted(seen)}; accepted was {winners}"
+    if story.record.get("status") == "completed" and not seen:
+        yield f"I10 {story.run_id} went on without an answer"
+    yield from (f"I10 {answer.by} was not told why" for answer in given if not (answer.accepted or answer.told))
 
 
 async def left_over(
@@ -217,16 +305,14 @@ async def left_over(
         for key in (keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events):
             if await client.ttl(key) == -1:
                 told.append(f"I7 {key} would stay for ever")
-        parts = _text(await client.hgetall(keys.accounts))
-        told += [f"I7 {run_id}: {part} is {left}" for part, left in parts.items() if _is_open(part, left)]
+        parts = parts_of(_text(await client.hgetall(keys.accounts)))
+        told += [
+            f"I7 {run_id}: {part} is {left}" for part, left in parts.items() if part.endswith("|reserved") and left
+        ]
     for queue in queues:
         if waiting := await broker.llen(queue):
             told.append(f"I7 {waiting} messages wait in {queue}")
     return told
-
-
-def _is_open(part: str, left: str) -> bool:
-    return part.endswith("|reserved") and left != "0"
 
 
 async def _size(client: Any, key: str) -> int:

@@ -12,8 +12,9 @@ import redis.asyncio as aioredis
 
 from flujo_client import AsyncFlujoClient
 from flujo_client.protocol.queues import broker_queue
-from tests.faults.arena import SITE, Round
+from tests.faults.arena import SITE
 from tests.faults.poison import POISON
+from tests.faults.rounds import Round
 from tests.faults.workload import ANYWHERE, FAR
 
 __all__ = ["POISON_FAULTS"]

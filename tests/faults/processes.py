@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 
-from tests.faults.arena import Round
+from tests.faults.rounds import Round
 from tests.faults.workload import CPU, FAR, now_ms
 
 __all__ = ["PROCESS_FAULTS"]
@@ -98,7 +98,7 @@ async def die_while_budgets_move(this: Round) -> None:
         await asyncio.sleep(this.chance.random() * 0.1)
         this.kill(process.pid)
         for run_id in (cancelled.pop(), cancelled.pop()):
-            await this.client.run(run_id).cancel()
+            await this.cancel(run_id)
     this.ends = ("completed", "cancelled")
     await this.arena.make_whole(this.client)
 

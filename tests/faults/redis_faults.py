@@ -12,7 +12,7 @@ from typing import Any
 
 import redis.asyncio as aioredis
 
-from tests.faults.arena import Round
+from tests.faults.rounds import Round
 
 __all__ = ["REDIS_FAULTS"]
 

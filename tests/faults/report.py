@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.faults.arena import Outcome
+from tests.faults.rounds import Outcome
 
 __all__ = ["Report"]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.arena import Arena, play
+from tests.faults.arena import Arena
 from tests.faults.catalogue import FAULTS
 from tests.faults.failpoints import PLACES, UNSWEPT, places
+from tests.faults.rounds import play
 
 SCRIPTS = Path(str(files("flujo_client.protocol"))) / "lua"
 

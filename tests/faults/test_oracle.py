@@ -6,9 +6,19 @@ from typing import Any
 
 import pytest
 
-from tests.faults.oracle import Excuses, Story, judge_accounts, judge_run, recoveries_ms
+from tests.faults.oracle import (
+    Excuses,
+    Given,
+    Story,
+    judge_accounts,
+    judge_answers,
+    judge_cancel,
+    judge_run,
+    parts_of,
+    recoveries_ms,
+)
 
-ACCOUNTS: dict[str, int | str] = {
+ACCOUNTS: dict[str, int] = {
     "root|tokens|granted": 100,
     "root|tokens|spent": 8,
     "total|tokens": 8,
@@ -116,8 +126,75 @@ def test_a_bill_that_nobody_knows_of_is_found() -> None:
 @pytest.mark.parametrize(
     "change", [{"root|tokens|spent": 101}, {"1.0|tokens|granted": 5}, {"root|tokens|reserved": -1}]
 )
-def test_accounts_that_do_not_add_up_are_found(change: dict[str, int | str]) -> None:
+def test_accounts_that_do_not_add_up_are_found(change: dict[str, int]) -> None:
     assert [told[:2] for told in judge_accounts(ACCOUNTS | change, "r")] == ["I4"]
+
+
+def test_accounts_are_judged_as_the_scripts_keep_them() -> None:
+    """A row is the numbers granted, reserved, spent, unknown, children, overrun, held, pool, seen, closed."""
+    fields = {
+        "meters": "tokens",
+        "root|tokens": "100 0 8 0 90 0 0 0 0 0",
+        "split|1|tokens": "0 2 45 0",
+        "total|tokens": "8",
+    }
+
+    parts = parts_of(fields)
+
+    assert (parts["root|tokens|granted"], parts["1.1|tokens|granted"], parts["total|tokens"]) == (100, 45, 8)
+    assert judge_accounts(parts, "r") == []
+    assert judge_accounts(parts_of(fields | {"root|tokens": "100 0 12 0 90 0 0 0 0 0"}), "r")[0].startswith("I4")
+
+
+def test_a_limit_without_an_account_is_found() -> None:
+    """So that an oracle which cannot read the accounts any more says so, instead of finding them in order."""
+    story = _story()
+    story.record["limits"] = "tokens=100"
+    story.accounts = {"total|tokens": 8}
+
+    assert [told[:2] for told in judge_run(story, _ledger(), Excuses())] == ["I5"]
+
+
+def test_what_happens_after_a_cancel_is_found() -> None:
+    story = _story()
+    story.record["status"] = "cancelled"
+
+    assert list(judge_cancel(story, _ledger(), 1400, Excuses())) == []
+    assert {told[:2] for told in judge_cancel(story, _ledger(), 1250, Excuses())} == {"I8"}  # a commit
+    late = [_entry("started", "1", "n1", 9000, pid=2)]
+    assert {told[:2] for told in judge_cancel(story, late, 1400, Excuses())} == {"I8"}
+    assert list(judge_cancel(story, late, 1400, Excuses(paused={2}))) == []
+    story.record["status"] = "completed"
+    assert {told[:2] for told in judge_cancel(story, _ledger(), 1400, Excuses())} == {"I8"}
+
+
+def _answered(*by: str) -> Story:
+    events = [_event(number, "answered", "1") for number, _ in enumerate(by)]
+    return Story("r", {"status": "completed"}, events, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("story", "given", "seen"),
+    [
+        (_answered("ann"), [Given("r", "ann", True), Given("r", "bob", True)], "ann"),
+        (_answered("ann", "bob"), [Given("r", "ann", True), Given("r", "bob", False, "too late")], "ann"),
+        (_answered("ann"), [Given("r", "ann", True), Given("r", "bob", False, "too late")], "bob"),
+        (_answered("ann"), [Given("r", "ann", True), Given("r", "bob", False)], "ann"),
+        (_answered(), [Given("r", "ann", False, "too late")], ""),
+        (_answered("ann"), [Given("r", "ann", True)], ""),
+    ],
+    ids=["two accepted", "two stored", "the loser's", "not told", "nobody", "never used"],
+)
+def test_an_answer_that_is_lost_or_doubled_is_found(story: Story, given: list[Given], seen: str) -> None:
+    ledger = [_entry("started", "2", "n2", 1500, answer=seen)] if seen else []
+
+    assert {told[:3] for told in judge_answers(story, ledger, given)} == {"I10"}
+
+
+def test_one_answer_that_is_used_is_found_in_order() -> None:
+    given = [Given("r", "ann", True), Given("r", "bob", False, "too late")]
+
+    assert list(judge_answers(_answered("ann"), [_entry("started", "2", "n2", 1500, answer="ann")], given)) == []
 
 
 def test_events_out_of_order_are_found() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import redis.asyncio as aioredis
 
 from flujo_client.protocol.queues import broker_queue
-from tests.faults.arena import Round
 from tests.faults.proxy import Link
+from tests.faults.rounds import Round
 from tests.faults.workload import ANYWHERE, FAR
 
 __all__ = ["WIRE_FAULTS"]

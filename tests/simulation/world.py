@@ -26,7 +26,7 @@ from flujo_worker.hooks import worker_hooks
 from flujo_worker.lease import Incarnation, LeaseKeeper
 from flujo_worker.memory_redis import MemoryRedis
 from flujo_worker.registry import Registry
-from tests.faults.oracle import Excuses, Story, judge_accounts, judge_run
+from tests.faults.oracle import Excuses, Story, judge_accounts, judge_run, parts_of
 from tests.faults.workload import TOKENS_BILLED, TOKENS_EXPECTED, Baton, done, is_even, passed_on
 from tests.simulation.clock import VirtualLoop
 from tests.simulation.store import SimulatedStore
@@ -249,9 +249,8 @@ class World:
             (entry.decode(), dict(zip(*[(word.decode() for word in words[at::2]) for at in (0, 1)], strict=True)))
             for entry, words in entries
         ]
-        accounts = {name: int(v) if v.lstrip("-").isdigit() else v for name, v in text["accounts"].items()}
         payloads = {name: value.encode() for name, value in text["payloads"].items()}
-        return Story(run_id, text["run"], events, accounts, payloads)
+        return Story(run_id, text["run"], events, parts_of(text["accounts"]), payloads)
 
     def replace(self, name: str) -> None:
         """Start a process under a name."""
@@ -294,7 +293,7 @@ class World:
             for run_id in self.runs:
                 accounts = await REDIS.hgetall(KEYSPACE.run(run_id).accounts)
                 plain = {name.decode(): value.decode() for name, value in accounts.items()}
-                self.told += judge_accounts(plain, run_id)
+                self.told += judge_accounts(parts_of(plain), run_id)
         return reply
 
     async def _pop(self, key: str) -> Any:

@@ -1,0 +1,307 @@
+"""Rounds: one fault under one seed on an arena, and what the oracle says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis.asyncio as aioredis
+
+from flujo_client import AsyncFlujoClient, UsageLimits
+from flujo_client.protocol.errors import FlujoError, ResultTimeoutError, StateUnavailableError
+from flujo_client.protocol.queues import broker_queue
+from tests.faults.arena import Arena
+from tests.faults.ledger import Ledger
+from tests.faults.oracle import (
+    Excuses,
+    Given,
+    Story,
+    judge_accounts,
+    judge_answers,
+    judge_cancel,
+    judge_run,
+    left_over,
+    read_story,
+    recoveries_ms,
+    reserved_by_nobody,
+)
+from tests.faults.workload import ANYWHERE, CPU, FAR, KINDS, TOKENS_EXPECTED, now_ms
+
+#: Within this time after a fault every run must have ended.
+END_TIMEOUT_S = 40.0
+
+#: What a run may spend: enough for every step to be lost twice.
+LIMIT = UsageLimits(total_tokens_limit=60 * TOKENS_EXPECTED)
+
+#: A worker that is not deaf runs a step within this time after its Redis is back.
+DEAF_AFTER_S = 10.0
+
+
+@dataclass
+class Outcome:
+    """What one round showed.
+
+    Attributes:
+        load: How many processes of the machine wanted a processor at its end: what its times are to be read with.
+    """
+
+    seed: int
+    runs: int
+    violations: list[str]
+    recoveries_ms: list[int]
+    kills: int
+    took_s: float
+    how: str = ""
+    load: float = field(default_factory=lambda: round(os.getloadavg()[0], 1))
+
+
+@dataclass
+class Round:
+    """One fault, one seed: some runs are held inside a seeded step, others flow, and the fault comes at a seeded moment."""
+
+    fault: str
+    seed: int
+    arena: Arena
+    client: AsyncFlujoClient
+    inputs: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    deaths: dict[int, int] = field(default_factory=dict)
+    excused: set[int] = field(default_factory=set)
+    paused: set[int] = field(default_factory=set)
+    violations: list[str] = field(default_factory=list)
+    ends: tuple[str, ...] = ("completed",)
+    tail_lost: bool = False
+    failures: bool = False
+    submit_again: bool = False
+    cancelled: dict[str, int] = field(default_factory=dict)
+    given: list[Given] = field(default_factory=list)
+    how: str = ""
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(f"{self.fault} {self.seed}")
+        self.ledger = Ledger(self.arena.ledger)
+        self.name = f"{self.fault}-{self.seed}-{now_ms() % 10**8}".lower()
+
+    @property
+    def held(self) -> list[str]:
+        return [run_id for run_id, (_, value) in self.inputs.items() if "hold_at" in value]
+
+    def entries(self, **wanted: Any) -> list[dict[str, Any]]:
+        """The ledger's lines of this round that say all of `wanted`."""
+        lines = [entry for entry in self.ledger.entries() if entry["run_id"] in self.inputs]
+        return [entry for entry in lines if all(entry[name] == value for name, value in wanted.items())]
+
+    async def load(self, *, held: int = 4, free: int = 6, queue: str = ANYWHERE) -> None:
+        """Submit runs of every kind and wait for the moment."""
+        kinds = ("relay",) if queue == CPU else KINDS
+        for number in range(held + free):
+            kind = kinds[number % len(kinds)]
+            value: dict[str, Any] = {"pace_ms": self.chance.randrange(1, 40)}
+            if number < held:
+                value |= {"hold_at": self.chance.randrange(0, 4), "billed_first": self.chance.random() < 0.5}
+            self.inputs[f"{self.name}-{number}"] = f"{kind}_{queue}", value
+        await self.submit()
+        bills = self.chance.randrange(1, 4 * free) if free else 0
+        await self.until(lambda: self._holding() and len(self.entries(kind="bill")) >= bills, "the moment")
+        await asyncio.sleep(self.chance.random() * 0.05)
+
+    async def submit(self) -> None:
+        """Submit every run; one that is known already is found again."""
+        for run_id, (pipeline, value) in self.inputs.items():
+            await self.client.submit(pipeline, value, run_id=run_id, usage_limits=LIMIT)
+
+    def _holding(self) -> bool:
+        return all(self.holders(run_id) for run_id in self.held)
+
+    def holders(self, run_id: str) -> list[int]:
+        """The processes in which a held run waits, or waited."""
+        hold_at, first = self.inputs[run_id][1]["hold_at"], self.inputs[run_id][1]["billed_first"]
+        lines = self.entries(run_id=run_id, kind="bill" if first else "started")
+        reached = {entry["path"] for entry in self.entries(run_id=run_id, kind="started")}
+        return [entry["pid"] for entry in lines] if len(reached) > hold_at else []
+
+    def victim(self) -> int:
+        """A process that holds a step."""
+        return self.holders(self.chance.choice(self.held))[-1]
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL."""
+        self.deaths[pid] = now_ms()
+        self.excused.add(pid)
+        os.kill(pid, signal.SIGKILL)
+        for process in self.arena.fleet.processes.values():
+            if process.pid == pid:
+                process.wait()
+
+    async def cancel(self, run_id: str) -> None:
+        """Cancel a run; from the acknowledgement on nothing of it may start, and what had not started is free (I8)."""
+        if await self.client.run(run_id).cancel():
+            self.cancelled[run_id] = now_ms()
+            self.violations += await reserved_by_nobody(self.client.client, self.client.keyspace, run_id)
+
+    def open_gates(self) -> None:
+        for run_id in self.held:
+            self.arena.fleet.open_gate(run_id)
+
+    async def until(self, condition: Callable[[], Any], what: str, timeout_s: float = END_TIMEOUT_S) -> Any:
+        return await self.arena.fleet.until(condition, what, timeout_s)
+
+    async def lose_messages(self) -> None:
+        """Empty the broker's database."""
+        broker = aioredis.Redis.from_url(self.arena.broker_url)
+        try:
+            await broker.flushdb()
+        finally:
+            await broker.aclose()
+
+    async def until_rerun(self) -> None:
+        """Wait until everything that the dead had in hand runs elsewhere."""
+        await self.until(self._all_run_again, f"{len(self.deaths)} dead processes' steps run again")
+
+    def _all_run_again(self) -> bool:
+        waiting = [run_id for run_id in self.held if self.holders(run_id)[-1] in self.deaths]
+        return not waiting
+
+    async def nobody_is_deaf(self, pids: Collection[int], queue: str = ANYWHERE) -> None:
+        """Every worker runs a step within ten seconds after the fault is over (I11)."""
+        since, pipeline = now_ms(), f"relay_{queue}"
+
+        async def all_ran() -> bool:
+            with suppress(FlujoError):
+                run_id = f"{self.name}-probe-{len(self.inputs)}"
+                self.inputs[run_id] = pipeline, {"pace_ms": 1}
+                await self.client.submit(pipeline, {"pace_ms": 1}, run_id=run_id, usage_limits=LIMIT)
+            await asyncio.sleep(0.1)
+            begun = (entry for entry in self.entries(kind="started") if entry["at_ms"] > since)
+            return set(pids) <= {entry["pid"] for entry in begun}
+
+        await self.until(all_ran, "I11 every worker runs a step", DEAF_AFTER_S)
+
+    async def all_end(self) -> None:
+        """Open the gates, and wait until every run has ended and nothing is left to settle."""
+        self.open_gates()
+        if self.submit_again:
+            await _patiently(self.submit)
+        for run_id in self.inputs:
+            with suppress(ResultTimeoutError):
+                await self.client.reader.wait(run_id, END_TIMEOUT_S)
+
+    async def judge(self) -> list[str]:
+        """Every invariant, on every run of the round and on what is left."""
+        keyspace = self.client.keyspace
+        excuses = Excuses(self.excused | self.paused, self.paused, self.tail_lost, self.failures)
+        left = await self._left_over()  # by then the last leases of the dead are given up, and late bills settled
+        told = [*self.violations, *left]
+        for run_id in self.inputs:
+            story = await read_story(self.client.client, keyspace, run_id)
+            ledger = self.entries(run_id=run_id)
+            before = len(told)
+            told += judge_run(story, ledger, excuses, ends=self.ends)
+            told += judge_answers(story, ledger, [answer for answer in self.given if answer.run_id == run_id])
+            if run_id in self.cancelled:
+                told += judge_cancel(story, ledger, self.cancelled[run_id], excuses)
+            if len(told) > before:
+                self._keep(story, ledger, told[before:])
+        return told
+
+    def _keep(self, story: Story, ledger: list[dict[str, Any]], told: list[str]) -> None:
+        """Write down the whole story of a run with which something is wrong."""
+        facts: dict[str, Any] = {"told": told, "how": self.how, "deaths": self.deaths, "ledger": ledger}
+        facts |= {part: getattr(story, part) for part in ("record", "events", "accounts", "attempts")}
+        (self.arena.folder / f"story-{story.run_id}.json").write_text(json.dumps(facts, indent=1))
+
+    async def clear_away(self) -> None:
+        """After a round that failed: end its runs, so that the next round shows what is wrong with itself alone."""
+        self.open_gates()
+        for run_id in self.inputs:
+            with suppress(FlujoError, ResultTimeoutError):
+                await self.client.run(run_id).cancel()
+                await self.client.reader.wait(run_id, 5)
+
+    async def _left_over(self) -> list[str]:
+        """What is left once the last wake-ups and copies of messages have been taken."""
+        queues = [broker_queue("flujo", queue) for queue in (ANYWHERE, FAR, CPU)]
+        broker = aioredis.Redis.from_url(self.arena.broker_url)
+        try:
+            told: list[str] = []
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:
+                told = await left_over(self.client.client, broker, self.client.keyspace, self.inputs, queues)
+                if not told:
+                    break
+                await asyncio.sleep(0.2)
+            return told
+        finally:
+            await broker.aclose()
+
+    @asynccontextmanager
+    async def accounts_watched(self) -> AsyncIterator[None]:
+        """Look at the runs' accounts again and again: they must add up at every moment."""
+
+        over = asyncio.Event()
+
+        async def watch() -> None:
+            while not over.is_set():
+                for run_id in list(self.inputs):
+                    with suppress(aioredis.RedisError, OSError):
+                        story = await read_story(self.client.client, self.client.keyspace, run_id)
+                        self.violations += judge_accounts(story.accounts, run_id)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), 0.1)
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            over.set()  # no cancel: redis-py may swallow it
+            await watching
+
+
+async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
+    """Until Redis answers, as a client does that submits again with the same id."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while True:
+        try:
+            return await work()
+        except StateUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+Inject = Callable[[Round], Awaitable[None]]
+
+#: Lines of what is wrong with one round that are worth reading.
+_MOST_LINES = 12
+
+
+async def play(fault: str, inject: Inject, seed: int, arena: Arena) -> Outcome:
+    """One round: make the arena whole, hurt it, and see what came of it."""
+    began = time.monotonic()
+    async with arena.connected() as client:
+        await arena.make_whole(client)
+        this = Round(fault, seed, arena, client)
+        try:
+            async with this.accounts_watched():
+                await inject(this)
+                await this.all_end()
+            told = await this.judge()
+        except (AssertionError, TimeoutError, FlujoError) as error:
+            told = [f"I1 {str(error).splitlines()[0]}", *this.violations]
+            (arena.folder / "story").write_text(str(error))
+        if told:
+            await this.clear_away()
+    recovered = recoveries_ms(this.entries(), this.deaths)
+    return Outcome(
+        seed, len(this.inputs), told[:_MOST_LINES], recovered, len(this.deaths), time.monotonic() - began, this.how
+    )
+
+
+FaultTable = Mapping[str, tuple[str, Inject]]
