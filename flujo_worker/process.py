@@ -19,6 +19,7 @@ from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.sealing import make_codec
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
+from flujo_client.protocol.spec_text import spec_text
 from flujo_client.protocol.tracing import flush_sdk
 from flujo_client.protocol.wire import Wire
 from flujo_worker.attempt import AttemptEnd
@@ -215,6 +216,7 @@ async def publish_specs(settings: Settings, registry: Registry) -> None:
     Raises:
         StateUnavailableError: Redis does not answer.
         UnsafeRedisError: Redis may evict keys.
+        ConfigurationError: A spec is too large.
     """
     client, wire = connect(settings.state_url), Wire(settings.state_url)
     try:
@@ -222,7 +224,7 @@ async def publish_specs(settings: Settings, registry: Registry) -> None:
         scripts = Scripts(ScriptCaller(wire), Keyspace(settings.namespace))
         for spec in registry.specs():
             version = "" if spec.pipeline_version == LATEST else spec.pipeline_version
-            await scripts.publish_spec(spec.name, spec.content_hash, spec.model_dump_json().encode(), version)
+            await scripts.publish_spec(spec.name, spec.content_hash, spec_text(spec), version)
     finally:
         await client.aclose()
         await wire.close()

@@ -122,8 +122,8 @@ class Registry:
             )
 
     def find(self, function: str) -> StepDefinition | None:
-        """The step that a function reference names; None if this worker does not have it."""
-        return self._steps.get(function)
+        """The step that a function reference names, or the first of several; None if this worker does not have it."""
+        return self._steps.get(function.partition(" ")[0])
 
     def control(self, reference: str) -> ControlDefinition:
         """The function of a composite. Raises `KeyError` if this worker does not have it; see `has`."""
@@ -147,10 +147,10 @@ class Registry:
         return next(models, self._context_models.get(function, self.context_model))
 
     def has(self, function: str) -> bool:
-        """Whether this worker can run what a message names: a step, or every function of a control step."""
-        if function.startswith(CONTROL_PREFIX):
-            return all(reference in self._controls for reference in function.split(" ")[1:])
-        return function in self._steps
+        """Whether this worker can run what a message names: a step and its invariants, or every function of a control step."""
+        first, *others = function.split(" ")
+        known = first.startswith(CONTROL_PREFIX) or first in self._steps
+        return known and all(reference in self._controls for reference in others)
 
     def specs(self) -> Iterator[PipelineSpec]:
         """The specs to publish when the worker starts."""

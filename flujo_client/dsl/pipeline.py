@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from pydantic import ValidationError as PydanticValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from flujo_client.dsl.callables import ControlFunction, reference_of
@@ -27,6 +28,7 @@ from flujo_client.protocol.spec import (
     SequenceSpec,
     StepSpec,
 )
+from flujo_client.protocol.spec_text import refuse_unsendable
 from flujo_client.protocol.types import ControlDefinition, StepDefinition, TypeValidator, describe_type, make_adapter
 
 __all__ = ["UNNAMED", "Pipeline", "Step", "fits", "handed_on"]
@@ -181,18 +183,26 @@ class Pipeline(Nesting):
         """The pipeline as pure data.
 
         Raises:
-            ConfigurationError: It has no steps.
+            ConfigurationError: It has no steps, a name or version that cannot be one, or more than a message can carry.
         """
         root = self.to_sequence()
         last = root.nodes[-1]
         if isinstance(last, StepSpec) and self.steps[-1].stream_call is not None:
             root = SequenceSpec(nodes=(*root.nodes[:-1], last.model_copy(update={"streams": True})))
-        return PipelineSpec(
-            name=self.name or UNNAMED,
-            pipeline_version=self.version,
-            root=root,
-            input_schema=_schema_of(self.input_type),
-        )
+        try:
+            spec = PipelineSpec(
+                name=self.name or UNNAMED,
+                pipeline_version=self.version,
+                root=root,
+                input_schema=_schema_of(self.input_type),
+            )
+        except PydanticValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            raise ConfigurationError(
+                f"Pipeline '{self.name}' cannot be made: {fault['loc'][-1]}: {fault['msg']}."
+            ) from error
+        refuse_unsendable(spec)
+        return spec
 
     def to_sequence(self) -> SequenceSpec:
         """Its steps as a spec's node. Raises `ConfigurationError` if it has none."""

@@ -228,7 +228,7 @@ class Draft(RunGraph):
                 path=path,
                 attempt=attempt,
                 queue=step.queue,
-                function=step.function,
+                function=step.wanted,
                 label=task_label(self.spec.name, step.name),
                 delay_ms=delay_ms,
                 terms=";".join((str(lease_ms), step.lost_spend, chain, amounts_text(step.estimate), " ".join(fields))),
@@ -244,7 +244,7 @@ class Draft(RunGraph):
         step = self.step(path)
         label = task_label(self.spec.name, step.name)
         self.dispatches.append(
-            Dispatch(path, attempt, step.queue, step.function, label, delay_ms, is_async=step.is_async)
+            Dispatch(path, attempt, step.queue, step.wanted, label, delay_ms, is_async=step.is_async)
         )
 
     def wake(self, path: str) -> None:
@@ -252,7 +252,7 @@ class Draft(RunGraph):
         state = self.update(path, status=NodeStatus.DISPATCHED)
         step = self.step(path)
         label = task_label(self.spec.name, step.name)
-        self.woken.append(Dispatch(path, state.attempt, step.queue, step.function, label, is_async=step.is_async))
+        self.woken.append(Dispatch(path, state.attempt, step.queue, step.wanted, label, is_async=step.is_async))
 
     def decision(self) -> Decision:
         """What was decided so far."""

@@ -352,7 +352,7 @@ class ExecutionManager:
         state = (await self._state.load_nodes(run_id, [path]))[path]
         step = step_at(run.spec, path, state)
         label = task_label(run.spec.name, step.name)
-        dispatch = Dispatch(path, int(attempt), queue, step.function, label, is_async=step.is_async)
+        dispatch = Dispatch(path, int(attempt), queue, step.wanted, label, is_async=step.is_async)
         if await self._wait_for_workers(run, [dispatch]):
             return
         self._outgoing.append(self._outgoing_of(run, dispatch))

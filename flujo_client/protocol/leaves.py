@@ -10,10 +10,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 
-__all__ = ["HANDLERS", "HitlSpec", "Name", "NamedNode", "NodeModel", "RetrySpec", "SpecModel", "StepSpec"]
+__all__ = ["CONTROLS", "HANDLERS", "HitlSpec", "Name", "NamedNode", "NodeModel", "RetrySpec", "SpecModel", "StepSpec"]
 
 #: The control step that calls a node's failure handlers, once the node has failed for good.
 HANDLERS: Final = "failed"
+
+#: Every control step that calls functions of the user; what a kind of node has none of is as another of them.
+CONTROLS: Final = (
+    "enter",
+    "choose",
+    "pick",
+    "items",
+    "next",
+    "output",
+    "merge",
+    "gather",
+    "result",
+    "lookup",
+    "store",
+    HANDLERS,
+)
 
 #: Names of pipelines, steps and queues: they stand in keys, task names and metrics.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:<>\-]{0,119}$")]
@@ -135,6 +151,11 @@ class StepSpec(_Leaf):
         """Whether an attempt needs the context, to read or to write."""
         kept = self.persist_feedback_to or self.persist_validation_to
         return self.uses_context or self.updates_context or self.sink_to is not None or kept is not None
+
+    @property
+    def wanted(self) -> str:
+        """What a worker must have to run it, as messages say it: its function, and those that must hold after it."""
+        return " ".join((self.function, *self.invariant_functions))
 
     def with_invariants(self, rules: tuple[str, ...], functions: tuple[str, ...]) -> StepSpec:
         """The step under the invariants of a pipeline that it is part of."""

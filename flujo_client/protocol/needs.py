@@ -4,26 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flujo_client.protocol.leaves import HANDLERS
+from flujo_client.protocol.leaves import CONTROLS
 from flujo_client.protocol.spec import NodeSpec, PipelineSpec, SequenceSpec, StepSpec
 
 __all__ = ["needs_of"]
-
-#: Names of control steps; what a kind of node has none of is as another of them.
-_CONTROLS = (
-    "enter",
-    "choose",
-    "pick",
-    "items",
-    "next",
-    "output",
-    "merge",
-    "gather",
-    "result",
-    "lookup",
-    "store",
-    HANDLERS,
-)
 
 
 def needs_of(spec: PipelineSpec, start: int = 0) -> list[tuple[str, str]]:
@@ -33,13 +17,12 @@ def needs_of(spec: PipelineSpec, start: int = 0) -> list[tuple[str, str]]:
 
 def _needs(node: NodeSpec) -> Iterator[tuple[str, str]]:
     if not isinstance(node, SequenceSpec):
-        for control in _CONTROLS:
+        for control in CONTROLS:
             yield from ((node.name, function) for function in node.roles(control).values())
     if isinstance(node, StepSpec):
-        yield from ((node.name, function) for function in node.invariant_functions)
         link: StepSpec | None = node
         while link is not None:
-            yield link.name, link.function
+            yield from ((link.name, function) for function in link.wanted.split(" "))
             link = link.fallback
     for part in node.parts():
         yield from _needs(part)

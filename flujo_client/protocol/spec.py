@@ -15,7 +15,6 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.leaves import HitlSpec, Name, RetrySpec, SpecModel, StepSpec
 from flujo_client.protocol.nodes import (
     BackgroundSpec,
@@ -55,7 +54,6 @@ __all__ = [
     "StepSpec",
     "SubPipelineSpec",
     "TransitionSpec",
-    "load_spec",
 ]
 
 #: Rises when a spec can say something that the release before could not read.
@@ -99,18 +97,3 @@ class PipelineSpec(SpecModel):
     def steps(self) -> list[StepSpec]:
         """Every step of a function, once, in declared order."""
         return self.root.steps()
-
-
-def load_spec(text: str | bytes) -> PipelineSpec:
-    """Read a spec.
-
-    Raises:
-        SchemaMismatchError: It is no spec, or one of a newer release.
-    """
-    try:
-        return PipelineSpec.model_validate_json(text)
-    except ValueError as error:
-        raise SchemaMismatchError(
-            f"A pipeline spec cannot be read: {str(error).splitlines()[0]}.",
-            suggestion=f"This release reads specs up to version {SPEC_VERSION}; upgrade it if a newer one published this spec.",
-        ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flujo_client.protocol.errors import UnknownPipelineError
 from flujo_client.protocol.scripts import Scripts
-from flujo_client.protocol.spec import LATEST, PipelineSpec, load_spec
+from flujo_client.protocol.spec import LATEST, PipelineSpec
+from flujo_client.protocol.spec_text import load_spec, spec_text
 
 __all__ = ["SpecStore"]
 
@@ -66,8 +67,12 @@ class SpecStore:
         return bool(await self._scripts.commands.execute("HEXISTS", key, field))
 
     async def keep(self, spec: PipelineSpec) -> None:
-        """Store a spec for runs of it. What its name means to others is for workers to say. Again: nothing."""
+        """Store a spec for runs of it. What its name means to others is for workers to say. Again: nothing.
+
+        Raises:
+            ConfigurationError: It is too large.
+        """
         if spec.content_hash not in self._specs:
             key = self._scripts.keyspace.shard("specs")
-            await self._scripts.commands.execute("HSETNX", key, spec.content_hash, spec.model_dump_json())
+            await self._scripts.commands.execute("HSETNX", key, spec.content_hash, spec_text(spec))
             self._specs[spec.content_hash] = spec

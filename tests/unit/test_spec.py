@@ -11,7 +11,8 @@ from flujo_client.protocol.errors import (
     SchemaMismatchError,
 )
 from flujo_client.protocol.needs import needs_of
-from flujo_client.protocol.spec import HitlSpec, ParallelSpec, PipelineSpec, SequenceSpec, StepSpec, load_spec
+from flujo_client.protocol.spec import HitlSpec, ParallelSpec, PipelineSpec, SequenceSpec, StepSpec
+from flujo_client.protocol.spec_text import load_spec
 
 
 async def a_step(value: Any) -> Any:
