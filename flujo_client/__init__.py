@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from flujo_client.account_book import AccountStatus
 from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.archive.opening import sql_backend
@@ -88,6 +89,7 @@ from flujo_client.protocol.errors import (
     TaskNotFoundError,
     TemplateResolutionError,
     TypeMismatchError,
+    UnknownAccountError,
     UnknownPipelineError,
     UnqueueableError,
     UnsafeRedisError,
@@ -96,6 +98,7 @@ from flujo_client.protocol.errors import (
     ValidationError,
 )
 from flujo_client.protocol.hooks import Hook as HookCallable
+from flujo_client.protocol.named import Account
 from flujo_client.protocol.outcomes import (
     Aborted,
     BackgroundLaunched,
@@ -144,6 +147,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Aborted",
+    "Account",
+    "AccountStatus",
     "AgentIOValidationError",
     "AgentProcessors",
     "AppResources",
@@ -266,6 +271,7 @@ __all__ = [
     "Transition",
     "TypeMismatchError",
     "TypeValidator",
+    "UnknownAccountError",
     "UnknownPipelineError",
     "UnqueueableError",
     "UnsafeRedisError",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 from uuid import uuid4
 
 from opentelemetry import trace
 
+from flujo_client.account_book import AccountBook
 from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.dump import RunDump, RunDumps
 from flujo_client.archive.opening import close_backend, open_backend
@@ -61,6 +62,7 @@ class AsyncFlujoClient:
         self.specs = SpecStore(self.scripts)
         self.state = StateManager(self.scripts, self.codec, max_deliveries=self.settings.max_deliveries)
         self._checked = False  # Redis, once a client: each submission says anyway whether it was stored
+        self.accounts = AccountBook(self.scripts)
         self.desk = PauseDesk(self.state, self.codec)
         self.reader = RunReader(self.client, self.blocking, self.keyspace, self.codec)
 
@@ -93,6 +95,7 @@ class AsyncFlujoClient:
         version: str = LATEST,
         usage_limits: UsageLimits | None = None,
         deadline_s: float | None = None,
+        accounts: Sequence[str] = (),
     ) -> AsyncRun:
         """Start a run of a published pipeline, driven by the pool of managers. Durable when this returns.
 
@@ -105,8 +108,10 @@ class AsyncFlujoClient:
             usage_limits: The run's budget.
             deadline_s: A run that has not ended so many seconds from now is cancelled, whoever restarts meanwhile; by the
                 clock of Redis. Submitted again, it keeps the deadline that it has.
+            accounts: Named accounts that pay for it as well; see `Account`.
 
         Raises:
+            UnknownAccountError: Nobody has defined an account that the run, or a step of it, names.
             UnknownPipelineError: No worker has published this name.
             TypeMismatchError: The input does not fit the pipeline.
             RunConflictError: The id belongs to another run.
@@ -127,6 +132,7 @@ class AsyncFlujoClient:
             limits=usage_limits,
             traceparent=traceparent_of(trace.get_current_span()),
             deadline_s=deadline_s,
+            accounts=accounts,
         )
         await self.make_durable()
         return AsyncRun(self, name)

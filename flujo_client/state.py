@@ -56,6 +56,7 @@ class StateManager:
             status=RunStatus(record["status"]),
             nodes={path: NodeState.parse(node) for path, node in loaded.nodes.items()},
             limits=parse_amounts(record["limits"]),
+            accounts=tuple(record.get("accounts", "").split()),
             owner=record["owner"],
             free=loaded.free,
             has_context=record["metadata"] == "1",

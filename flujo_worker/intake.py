@@ -13,7 +13,7 @@ from uuid import uuid4
 from flujo_client.protocol.errors import NonRetryableError
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.quota import Amounts, Quota
-from flujo_client.protocol.replies import Blocked, Claim, Duplicate, Refusal, Reserved, WorkerDead
+from flujo_client.protocol.replies import Blocked, Claim, Delayed, Duplicate, Refusal, Reserved, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.step_run import UsageMeter
 from flujo_worker.attempt import Attempt, AttemptEnd, read_task
@@ -31,7 +31,13 @@ class Late:
     """The claim was answered after the lease that it gave may have been over. The keeper gives back what is left of it."""
 
 
-_NOT_RESERVED: dict[type, str] = {Blocked: "blocked", Refusal: "refused", Duplicate: "duplicate", Late: "late"}
+_NOT_RESERVED: dict[type, str] = {
+    Blocked: "blocked",
+    Delayed: "delayed",
+    Refusal: "refused",
+    Duplicate: "duplicate",
+    Late: "late",
+}
 
 
 class Intake:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flujo_client.protocol.errors import ConfigurationError
+from flujo_client.protocol.named import AccountName
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 
 __all__ = [
@@ -42,6 +43,7 @@ class StepConfig(BaseModel):
             context, which ends with it. The run ends when its background steps have ended; their failures do not fail it.
         on_worker_lost: Whether a step whose worker died runs again (three times at the most), fails, or waits until somebody
             says so: `flujo dead`.
+        accounts: Named accounts that pay for it besides those of its run, such as that of the provider's key; see `Account`.
         lost_spend: Whether such a loss's reservation stays charged, since the provider may have billed it, or is refunded.
     """
 
@@ -64,6 +66,7 @@ class StepConfig(BaseModel):
     execution_mode: Literal["sync", "background"] = "sync"
     on_worker_lost: Literal["retry", "fail", "pause"] = "retry"
     lost_spend: Literal["charge", "refund"] = "charge"
+    accounts: tuple[AccountName, ...] = ()
 
 
 def override_config(step: str, config: StepConfig | None, terms: Mapping[str, Any]) -> StepConfig:

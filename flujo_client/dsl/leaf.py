@@ -47,6 +47,7 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         strict=bool(step.meta.get("strict_validation")),
         on_worker_lost=config.on_worker_lost,
         lost_spend=config.lost_spend,
+        accounts=config.accounts,
         input_type=describe_type(step.input_type),
         output_type=describe_type(step.output_type),
         preserve_fallback_diagnostics=config.preserve_fallback_diagnostics,

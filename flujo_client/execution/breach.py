@@ -53,6 +53,8 @@ def _fail_around(draft: Draft, path: str, error: dict[str, Any]) -> None:
 
 def _limit(draft: Draft, path: str, meter: str, fields: Mapping[str, str]) -> tuple[int, str]:
     """The limit that was met, and whose it is: the run's, or the step's own."""
+    if "limit" in fields:  # of a named account above the run
+        return int(fields["limit"]), fields["account"]
     own = {} if control_of(path)[0] else draft.step(path).usage_limits
     refused_by = fields.get("account")
     used = draft.state(path).usage.get(meter, 0)

@@ -131,6 +131,7 @@ class RunView:
     status: RunStatus
     nodes: Mapping[str, NodeState]
     limits: Amounts
+    accounts: tuple[str, ...] = ()
     owner: str = POOL
     free: Mapping[str, Amounts] = field(default_factory=dict)
     has_context: bool = False

@@ -220,7 +220,8 @@ class Draft(RunGraph):
         outputs = [name for output in task.outputs.values() for name in expression_fields(output.expression)]
         fields = [*expression_fields(value), *context, *_branch_fields(task.branches), *outputs]
         lease_ms = (step.timeout_ms or LONGEST_STEP_MS) + LEASE_GRACE_MS
-        chain = " ".join(self.chain(path))
+        chain, estimate = " ".join(self.chain(path)), amounts_text(step.estimate)
+        named = [] if task.control else self._named(step)
         attempt = self.state(path).attempt + 1
         self.update(path, status=NodeStatus.DISPATCHED, attempt=attempt)
         self.dispatches.append(
@@ -231,11 +232,16 @@ class Draft(RunGraph):
                 function=step.wanted,
                 label=task_label(self.spec.name, step.name),
                 delay_ms=delay_ms,
-                terms=";".join((str(lease_ms), step.lost_spend, chain, amounts_text(step.estimate), " ".join(fields))),
+                terms=";".join((str(lease_ms), step.lost_spend, chain, estimate, " ".join(fields), *named)),
                 task=task.model_dump_json(exclude_defaults=True).encode(),
                 is_async=step.is_async,
             )
         )
+
+    def _named(self, step: StepSpec) -> list[str]:
+        """The accounts above the run that pay for a step; as one word of its terms, or none."""
+        names = dict.fromkeys((*self.run.accounts, *step.accounts))
+        return [" ".join(names)] if names else []
 
     def dispatch_again(self, path: str, delay_ms: int) -> None:
         """Another attempt on the terms of the first."""

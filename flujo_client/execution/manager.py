@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 _TIMER_SLACK_MS = 50
 
 
+#: Waiters of a named account that one script calls.
+_MOST_CALLED = 100
+
+
 class RunObserver(Protocol):
     """Sees the runs that the caller's own manager drives: the place of hooks that run in the caller."""
 
@@ -357,6 +361,19 @@ class ExecutionManager:
             return
         self._outgoing.append(self._outgoing_of(run, dispatch))
         await self._flush()
+
+    def call_waiters(self, account: str) -> None:
+        """Let those who wait for a named account go on, as far as it can pay for them now."""
+        self._keep(asyncio.create_task(self._call_waiters(account)))
+
+    async def _call_waiters(self, account: str) -> None:
+        try:
+            called = [""]
+            while called:
+                called = await self._state.scripts.call_waiters(account, _MOST_CALLED)
+                await asyncio.gather(*(self.redispatch(member, 0, SUSPECT_MS) for member in called))
+        except StateUnavailableError as error:
+            logger.warning("waiters not called, the sweep looks again", extra={"account": account, "error": str(error)})
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)

@@ -101,12 +101,19 @@ class ManagerService:
                 first = await self._inbox_wire.execute("BLPOP", inbox, _LISTEN_S)
                 if first is None:
                     continue
-                self._manager.wake(first[1].decode())
-                for run_id in await self._inbox_wire.execute("LPOP", inbox, _SHARE) or ():
-                    self._manager.wake(run_id.decode())
+                self._hear(first[1].decode())
+                for word in await self._inbox_wire.execute("LPOP", inbox, _SHARE) or ():
+                    self._hear(word.decode())
             except (StateUnavailableError, RedisReplyError) as error:  # a Redis that fails over replies an error
                 logger.warning("inbox not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(_PERIOD_MS / 1000)
+
+    def _hear(self, word: str) -> None:
+        """A run has news, or a named account, which begins with @, has room."""
+        if word.startswith("@"):
+            self._manager.call_waiters(word[1:])
+        else:
+            self._manager.wake(word)
 
     async def _watch(self, shard: int) -> None:
         """Sweep in time, whatever there is to mend: a manager that mends is not one that died."""

@@ -60,6 +60,8 @@ class Sweep:
         await asyncio.gather(*(self._one(run_id, self._rouse(run_id)) for run_id in page.stale_runs))
         await self._end_late_runs(page.now_ms)
         await asyncio.gather(*(self._one(alarm[0], self._ring(*alarm)) for alarm in page.alarms))
+        for account in page.accounts:
+            self._manager.call_waiters(account)
         await self._publish_lost(page)
 
     async def _ring(self, run_id: str, path: str, what: str) -> None:

@@ -36,10 +36,10 @@ class Script:
 
 
 #: What the scripts that move budget share, in the order in which it builds on itself.
-_BUDGET = ("_prelude", "_accounts", "_moves", "_threads", "_waiters", "_serve")
+_BUDGET = ("_prelude", "_accounts", "_moves", "_threads", "_waiters", "_serve", "_named", "_charges", "_settling")
 
 #: The scripts that move, or read, budget.
-_WITH_BUDGET = ("advance", "cancel", "commit", "extend", "load_run", "lose", "redispatch", "reserve")
+_WITH_BUDGET = ("advance", "call_waiters", "cancel", "commit", "extend", "load_run", "lose", "redispatch", "reserve")
 
 
 @functools.cache

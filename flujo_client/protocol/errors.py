@@ -6,6 +6,7 @@ FlujoError
 │  ├─ MissingAgentError              a step has nothing to run
 │  ├─ UnqueueableError               a callable has no name that a worker could import
 │  ├─ UnknownPipelineError           no worker has published a pipeline of this name
+│  ├─ UnknownAccountError            nobody has defined a named account
 │  ├─ UnsafeRedisError               Redis may evict keys, so it cannot hold the truth
 │  ├─ PricingNotConfiguredError      a model's usage cannot be priced
 │  ├─ HitlPolicyError                pausing for people is forbidden here
@@ -112,6 +113,7 @@ __all__ = [
     "TaskNotFoundError",
     "TemplateResolutionError",
     "TypeMismatchError",
+    "UnknownAccountError",
     "UnknownPipelineError",
     "UnqueueableError",
     "UnsafeRedisError",
@@ -206,6 +208,10 @@ class UnqueueableError(ConfigurationError):
 
 class UnknownPipelineError(ConfigurationError):
     """No worker has published a pipeline of this name."""
+
+
+class UnknownAccountError(ConfigurationError):
+    """A run, or a step of it, names an account that nobody has defined."""
 
 
 class UnsafeRedisError(ConfigurationError):

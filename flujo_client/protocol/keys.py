@@ -45,6 +45,9 @@ PERMANENT = {
     "specs": "one field per spec ever published",
     "pipelines": "one field per spec ever published, and one per name",
     "capabilities": "one field per worker process, removed after it left, and one per set of functions that one had",
+    "named": "a few fields per named account, one per hundredth of a sliding window, and one per dispatch that waits for an account",
+    "named_queue": "one member per dispatch that waits for a named account, and one per hundredth of a sliding window",
+    "named_due": "one member per named account for which somebody waits",
     "owned": "one member per active run of the owner",
 }
 

@@ -117,6 +117,7 @@ class StepSpec(_Leaf):
     timeout_ms: int | None = Field(None, gt=0, description="per attempt; None: the lease's longest")
     estimate: dict[str, int] = Field(default_factory=dict, description="upper bound of an attempt's use, by meter")
     usage_limits: dict[str, int] = Field(default_factory=dict, description="most of all attempts together, by meter")
+    accounts: tuple[str, ...] = Field((), description="named accounts that pay for it, besides its run's")
     is_async: bool = True
     streams: bool = Field(False, description="its chunks are shown while it runs, and its output is made of them")
     settings: dict[str, float] = Field(default_factory=dict, description="of the model: temperature, top_k, top_p")

@@ -17,6 +17,7 @@ __all__ = [
     "BranchEnd",
     "Claim",
     "Committed",
+    "Delayed",
     "Dispatch",
     "Duplicate",
     "Emission",
@@ -31,6 +32,7 @@ __all__ = [
     "Split",
     "SplitStale",
     "SweepPage",
+    "UnknownAccount",
     "WorkerDead",
 ]
 
@@ -81,6 +83,13 @@ class WorkerDead:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownAccount:
+    """A run, or a step of it, names an account that nobody has defined."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The budget cannot pay."""
 
@@ -98,6 +107,16 @@ class Blocked:
     meter: str
     asked: int
     free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """A named account cannot pay yet. An attempt waits among others and is dispatched again when its turn comes; what a
+    running one asks besides has to be asked again. `wait_ms` from now, None where only others can make room."""
+
+    account: str
+    meter: str
+    wait_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +249,7 @@ class SweepPage:
     Attributes:
         dispatches: Member, published_ms, copies.
         alarms: Of pauses: run, path, what.
+        accounts: Named ones that those who wait for them are to be called for.
     """
 
     now_ms: int
@@ -239,3 +259,4 @@ class SweepPage:
     stale_runs: list[str]
     intake: dict[str, int]
     alarms: list[tuple[str, str, str]]
+    accounts: list[str]

@@ -24,6 +24,7 @@ from flujo_client.protocol.replies import (
     BranchEnd,
     Claim,
     Committed,
+    Delayed,
     Dispatch,
     Duplicate,
     Emission,
@@ -38,6 +39,7 @@ from flujo_client.protocol.replies import (
     Split,
     SplitStale,
     SweepPage,
+    UnknownAccount,
     WorkerDead,
 )
 
@@ -45,8 +47,9 @@ __all__ = ["Scripts"]
 
 
 _NAMES = (
-    "adopt advance bury cache_look cache_store cancel commit create_run decline emit extend finish leave load_run lose "
-    "publish_spec redispatch refuse_run register renew reserve restore resume revive ring stash sweep"
+    "adopt advance bury cache_look cache_store call_waiters cancel commit create_run decline define_account drop_account "
+    "emit extend finish hold_back leave load_run lose publish_spec redispatch refuse_run register renew reserve restore "
+    "resume revive ring stash sweep"
 )
 
 #: What emit.lua replies.
@@ -98,11 +101,15 @@ class Scripts:
         traceparent: str,
         metadata: bytes,
         deadline_ms: int | None = None,
-    ) -> str | None:
+        accounts: Sequence[str] = (),
+        step_accounts: Sequence[str] = (),
+    ) -> str | UnknownAccount | None:
         """Store a new run and wake its owner.
 
         Args:
             deadline_ms: From now, in Redis time; None for none.
+            accounts: Named accounts that pay for it, besides those whose rules name its pipeline.
+            step_accounts: Named accounts of its steps, which must be defined as well.
 
         Returns:
             None if it is new; the stored status if the same run exists; "conflict" if another run has the id.
@@ -120,6 +127,7 @@ class Scripts:
                 self.keyspace.inbox(owner, shard),
                 self.keyspace.shard("active", shard),
                 self.keyspace.shard("deadlines", shard),
+                self.keyspace.shard("named", shard),
             ],
             run_id,
             fingerprint,
@@ -133,10 +141,12 @@ class Scripts:
             SCHEMA_VERSION,
             metadata,
             "" if deadline_ms is None else deadline_ms,
+            " ".join(accounts),
+            " ".join(step_accounts),
         )
-        if reply[0] == 1:
-            return None
-        return "conflict" if reply[0] == -1 else _text(reply[1])
+        if reply[0] == -2:
+            return UnknownAccount(_text(reply[1]))
+        return {1: None, -1: "conflict"}[reply[0]] if reply[0] else _text(reply[1])
 
     async def refuse_run(
         self, run_id: str, pipeline: str, error: bytes, result: bytes, traceparent: str, retention_ms: int
@@ -164,7 +174,7 @@ class Scripts:
 
     async def reserve(
         self, claim: Claim, owner: str
-    ) -> Reserved | Duplicate | RunInactive | WorkerDead | Blocked | Refusal:
+    ) -> Reserved | Duplicate | RunInactive | WorkerDead | Blocked | Refusal | Delayed:
         """Claim an attempt, lease it and reserve its estimate in one step. The same nonce again: the same answer.
 
         Args:
@@ -191,6 +201,7 @@ class Scripts:
                 self.keyspace.held(claim.incarnation, shard),
                 self.keyspace.inbox(owner, shard),
                 keys.waiters,
+                *self._named(shard),
             ],
             claim.run_id,
             claim.path,
@@ -213,17 +224,28 @@ class Scripts:
                 return WorkerDead()
             case -4:
                 return _refusal(reply)
+            case -6:
+                return _delay(reply)
             case _:
                 raise _schema_mismatch(claim.run_id, reply[1])
 
-    async def extend(self, claim: Claim, counter: int, amounts: Mapping[str, int]) -> Refusal | LeaseLost | None:
+    async def extend(
+        self, claim: Claim, counter: int, amounts: Mapping[str, int]
+    ) -> Refusal | Delayed | LeaseLost | None:
         """Add to a held reservation, all meters or none; once per counter, which rises by one per extension."""
         keys = self.keyspace.run(claim.run_id)
         reply = await self._call(
-            "extend", [keys.attempts, keys.accounts], claim.path, claim.nonce, counter, amounts_text(amounts)
+            "extend",
+            [keys.attempts, keys.accounts, *self._named(self.keyspace.shard_of(claim.run_id))],
+            claim.path,
+            claim.nonce,
+            counter,
+            amounts_text(amounts),
         )
         if reply[0] == 1:
             return None
+        if reply[0] == -6:
+            return _delay(reply)
         return LeaseLost() if reply[0] == 0 else _refusal(reply)
 
     async def commit(
@@ -267,6 +289,7 @@ class Scripts:
                 keys.waiters,
                 self.keyspace.shard("dispatches", shard),
                 self.keyspace.shard("published", shard),
+                *self._named(shard),
             ],
             claim.run_id,
             claim.path,
@@ -308,6 +331,7 @@ class Scripts:
                 keys.waiters,
                 self.keyspace.shard("dispatches", shard),
                 self.keyspace.shard("published", shard),
+                *self._named(shard),
             ],
             claim.run_id,
             claim.path,
@@ -573,6 +597,7 @@ class Scripts:
             "advances",
             "unarchived",
             "alarms",
+            "named_due",
         )
         keys = [self.keyspace.shard(name, shard) for name in names]
         reply = await self._call("sweep", keys, manager_id, advanced, period_ms, gap_ms, ttl_ms, stale_ms, most)
@@ -589,6 +614,7 @@ class Scripts:
             dispatches=dispatches,
             stale_runs=[_text(run_id) for run_id in reply[5]],
             alarms=[_alarm(member) for member in reply[7]],
+            accounts=[_text(name) for name in reply[8]],
             intake={_text(field): int(value) for field, value in _pairs(reply[6])},
         )
 
@@ -597,7 +623,7 @@ class Scripts:
         run_id = member.split(" ")[0]
         shard = self.keyspace.shard_of(run_id)
         keys = [self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)]
-        keys += [self.keyspace.run(run_id).run, self.keyspace.run(run_id).accounts]
+        keys += [self.keyspace.run(run_id).run, self.keyspace.run(run_id).accounts, *self._named(shard)]
         reply = await self._call("redispatch", keys, member, copies, suspect_ms)
         return bool(reply[0] == 1)
 
@@ -793,6 +819,38 @@ class Scripts:
         )
         return int(reply[1]) if reply[0] == 1 else None
 
+    def _named(self, shard: int) -> list[str]:
+        return [self.keyspace.shard(name, shard) for name in ("named", "named_queue", "named_due")]
+
+    async def define_account(
+        self, name: str, definition: str, calendar: Sequence[int], pipelines: Sequence[str], shard: int = 0
+    ) -> None:
+        """Define a named account, or define it anew; see lua/_named.lua for the words."""
+        keys = [self.keyspace.shard("named", shard), self.keyspace.shard("named_due", shard)]
+        starts = " ".join(map(str, calendar))
+        await self._call("define_account", keys, name, definition, starts, " ".join(pipelines))
+
+    async def drop_account(self, name: str, shard: int = 0) -> bool:
+        """Forget a named account: it limits nobody any more. False if there is none."""
+        reply = await self._call("drop_account", self._named(shard), name)
+        return bool(reply[0] == 1)
+
+    async def hold_back(self, name: str, delay_ms: int, shard: int = 0) -> int | None:
+        """Let nobody in by a named account for a while; returns until when, Redis ms. None if there is no such account."""
+        keys = [self.keyspace.shard("named", shard), self.keyspace.shard("named_due", shard)]
+        reply = await self._call("hold_back", keys, name, delay_ms)
+        return int(reply[1]) if reply[0] == 1 else None
+
+    async def call_waiters(self, name: str, most: int, shard: int = 0) -> list[str]:
+        """Let those who wait for a named account go on whom it can pay for now, by age; they are journalled.
+
+        Returns:
+            Their dispatches, "run path attempt queue", to be published. As many as `most`: there may be more.
+        """
+        keys = [*self._named(shard), self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)]
+        reply = await self._call("call_waiters", keys, name, most)
+        return [_text(member) for member in reply[1:]]
+
 
 def _alarm(member: bytes) -> tuple[str, str, str]:
     run_id, path, what = _text(member).split(" ")
@@ -809,6 +867,10 @@ def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
 
 def _refusal(reply: Sequence[Any]) -> Refusal:
     return Refusal(_text(reply[1]), _text(reply[2]), int(reply[3]), int(reply[4]))
+
+
+def _delay(reply: Sequence[Any]) -> Delayed:
+    return Delayed(_text(reply[1]), _text(reply[2]), int(reply[3]) or None)
 
 
 def _schema_mismatch(run_id: str, schema: bytes) -> SchemaMismatchError:

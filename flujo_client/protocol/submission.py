@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -10,10 +11,11 @@ import pydantic_core
 from opentelemetry.trace import SpanKind
 
 from flujo_client.protocol.envelopes import describe_error
-from flujo_client.protocol.errors import RunConflictError, TypeMismatchError
+from flujo_client.protocol.errors import FlujoError, RunConflictError, TypeMismatchError, UnknownAccountError
 from flujo_client.protocol.keys import RUN_ID_PATTERN
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.quota import Amounts, UsageLimits
+from flujo_client.protocol.replies import UnknownAccount
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
@@ -34,6 +36,7 @@ async def submit_run(
     context: dict[str, Any] | None = None,
     traceparent: str = "",
     deadline_s: float | None = None,
+    accounts: Sequence[str] = (),
 ) -> str | None:
     """Store a run and wake its owner; durable when this returns.
 
@@ -44,6 +47,7 @@ async def submit_run(
         context: Payload of the first context; None for none.
         traceparent: Of the submitting service's span; the current span if ''.
         deadline_s: From now; a run that has not ended by then is cancelled. None for no deadline.
+        accounts: Named accounts that pay for it.
 
     Returns:
         None if the run is new, else the status of the stored one.
@@ -53,6 +57,7 @@ async def submit_run(
         TypeMismatchError: The input does not fit the pipeline's input schema.
         PayloadError: The input cannot be sent.
         RunConflictError: The id belongs to a run of another pipeline, input or limits.
+        UnknownAccountError: It, or a step, names an account that nobody has defined.
         StateUnavailableError: Redis does not answer; repeat with the same id.
     """
     _check_run_id(run_id)
@@ -62,7 +67,7 @@ async def submit_run(
         _check_input(spec, value, run_id)
     amounts = {} if limits is None else limits.amounts()
     fields = {
-        "fingerprint": _fingerprint(spec, text, amounts, context),
+        "fingerprint": _fingerprint(spec, text, {**amounts, **dict.fromkeys(accounts, 0)}, context),
         "owner": owner,
         "spec_hash": spec.content_hash,
         "pipeline": spec.name,
@@ -71,14 +76,12 @@ async def submit_run(
         "limits": amounts,
         "metadata": b"" if context is None else b"1",
         "deadline_ms": None if deadline_s is None else max(1, round(deadline_s * 1000)),
+        "accounts": accounts,
+        "step_accounts": () if text is None else _accounts_of(spec),  # in process nobody else can have defined them
     }
     status = await _create(scripts, run_id, spec.name, traceparent, fields)
-    if status == "conflict":
-        raise RunConflictError(
-            f"Run id {run_id} belongs to a run of another pipeline, input or limits.",
-            suggestion="Use another run_id, or submit exactly what was submitted before to get its result.",
-            run_id=run_id,
-        )
+    if status == "conflict" or isinstance(status, UnknownAccount):
+        raise _refusal(status, run_id)
     return status
 
 
@@ -109,6 +112,20 @@ async def refuse_run(
     )
 
 
+def _refusal(status: str | UnknownAccount, run_id: str) -> FlujoError:
+    if isinstance(status, UnknownAccount):
+        return UnknownAccountError(
+            f"Nobody has defined an account {status.name}, which run {run_id} names.",
+            suggestion="Define it first: `flujo accounts set`, or `client.accounts.define()`. Nothing was queued.",
+            account=status.name,
+        )
+    return RunConflictError(
+        f"Run id {run_id} belongs to a run of another pipeline, input or limits.",
+        suggestion="Use another run_id, or submit exactly what was submitted before to get its result.",
+        run_id=run_id,
+    )
+
+
 def _check_run_id(run_id: str) -> None:
     if not RUN_ID_PATTERN.fullmatch(run_id):
         raise ValueError(
@@ -116,7 +133,13 @@ def _check_run_id(run_id: str) -> None:
         )
 
 
-async def _create(scripts: Scripts, run_id: str, pipeline: str, traceparent: str, fields: dict[str, Any]) -> str | None:
+def _accounts_of(spec: PipelineSpec) -> list[str]:
+    return list(dict.fromkeys(name for step in spec.steps() for name in step.accounts))
+
+
+async def _create(
+    scripts: Scripts, run_id: str, pipeline: str, traceparent: str, fields: dict[str, Any]
+) -> str | UnknownAccount | None:
     """Create the run under the span that all of its other spans descend from: one trace a run, whoever records it."""
     with get_tracer("flujo_client").start_as_current_span(
         f"run {pipeline}",

@@ -36,3 +36,26 @@ async def spend(value: int, run: StepRun) -> int:
 
 
 storm = Pipeline([Step.parallel("storm", {f"b{index}": spend for index in range(100)})], name="storm")
+
+
+@step(expected_tokens=10, max_retries=0, timeout_s=20)
+async def pay(value: int, run: StepRun) -> int:
+    """A provider call of a known price, on whatever accounts its run has."""
+    ledger("bill", run, tokens=10)
+    run.usage.add(tokens=10)
+    return value
+
+
+shared = Pipeline([Step.parallel("shared", {f"b{index}": pay for index in range(6)})], name="shared")
+
+
+@step(max_retries=0, timeout_s=20)
+async def occupy(value: int, run: StepRun) -> int:
+    """Takes its time, so that several meet if nothing keeps them apart."""
+    ledger("started", run)
+    await asyncio.sleep(0.2)
+    ledger("ended", run)
+    return value
+
+
+narrow = Pipeline([Step.parallel("narrow", {f"b{index}": occupy for index in range(8)})], name="narrow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from flujo_client.protocol.replies import (
     Split,
     SplitStale,
     SweepPage,
+    UnknownAccount,
 )
 from flujo_client.protocol.scripts import Scripts
 
@@ -34,7 +36,8 @@ async def create_run(
     fingerprint: str = "f",
     owner: str = POOL,
     spec_hash: str = "h",
-) -> str | None:
+    accounts: Sequence[str] = (),
+) -> str | UnknownAccount | None:
     return await scripts.create_run(
         run_id,
         fingerprint=fingerprint,
@@ -46,6 +49,7 @@ async def create_run(
         limits=limits or {},
         traceparent="",
         metadata=b"",
+        accounts=accounts,
     )
 
 
@@ -56,9 +60,15 @@ async def load_run(scripts: Scripts, run_id: str = "r1") -> LoadedRun:
 
 
 def a_dispatch(
-    path: str, attempt: int = 1, estimate: str = "", chain: str = "root", lost_spend: str = "charge"
+    path: str,
+    attempt: int = 1,
+    estimate: str = "",
+    chain: str = "root",
+    lost_spend: str = "charge",
+    accounts: str = "",
 ) -> Dispatch:
-    return Dispatch(path, attempt, "q", "m:f", "l", terms=f"60000;{lost_spend};{chain};{estimate};input", task=b"{}")
+    terms = f"60000;{lost_spend};{chain};{estimate};input" + (f";{accounts}" if accounts else "")
+    return Dispatch(path, attempt, "q", "m:f", "l", terms=terms, task=b"{}")
 
 
 async def sweep_page(scripts: Scripts, *, period_ms: int = 0, gap_ms: int = 60_000, most: int = 10) -> SweepPage | None:

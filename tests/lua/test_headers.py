@@ -24,6 +24,7 @@ from flujo_client.protocol.replies import (
     BranchEnd,
     Claim,
     Committed,
+    Delayed,
     Dispatch,
     Duplicate,
     Emission,
@@ -38,6 +39,7 @@ from flujo_client.protocol.replies import (
     Split,
     SplitStale,
     SweepPage,
+    UnknownAccount,
     WorkerDead,
 )
 from flujo_client.protocol.scripts import Scripts
@@ -128,13 +130,17 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "bury": lambda s: s.bury("managers", "m", 0),
     "cache_look": lambda s: s.cache_look("k", "r 0", 1),
     "cache_store": lambda s: s.cache_store("k", "r 0", b"j1", b"", 1),
+    "call_waiters": lambda s: s.call_waiters("a", 1),
     "cancel": lambda s: s.cancel("r", "pool", "why"),
     "commit": _commit,
     "create_run": _create,
     "decline": lambda s: s.decline("r 0 1 q", "0", 1, "s"),
+    "define_account": lambda s: s.define_account("a", "wait total 0 0 tokens=1", [], []),
+    "drop_account": lambda s: s.drop_account("a"),
     "emit": lambda s: s.emit(CLAIM, 1, b"", 1000),
     "extend": lambda s: s.extend(CLAIM, 1, {}),
     "finish": lambda s: s.finish("r", "pool", b"", 1),
+    "hold_back": lambda s: s.hold_back("a", 1),
     "load_run": lambda s: s.load_run("r", 1),
     "leave": lambda s: s.leave(CLAIM, {}),
     "lose": lambda s: s.lose(CLAIM, "pool", "died", {}),
@@ -165,10 +171,18 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "bury": [([1], True), ([0], False)],
     "cache_look": [([1, b"j1", b""], tuple), ([0, b"5"], 5), ([2], NoneType)],
     "cache_store": [([1], True), ([0], False)],
+    "call_waiters": [([1, b"r 0 1 q"], ["r 0 1 q"])],
     "cancel": [([1], NoneType), ([0], NoneType), ([-1, b"failed"], "failed")],
     "commit": [([1, b"tokens=1"], Committed), ([0], LeaseLost), ([-1, b"failed"], RunInactive)],
-    "create_run": [([1], NoneType), ([0, b"running"], "running"), ([-1], "conflict")],
+    "create_run": [
+        ([1], NoneType),
+        ([0, b"running"], "running"),
+        ([-1], "conflict"),
+        ([-2, b"a"], UnknownAccount),
+    ],
     "decline": [([1, b"200"], 200), ([0], NoneType)],
+    "define_account": [([1], NoneType)],
+    "drop_account": [([1], True), ([0], False)],
     "emit": [
         ([1], Emission.APPENDED),
         ([0], Emission.LOST),
@@ -176,8 +190,14 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
         ([3], Emission.AGAIN),
         ([4], Emission.GAP),
     ],
-    "extend": [([1], NoneType), ([0], LeaseLost), ([-4, b"root", b"tokens", b"2", b"1"], Refusal)],
+    "extend": [
+        ([1], NoneType),
+        ([0], LeaseLost),
+        ([-4, b"root", b"tokens", b"2", b"1"], Refusal),
+        ([-6, b"a", b"tokens", b"0"], Delayed),
+    ],
     "finish": [([1], True), ([0], False), ([-1, b"running"], False)],
+    "hold_back": [([1, b"5"], 5), ([0], NoneType)],
     "load_run": [([-5, b"2"], SchemaMismatchError)],
     "leave": [([1], True), ([0], False)],
     "lose": [([1], True), ([0], False), ([-1], False)],
@@ -194,6 +214,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
         ([-3], WorkerDead),
         ([-4, b"root", b"tokens", b"2", b"1"], Refusal),
         ([-5, b"2"], SchemaMismatchError),
+        ([-6, b"a", b"tokens", b"7"], Delayed),
     ],
     "restore": [([1], True), ([0], False)],
     "resume": [([1, b"5-0"], Answered), ([0, b"given"], AnsweredBefore), ([-1, b"failed"], RunInactive)],
@@ -202,7 +223,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "ring": [([1], True), ([0], False), ([-1], False)],
     "sweep": [
         ([0], NoneType),
-        ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"], [b"r 0 expired"]], SweepPage),
+        ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"], [b"r 0 expired"], [b"a"]], SweepPage),
     ],
 }
 
@@ -342,6 +363,8 @@ def test_no_script_builds_a_key(name: str) -> None:
         "desk.book.key": r"book_open\(KEYS\[\d\]\)",
         **dict.fromkeys(("run", "events", "dirty", "inbox"), r"local function append\(run, events, dirty, inbox"),
         "alarms": r"local function set_alarms\(alarms,",
+        "named.key, named.queue, named.due": r"named_open\(KEYS",
+        "ledger": r"named_settle\(.*, KEYS\[\d\], KEYS\[\d\]\)",
     }
 
     calls = re.findall(r"redis\.call\(([^,)]+)(?:, *([\w.\[\]]+))?", body)
@@ -351,12 +374,18 @@ def test_no_script_builds_a_key(name: str) -> None:
         if command == "'TIME'" or command == "unpack(write":
             continue
         assert re.fullmatch(r"'[A-Z]+'", command), command
+        if key in ("named.key", "named.queue", "named.due"):
+            key = "named.key, named.queue, named.due"
         if not re.fullmatch(r"KEYS\[(\d+|i)\]", key):
             assert key in holders, key
             assert name in PARTS or re.search(holders[key], body), key
     assert re.findall(r"KEYS\[\w+\] *\.\.|\.\. *KEYS", body) == []
     for key in re.findall(r"append\(([^{]*), ARGV\[1\], \{", body):
         assert re.fullmatch(r"KEYS\[\d\](, KEYS\[\d+\]){3}", key), key
+    for key in re.findall(r"named_open\(([^)]*)\)", body.replace("named_open(key, queue, due", "")):
+        assert re.fullmatch(r"(KEYS\[\d+\](, )?){3}(terms\[6\])?", key), key
+    for key in re.findall(r"named_settle\(.*, ([^,]+, [^,()]+)\)+$", body, re.M):
+        assert re.fullmatch(r"KEYS\[\d\], KEYS\[\d\]|\{\}, false|ledger, inbox", key), key
     for key in re.findall(r"book_open\(([^)]*)\)", body.replace("function book_open(key)", "")):
         assert re.fullmatch(r"KEYS\[\d\]", key), key
 
@@ -366,10 +395,11 @@ def test_what_is_written_later_goes_to_keys_as_well(name: str) -> None:
     body = _parts(name)[1].replace("local function later(desk, ...)", "")
 
     rows = re.findall(r"later\(desk, '(?:HSET|HDEL|ZADD|DEL)', ([\w.]+(?:\[\d+\])?)[,)]", body)
+    rows += re.findall(r"named\.later\[#named\.later \+ 1\] = \{'(?:ZREM|HDEL)', ([^,]+),", body)
     rows += re.findall(r"book\.writes\[#book\.writes \+ 1\] = \{'(?:HSET|HDEL)', ([^,]+),", body)
 
-    assert len(rows) == body.count("later(") + body.count("#book.writes + 1] = ")
-    known = {"book.key", "desk.book.key", *(f"desk.{key}" for key in DESK_KEYS)}
+    assert len(rows) == body.count("later(") + body.count("#book.writes + 1] = ") + body.count("#named.later + 1]")
+    known = {"book.key", "desk.book.key", "named.key", "named.queue", *(f"desk.{key}" for key in DESK_KEYS)}
     assert all(re.fullmatch(r"KEYS\[\d+\]", key) or key in known for key in rows)
 
 

@@ -79,3 +79,14 @@ local function tally(desk, usage, path, attempt, gate)
     end
   end
 end
+
+-- What was reserved ahead on an attempt's terms is free again.
+local function unbook(book, terms)
+  for meter, asked in pairs(amounts(terms[4])) do
+    local rows = lineage(book, chain_of(terms[3]), meter)
+    if #rows > 0 then
+      release(book, rows, 'reserved', asked)
+      give_back(book, rows)
+    end
+  end
+end

@@ -82,14 +82,7 @@ end
 -- The run's gate closes: nobody waits any more, and what was reserved ahead is free again.
 local function disband(desk)
   for _, member in ipairs(redis.call('ZRANGEBYLEX', desk.waiters, '[p', '(q', 'LIMIT', 0, MOST_AHEAD)) do
-    local terms = terms_of(redis.call('HGET', desk.attempts, string.sub(member, 2) .. '|terms'))
-    for meter, asked in pairs(amounts(terms[4])) do
-      local rows = lineage(desk.book, chain_of(terms[3]), meter)
-      if #rows > 0 then
-        release(desk.book, rows, 'reserved', asked)
-        give_back(desk.book, rows)
-      end
-    end
+    unbook(desk.book, terms_of(redis.call('HGET', desk.attempts, string.sub(member, 2) .. '|terms')))
   end
   desk.waiting = false
   later(desk, 'DEL', desk.waiters)

@@ -1,12 +1,13 @@
 --[[ commit — settle a claim's budget and, if it still holds its lease, store its outcome and wake the run's manager.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event stream   6 dirty zset   7 held zset of the incarnation   8 inbox list
-      9 waiters zset   10 dispatches zset   11 published hash
+      9 waiters zset   10 dispatches zset   11 published hash   12 named hash   13 named_queue zset   14 named_due zset
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 kind of event   6 usage, "meter=amount ..."   7 output payload, '' for none
       8 step result   9 context payload, '' for none, a failure's kept under its attempt   10 context form, snapshot or delta   11 data of the event
 REPLY {1, overrun} committed, overrun as "meter=amount ..." | {0} lease lost, spend settled | {-1, status} run inactive, spend settled and result discarded ]]
 local path, nonce = ARGV[2], ARGV[4]
 local claim = 'claim|' .. nonce .. '|'
-local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms')
+local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms',
+  claim .. 'named')
 local run = redis.call('HMGET', KEYS[1], 'gate', 'status')
 local phase = stored[1]
 if phase == 'committed' then return {1, stored[2]} end
@@ -30,6 +31,12 @@ local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts =
 if phase == 'held' and run[1] == 'open' and ARGV[5] == 'paused' then rest(book, path, chain) end
 tally(desk, usage, path, ARGV[3], run[1])
 desk_close(desk)
+if stored[5] then  -- accounts above the run
+  local named = named_open(KEYS[12], KEYS[13], KEYS[14])
+  named_settle(named, stored[5], phase == 'held' and 1 or 3, said(usage), false, KEYS[3], KEYS[8])
+  redis.call('HDEL', KEYS[2], claim .. 'named')
+  named_write(named)
+end
 local overrun = table.concat(over, ' ')
 redis.call('ZREM', KEYS[7], table.concat({ARGV[1], path, ARGV[3], nonce}, ' '))
 redis.call('HSET', KEYS[2], claim .. 'used', ARGV[6], claim .. 'overrun', overrun, claim .. 'unknown', '')  -- what an audit adds up

@@ -1,12 +1,12 @@
 --[[ lose — give up a claim whose worker died, hung past its deadline or handed it over; its reservation becomes unknown unless refunded. A worker that left under the body (leave.lua) has not died: the claim counts as handed over.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 event stream   5 dirty zset   6 held zset of the incarnation   7 incarnations zset   8 inbox list
-      9 waiters zset   10 dispatches zset   11 published hash
+      9 waiters zset   10 dispatches zset   11 published hash   12 named hash   13 named_queue zset   14 named_due zset
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 incarnation   6 reason: died, overdue, stranger or handed_over   7 usage known if handed over, "meter=amount ..."
 REPLY {1} lost | {0} the claim is not held any more | {-1} the reason no longer holds ]]
 local path, claim = ARGV[2], 'claim|' .. ARGV[4] .. '|'
 local member = table.concat({ARGV[1], path, ARGV[3], ARGV[4]}, ' ')
 local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms',
-  claim .. 'left')
+  claim .. 'left', claim .. 'named')
 if stored[1] ~= 'held' then
   redis.call('ZREM', KEYS[6], member)
   return {0}
@@ -42,6 +42,11 @@ local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts =
   waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]})
 tally(desk, usage, path, ARGV[3], gate)
 desk_close(desk)
+if stored[6] then  -- accounts above the run
+  local named = named_open(KEYS[12], KEYS[13], KEYS[14])
+  redis.call('HSET', KEYS[2], claim .. 'named', named_settle(named, stored[6], 1, usage, not refunded, KEYS[3], KEYS[8]))
+  named_write(named)
+end
 redis.call('HSET', KEYS[2], path .. '|state', 'closed', claim .. 'phase', final and 'settled' or 'lost', claim .. 'overrun', table.concat(over, ' '),
   claim .. 'used', final and (left or ARGV[7]) or '', claim .. 'unknown', table.concat(unknown, ' '))
 redis.call('ZREM', KEYS[6], member)

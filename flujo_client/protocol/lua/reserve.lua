@@ -1,9 +1,11 @@
 --[[ reserve — claim one attempt, lease it and reserve its estimate, or change nothing but to record a refusal.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event stream   6 dirty zset   7 dispatches zset
       8 published hash   9 intake hash   10 incarnations zset   11 held zset of the incarnation   12 inbox list   13 waiters zset
+      14 named hash   15 named_queue zset   16 named_due zset
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 incarnation   6 schema version   7 queue
 REPLY {1, task, owner, deadline_ms, remaining, payload...} reserved | {0} duplicate | {-1, status} run inactive
-      | {-2, account, meter, asked, free} blocked, it waits for budget | {-3} worker dead | {-4, account, meter, asked, free} refused for want of budget | {-5, schema} schema mismatch ]]
+      | {-2, account, meter, asked, free} blocked, it waits for budget | {-3} worker dead | {-4, account, meter, asked, free} refused for want of budget | {-5, schema} schema mismatch
+      | {-6, account, meter, wait_ms} a named account delays it, wait_ms 0 if only others can make room ]]
 local run = redis.call('HMGET', KEYS[1], 'schema', 'status', 'gate', 'owner')
 if not run[1] then return {-1, 'unknown'} end
 if run[1] ~= ARGV[6] then return {-5, run[1]} end
@@ -45,6 +47,17 @@ local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts =
   dispatches = KEYS[7], published = KEYS[8], inbox = KEYS[12], waiters = KEYS[13]})
 local paid = desk.waiting and redis.call('ZSCORE', KEYS[13], 'p' .. path)
 local lack = not paid and shortage(desk, asking) or nil
+local bookings, short
+if terms[6] then  -- accounts above the run
+  local named = named_open(KEYS[14], KEYS[15], KEYS[16], terms[6])
+  if lack then named_drop(named, member) else bookings, short = named_take(named, member, asking.estimate, terms[6], terms[4]) end
+  named_write(named)
+end
+if short then
+  stall(desk, asking, terms, paid, short, member, nonce)
+  if short[7] then return {-4, short[1], short[2], short[3], short[4]} end
+  return {-6, short[1], short[2], short[8]}
+end
 
 local published = redis.call('HGET', KEYS[8], member)
 local at = published and tonumber(words(published)[1]) or 0
@@ -79,6 +92,7 @@ end
 local deadline = int(now + tonumber(terms[1]))
 redis.call('HSET', KEYS[2], path .. '|state', 'leased', path .. '|nonce', nonce, claim .. 'phase', 'held',
   claim .. 'answer', deadline, claim .. 'reserved', terms[4], claim .. 'path', path, claim .. 'incarnation', ARGV[5])
+if bookings then redis.call('HSET', KEYS[2], claim .. 'named', bookings) end
 redis.call('ZADD', KEYS[11], deadline, table.concat({ARGV[1], path, ARGV[3], nonce}, ' '))
 desk_close(desk)
 return reserved_answer(deadline)

@@ -1,9 +1,10 @@
 --[[ sweep — announce a manager, and give it a page of what may need mending; of all managers one a period gets it. After a gap in which none was seen, everybody alive is granted a fresh deadline first.
 KEYS  1 sweep hash   2 incarnations zset   3 managers zset   4 dispatches zset   5 published hash   6 dirty zset   7 intake hash
-      8 cancelled zset   9 finished zset   10 advances hash   11 unarchived zset   12 alarms zset
+      8 cancelled zset   9 finished zset   10 advances hash   11 unarchived zset   12 alarms zset   13 named_due zset
 ARGV  1 manager   2 decisions that it stored so far   3 period_ms   4 gap_ms   5 ttl_ms   6 ms after which a dirty run is woken
       7 most rows of each kind; 0 for none: the manager is mending still
-REPLY {0} announced | {1, now_ms, dead incarnations, dead managers, dispatches due as member, published, ..., stale dirty runs, intake as field, value, ..., alarms due} ]]
+REPLY {0} announced | {1, now_ms, dead incarnations, dead managers, dispatches due as member, published, ..., stale dirty runs, intake as field, value, ..., alarms due,
+      named accounts due} ]]
 local now, ttl, most = now_ms(), tonumber(ARGV[5]), tonumber(ARGV[7])
 local last = redis.call('HMGET', KEYS[1], 'seen', 'at')
 if now - tonumber(last[1] or 0) > tonumber(ARGV[4]) then  -- Redis or every manager stood still: judge nobody by it
@@ -30,4 +31,4 @@ end
 local stale = due(KEYS[6], now - tonumber(ARGV[6]))
 for _, run_id in ipairs(stale) do redis.call('ZADD', KEYS[6], int(now), run_id) end  -- the next page has others
 return {1, int(now), due(KEYS[2], now - 1), due(KEYS[3], now - 1), dispatches, stale, redis.call('HGETALL', KEYS[7]),
-  due(KEYS[12], now)}
+  due(KEYS[12], now), due(KEYS[13], now)}

@@ -1,0 +1,136 @@
+"""`AccountBook`: named accounts of an installation: defined, looked at, held back and dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from flujo_client.protocol.errors import UnknownAccountError
+from flujo_client.protocol.named import Account, now_utc
+from flujo_client.protocol.scripts import Scripts
+
+__all__ = ["AccountBook", "AccountStatus", "MeterStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStatus:
+    """One meter of a named account in its window of today. `spent` passes the limit where estimates were no upper bounds."""
+
+    limit: int
+    reserved: int
+    spent: int
+    unknown: int
+
+    @property
+    def free(self) -> int:
+        """What may still be reserved."""
+        return max(0, self.limit - self.reserved - self.spent - self.unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatus:
+    """How a named account stands.
+
+    Attributes:
+        meters: By name.
+        turns_at_ms: When a window of a calendar ends, ms since 1970; 0 if there is none.
+        held_back_ms: Until when its provider asked to be left alone; 0 if it never did.
+        waiting: Steps that wait for it.
+        rules: Pipelines whose runs it pays for.
+    """
+
+    name: str
+    definition: str
+    meters: dict[str, MeterStatus] = field(default_factory=dict)
+    turns_at_ms: int = 0
+    held_back_ms: int = 0
+    waiting: int = 0
+    rules: tuple[str, ...] = ()
+
+
+#: Waiters that a status counts.
+_MOST_WAITING = 100_000
+
+
+class AccountBook:
+    """The named accounts of an installation.
+
+    Args:
+        scripts: On the Redis that holds the runs.
+    """
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._commands = scripts.commands
+        self._key = scripts.keyspace.shard("named")
+        self._queue = scripts.keyspace.shard("named_queue")
+
+    async def define(self, account: Account) -> None:
+        """Define an account, or define it anew: what it has taken stays taken.
+
+        Raises:
+            StateUnavailableError: Redis does not answer; call again.
+        """
+        calendar = account.calendar(now_utc())
+        await self._scripts.define_account(account.name, account.definition, calendar, account.pipelines)
+
+    async def drop(self, name: str) -> None:
+        """Forget an account: it limits nobody any more, and those who wait for it go on.
+
+        Raises:
+            UnknownAccountError: There is none of this name.
+            StateUnavailableError: Redis does not answer; call again.
+        """
+        if not await self._scripts.drop_account(name):
+            raise _unknown(name)
+
+    async def hold_back(self, name: str, delay: timedelta) -> None:
+        """Let nobody in for a while, as the provider asks (`Retry-After`). The longer of two delays counts.
+
+        Raises:
+            UnknownAccountError: There is none of this name.
+            StateUnavailableError: Redis does not answer; call again.
+        """
+        if await self._scripts.hold_back(name, delay // timedelta(milliseconds=1)) is None:
+            raise _unknown(name)
+
+    async def names(self) -> list[str]:
+        """Of all accounts. Raises `StateUnavailableError`."""
+        stored = await self._commands.execute("HGET", self._key, "names")
+        return [] if stored is None else sorted(stored.decode().split())
+
+    async def status(self, name: str) -> AccountStatus:
+        """How an account stands.
+
+        Raises:
+            UnknownAccountError: There is none of this name.
+            StateUnavailableError: Redis does not answer.
+        """
+        await self._scripts.call_waiters(name, 0)  # brings it up to date
+        fields = (f"def|{name}", f"row|{name}", f"closed|{name}", "rules")
+        stored = await self._commands.execute("HMGET", self._key, *fields)
+        definition, row, closed, rules = (b"" if value is None else value for value in stored)
+        if not definition:
+            raise _unknown(name)
+        start_and_end, parts = row.decode().split()[:2], row.decode().split()[2:]
+        used = {meter: tuple(map(int, parts[at + 1 : at + 4])) for at, meter in enumerate(parts) if at % 4 == 0}
+        limits = (word.partition("=") for word in definition.decode().split()[4:])
+        waiting = await self._commands.execute(
+            "ZRANGEBYLEX", self._queue, f"[w{name} ", f"(w{name}!", "LIMIT", 0, _MOST_WAITING
+        )
+        pairs = rules.decode().split()
+        return AccountStatus(
+            name,
+            definition.decode(),
+            {meter: MeterStatus(int(limit), *used.get(meter, (0, 0, 0))) for meter, _, limit in limits},
+            int(start_and_end[1]) if start_and_end else 0,
+            int(closed or 0),
+            len(waiting),
+            tuple(pattern for pattern, account in zip(pairs[::2], pairs[1::2], strict=True) if account == name),
+        )
+
+
+def _unknown(name: str) -> UnknownAccountError:
+    return UnknownAccountError(
+        f"Nobody has defined an account {name}.", suggestion="`flujo accounts` lists them.", account=name
+    )

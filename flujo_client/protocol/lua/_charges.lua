@@ -1,0 +1,96 @@
+--[[ charges — what attempts take from named accounts, give back, and wait for; prepended at load after the named accounts. ]]
+local LOOK_AGAIN_MS = 300000  -- when a dispatch that waits for a named account is looked at although nobody called it
+
+-- What an attempt asks of an account, by meter; or what it adds to what it has, where `named.extends`.
+local function asked_of(named, account, estimate)
+  local asks = {}
+  for meter in pairs(account.limits) do
+    if named.extends then asks[meter] = estimate[meter]
+    else asks[meter] = meter == 'slots' and 1 or math.max(estimate[meter] or 0, meter == 'requests' and 1 or 0) end
+  end
+  return asks
+end
+
+-- When a window will have room for what is asked, if nothing else is taken; 0 where only others can make room.
+local function room_at(named, account, meter, asked, room)
+  if account.closed > named.now then return account.closed end
+  if meter == 'slots' or account.kind == 'total' then return 0 end
+  if account.kind == 'calendar' then return account.ending end
+  for _, member in ipairs(buckets(named, account)) do
+    local at = tonumber(string.match(member, '(%d+)$'))
+    local held = at >= account.start and redis.call('HGET', named.key, 'bucket|' .. string.sub(member, 2))
+    room = room + (held and amounts(held)[meter] or 0)
+    if held and room >= math.max(asked, 1) then return at + account.length end
+  end
+  return 0
+end
+
+local function first_waiter(named, id)
+  local at = 'w' .. id .. ' '
+  local member = redis.call('ZRANGEBYLEX', named.queue, '[' .. at, '(' .. at .. ':', 'LIMIT', 0, 1)[1]
+  return string.match(member or '', '^%S+ %d+ (.+)$')
+end
+
+-- The first account that cannot pay now: {account, meter, asked, free, limit, until, whether it never can, wait_ms}; nil if all can. Who has
+-- nothing free lets nobody in, also who asks for nothing; who came later waits behind those who came before, unless it was `called`.
+local function named_lack(named, member, estimate, called)
+  for _, id in ipairs(named.names) do
+    local account = named_account(named, id)
+    local ahead = account and not called and first_waiter(named, id) or member
+    for meter, asked in pairs(account and asked_of(named, account, estimate) or {}) do
+      local limit, least = account.limits[meter], math.max(asked, 1)
+      local left = limit - part_of(account, meter)[1] - part_of(account, meter)[2] - part_of(account, meter)[3]
+      if account.closed > named.now or ahead ~= member or left < least then
+        local never = limit < least or (not account.waits and account.closed <= named.now)
+        local at = room_at(named, account, meter, asked, left)
+        local wait_ms = int(at > 0 and math.max(1, at - named.now) or 0)
+        return {id, meter, int(asked), int(math.max(0, left)), int(limit), int(at), never, wait_ms}
+      end
+    end
+  end
+end
+
+local function named_book(named, estimate)
+  local text = {}
+  for _, id in ipairs(named.names) do
+    local account = named_account(named, id)
+    for meter, amount in pairs(account and asked_of(named, account, estimate) or {}) do
+      local tag = meter == 'slots' and 0 or account.start
+      if account.kind == 'sliding' and meter ~= 'slots' then
+        tag = pour(named, account, meter, amount)
+      else
+        part_of(account, meter)[1] = part_of(account, meter)[1] + amount
+      end
+      text[#text + 1] = table.concat({id, meter, int(amount), int(tag)}, ' ')
+    end
+  end
+  return table.concat(text, ' ')
+end
+
+-- Bookings without repetitions.
+local function merged(bookings)
+  local sums, text = {}, {}
+  for where, meter, amount, tag in string.gmatch(bookings, '(%S+) (%S+) (%d+) (%d+)') do
+    local at = where .. ' ' .. meter .. ' %s ' .. tag
+    sums[at] = (sums[at] or 0) + tonumber(amount)
+  end
+  for at, amount in pairs(sums) do text[#text + 1] = (string.gsub(at, '%%s', int(amount))) end
+  return table.concat(text, ' ')
+end
+
+-- Something came free: whoever manages runs calls those who wait for it.
+local function post(named, id, inbox)
+  if not first_waiter(named, id) then return end
+  redis.call('ZADD', named.due, int(named.now), id)
+  if inbox then
+    redis.call('LPUSH', inbox, '@' .. id)
+    redis.call('EXPIRE', inbox, 60)
+  end
+end
+
+-- What an attempt that ran says that it used; it was one request, if it says nothing about requests.
+local function said(usage)
+  return setmetatable({}, {__index = function(_, meter) return usage[meter] or (meter == 'requests' and 1 or nil) end})
+end
+
+local function place_of(named, member) return terms_of(redis.call('HGET', named.key, 'place|' .. member)) end

@@ -1,0 +1,96 @@
+--[[ settling — how bookings on named accounts end, and who waits for them; prepended at load after the charges. ]]
+-- Ends bookings that lie in a part of their accounts: `usage` was used, the rest is free again, or unknown where it is `kept`. What goes
+-- beyond what was booked is charged to the window of today. Returns the bookings that a late bill settles.
+local function named_settle(named, bookings, part, usage, kept, ledger, inbox)
+  local left, rest_of, freed = {}, {}, {}
+  local function tell(id, meter, tag, what, change)
+    if change ~= 0 then redis.call('HINCRBY', ledger, table.concat({'named', id, meter, int(tag), what}, '|'), int(change)) end
+  end
+  for id, meter, held, tag in string.gmatch(bookings, '(%S+) (%S+) (%d+) (%d+)') do
+    local account, over = named_account(named, id), id .. ' ' .. meter
+    held, tag = tonumber(held), tonumber(tag)
+    if account and meter == 'slots' then
+      part_of(account, meter)[1] = math.max(0, part_of(account, meter)[1] - held)
+      freed[id] = true
+    elseif account then
+      rest_of[over] = rest_of[over] or usage[meter] or 0
+      local used = math.min(held, rest_of[over])
+      local unknown, parts = kept and held - used or 0, part_of(account, meter)
+      rest_of[over] = rest_of[over] - used
+      if account.kind ~= 'sliding' then
+        if tag == account.start then
+          parts[part], parts[2], parts[3] = parts[part] - held, parts[2] + used, parts[3] + unknown
+        end
+      elseif tag + account.length > named.now then
+        pour(named, account, meter, used + unknown - held, tag)
+      end
+      freed[id] = freed[id] or used + unknown < held
+      left[#left + 1] = table.concat({id, meter, int(unknown), int(tag)}, ' ')
+      tell(id, meter, tag, 'spent', used)
+      tell(id, meter, tag, 'unknown', unknown - (part == 3 and held or 0))
+    end
+  end
+  for over, amount in pairs(rest_of) do
+    local id, meter = string.match(over, '^(%S+) (%S+)$')
+    local account = named_account(named, id)
+    if amount > 0 and account.kind == 'sliding' then tell(id, meter, pour(named, account, meter, amount), 'spent', amount)
+    elseif amount > 0 then
+      part_of(account, meter)[2] = part_of(account, meter)[2] + amount
+      tell(id, meter, account.start, 'spent', amount)
+    end
+  end
+  for id in pairs(freed) do post(named, id, inbox) end
+  return table.concat(left, ' ')
+end
+
+-- A dispatch waits for no account any more, and what it was called with is free again.
+local function named_drop(named, member)
+  local place = place_of(named, member)
+  if place[1] == 'p' then named_settle(named, place[4], 1, {}, false) end
+  if place[1] == 'w' then redis.call('ZREM', named.queue, table.concat({'w' .. place[2], place[3], member}, ' ')) end
+  redis.call('HDEL', named.key, 'place|' .. member)
+  return place
+end
+
+-- Enters a dispatch among those who wait for an account, as old as it is.
+local function named_wait(named, member, lack, stamp, names, estimate)
+  stamp = stamp or padded_ms(redis.call('HINCRBY', named.key, 'stamp', 1))
+  redis.call('ZADD', named.queue, 0, table.concat({'w' .. lack[1], stamp, member}, ' '))
+  redis.call('HSET', named.key, 'place|' .. member, table.concat({'w', lack[1], stamp, names, estimate}, ';'))
+  if lack[6] ~= '0' and first_waiter(named, lack[1]) == member then redis.call('ZADD', named.due, lack[6], lack[1]) end
+end
+
+-- Books what an attempt asks of its named accounts, or says why it cannot have it: it waits then, unless it never can.
+local function named_take(named, member, estimate, names, text)
+  local place = place_of(named, member)
+  if place[1] == 'p' then named_drop(named, member) end
+  local lack = named_lack(named, member, estimate, place[1] == 'p')
+  if place[1] == 'w' then named_drop(named, member) end
+  if not lack then return named_book(named, estimate) end
+  if not lack[7] then named_wait(named, member, lack, place[3], names, text) end
+  return nil, lack
+end
+
+-- An attempt whose named accounts do not let it start is refused if they never will; else its thread rests until it is called.
+local function stall(desk, attempt, terms, paid, lack, member, nonce)
+  local path, claim = attempt.path, 'claim|' .. nonce .. '|'
+  if paid then
+    redis.call('ZREM', desk.waiters, 'p' .. path)
+    unbook(desk.book, terms)
+    desk.ahead = desk.ahead - 1
+  end
+  if lack[7] then
+    redis.call('ZREM', desk.dispatches, member)
+    redis.call('HDEL', desk.published, member)
+    redis.call('HSET', desk.attempts, path .. '|state', 'closed', path .. '|nonce', nonce, claim .. 'phase', 'refused', claim .. 'answer',
+      table.concat(lack, ' ', 1, 4))
+    note(desk, 'kind', 'refused', 'path', path, 'attempt', attempt.attempt, 'account', lack[1], 'meter', lack[2], 'asked', lack[3],
+      'free', lack[4], 'limit', lack[5])
+  else
+    redis.call('ZADD', desk.dispatches, int(now_ms() + LOOK_AGAIN_MS), member)
+    redis.call('HSET', desk.published, member, '0 0')
+    redis.call('HSET', desk.attempts, path .. '|waits', table.concat({attempt.attempt, lack[1], lack[2], lack[6]}, ' '))
+    rest(desk.book, path, attempt.chain)
+  end
+  desk_close(desk)
+end

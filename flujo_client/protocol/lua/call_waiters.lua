@@ -1,0 +1,30 @@
+--[[ call_waiters — let those who wait for a named account go on whom it can pay for now, by age: what they ask is booked, and they are dispatched.
+KEYS  1 named hash   2 named_queue zset   3 named_due zset   4 dispatches zset   5 published hash
+ARGV  1 account   2 most to call
+REPLY {1, dispatches as "run path attempt queue", ...} called; as many as asked for: call again ]]
+local called, calls = {}, tonumber(ARGV[2])
+local named = named_open(KEYS[1], KEYS[2], KEYS[3])
+redis.call('ZREM', KEYS[3], ARGV[1])
+local member = first_waiter(named, ARGV[1])
+while member and calls > 0 do
+  local place = named_drop(named, member)
+  if redis.call('ZSCORE', KEYS[4], member) then  -- else its run has ended
+    named.names = words(place[4])
+    local estimate = amounts(place[5])
+    local lack = named_lack(named, member, estimate, true)
+    if lack then
+      named_wait(named, member, lack, place[3], place[4], place[5])
+      if lack[1] == ARGV[1] then break end
+    else
+      redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'p', '', place[3], named_book(named, estimate)}, ';'))
+      redis.call('ZADD', KEYS[4], int(named.now), member)
+      redis.call('HSET', KEYS[5], member, '0 0')
+      called[#called + 1], calls = member, calls - 1
+    end
+  end
+  member = first_waiter(named, ARGV[1])
+end
+named_account(named, ARGV[1])  -- brings it up to date, if nobody waits
+if member and calls <= 0 then redis.call('ZADD', KEYS[3], int(named.now), ARGV[1]) end  -- for whoever is asked next
+named_write(named)
+return {1, unpack(called)}
