@@ -11,12 +11,14 @@ from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.archive.opening import sql_backend
 from flujo_client.client import AsyncFlujoClient
+from flujo_client.dsl.agents import AsyncAgentProtocol, BranchKey
 from flujo_client.dsl.cache import CacheStep, InMemoryCache
 from flujo_client.dsl.conditional import ConditionalStep
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy, StepConfig
 from flujo_client.dsl.decorators import adapter_step, step
 from flujo_client.dsl.estimates import EstimatorRegistry, get_estimator_registry
 from flujo_client.dsl.findings import ValidationFinding, ValidationReport
+from flujo_client.dsl.granular import GranularStep
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.loop import LoopStep
 from flujo_client.dsl.machine import StateMachineStep, Transition
@@ -29,6 +31,7 @@ from flujo_client.dsl.skills import SkillRegistry, get_skill_registry
 from flujo_client.dsl.step import Step
 from flujo_client.dsl.subpipeline import SubPipelineStep
 from flujo_client.execution.manager import ExecutionManager
+from flujo_client.execution_backend import ExecutionBackend, StepExecutionRequest
 from flujo_client.pipeline_registry import PipelineRegistry
 from flujo_client.protocol.agent_results import FlujoAgentResult, FlujoAgentUsage
 from flujo_client.protocol.attachments import (
@@ -152,11 +155,13 @@ __all__ = [
     "AgentIOValidationError",
     "AgentProcessors",
     "AppResources",
+    "AsyncAgentProtocol",
     "AsyncFlujoClient",
     "BackgroundLaunched",
     "BaseContext",
     "BaseModel",
     "BranchFailureStrategy",
+    "BranchKey",
     "BrokerUnavailableError",
     "CacheStep",
     "Chunk",
@@ -175,6 +180,7 @@ __all__ = [
     "DynamicParallelRouterStep",
     "EstimatorRegistry",
     "ExecutedCommandLog",
+    "ExecutionBackend",
     "ExecutionError",
     "ExecutionManager",
     "Failure",
@@ -186,6 +192,7 @@ __all__ = [
     "FlujoClient",
     "FlujoError",
     "GranularResumeError",
+    "GranularStep",
     "HitlPolicyError",
     "HookCallable",
     "HookFailedError",
@@ -255,6 +262,7 @@ __all__ = [
     "StateUnavailableError",
     "Step",
     "StepConfig",
+    "StepExecutionRequest",
     "StepInvocationError",
     "StepOutcome",
     "StepResult",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self
 from uuid import uuid4
@@ -12,23 +12,24 @@ from pydantic import BaseModel
 
 from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.opening import close_backend, open_backend
-from flujo_client.awaitable import RunAwaitable
 from flujo_client.driver import RunDriver, RunTerms
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
 from flujo_client.engines import Engine, make_archiver
+from flujo_client.execution_backend import BackendPolicy, ExecutionBackend
 from flujo_client.observer import HookObserver
 from flujo_client.pauses import paused_at
 from flujo_client.pipeline_registry import PipelineRegistry
 from flujo_client.protocol.errors import ConfigurationError, UnqueueableError
 from flujo_client.protocol.hooks import HookDispatcher, strict_hooks
 from flujo_client.protocol.modules import refuse_while_importing
-from flujo_client.protocol.outcomes import Chunk, StepOutcome, to_outcome
+from flujo_client.protocol.outcomes import StepOutcome
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.references import StateProvider
 from flujo_client.protocol.results import PipelineContext, PipelineResult
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
+from flujo_client.run_forms import RunForms
 from flujo_client.validation import check_pipeline, defined_in_script, refuse_forbidden_pauses
 from flujo_worker.embedded import EmbeddedEngine, EmbeddedMemory
 from flujo_worker.registry import Registry, StepPolicy
@@ -36,7 +37,7 @@ from flujo_worker.registry import Registry, StepPolicy
 __all__ = ["Flujo"]
 
 
-class Flujo:
+class Flujo(RunForms):
     """Runs one pipeline, any number of times.
 
     Without a URL it runs in this process, with the same semantics, nothing installed, and lambdas allowed. With a URL, or
@@ -50,6 +51,7 @@ class Flujo:
         resources: Handed to steps that ask for `resources`; in process only, workers have their own.
         usage_limits: Budget of every run.
         hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
+        backend: Carries out the steps' functions instead of this process, see `ExecutionBackend`; in process only.
         policies: Around every step's function; in process only, workers have their modules' `flujo_policies`.
         state_providers: Of what the `ContextReference`s of contexts point to; in process only, workers have their modules'
             `flujo_state_providers`.
@@ -76,6 +78,7 @@ class Flujo:
         resources: Any = None,
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Callable[..., Any]] = (),
+        backend: ExecutionBackend | None = None,
         policies: Sequence[StepPolicy] = (),
         local_tracer: Callable[..., Any] | None = None,
         state_providers: Mapping[str, StateProvider] | None = None,
@@ -95,7 +98,9 @@ class Flujo:
         if url is not None:
             self._settings = self._settings.at(url)
         self._resources = resources
-        self._policies = list(policies)
+        self._policies: list[StepPolicy] = list(policies)
+        if backend is not None:
+            self._policies.append(BackendPolicy(backend))
         self._state_providers = dict(state_providers or {})
         self._terms = RunTerms(
             context_model, initial_context_data or {}, usage_limits, enable_tracing, delete_on_completion
@@ -173,61 +178,6 @@ class Flujo:
         async with self:
             return await self.run_async(value, run_id=run_id, initial_context_data=data)
 
-    def run_async(
-        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
-    ) -> RunAwaitable:
-        """Run the pipeline: `await` it for the result, or iterate for outcomes and then the result. Raises as `run`."""
-        return RunAwaitable(lambda: self._outcomes(value, run_id, initial_context_data))
-
-    async def stream_async(
-        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
-    ) -> AsyncIterator[Any]:
-        """The data of every chunk while steps run, then the result."""
-        async with aclosing(self._outcomes(value, run_id, initial_context_data)) as items:
-            async for item in items:
-                if isinstance(item, Chunk):
-                    yield item.data
-                elif isinstance(item, PipelineResult):
-                    yield item
-
-    async def run_outcomes_async(
-        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
-    ) -> AsyncIterator[StepOutcome]:
-        """Outcomes only: chunks while steps run, then the one that ends the run: `Success`, `Failure`, `Paused` or `Aborted`.
-
-        Limits, mismatched types and cancellation raise, as in `run`. Disconnects after the last outcome.
-        """
-        try:
-            async with aclosing(self._outcomes(value, run_id, initial_context_data)) as items:
-                async for item in items:
-                    yield to_outcome(item) if isinstance(item, PipelineResult) else item
-        finally:
-            await self.aclose()
-
-    def run_outcomes(
-        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
-    ) -> AsyncIterator[StepOutcome]:
-        """The same as `run_outcomes_async`."""
-        return self.run_outcomes_async(value, run_id=run_id, initial_context_data=initial_context_data)
-
-    def run_stream(
-        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
-    ) -> AsyncIterator[StepOutcome]:
-        """The same as `run_outcomes_async`."""
-        return self.run_outcomes_async(value, run_id=run_id, initial_context_data=initial_context_data)
-
-    async def run_result_async(
-        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
-    ) -> PipelineResult:
-        """Run the pipeline and return its result. Raises as `run`."""
-        return await self.run_async(value, run_id=run_id, initial_context_data=initial_context_data)
-
-    def run_with_events(
-        self, value: Any, *, run_id: str | None = None, initial_context_data: dict[str, Any] | None = None
-    ) -> AsyncIterator[StepOutcome | PipelineResult]:
-        """The same items as iterating over `run_async`."""
-        return self._outcomes(value, run_id, initial_context_data)
-
     async def _outcomes(
         self, value: Any, run_id: str | None, data: dict[str, Any] | None
     ) -> AsyncGenerator[StepOutcome | PipelineResult]:
@@ -286,7 +236,7 @@ class Flujo:
     async def _opened(self) -> Engine:
         if self.queued and (self._resources is not None or self._policies or self._state_providers):
             raise ConfigurationError(
-                "resources=, policies= and state_providers= cannot be sent to workers.",
+                "resources=, backend=, policies= and state_providers= cannot be sent to workers.",
                 suggestion="Set flujo_resources, flujo_policies and flujo_state_providers in the pipeline's module.",
             )
         loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from flujo_client.protocol.errors import (
     ContextInheritanceError,
     ControlFlowError,
     FlujoError,
+    GranularResumeError,
     PayloadError,
     StateUnavailableError,
     TypeMismatchError,
@@ -28,7 +29,7 @@ __all__ = ["Committer"]
 logger = logging.getLogger(__name__)
 
 #: Attempt errors that another attempt cannot mend, and that end the run by being raised from it.
-_FATAL = (TypeMismatchError, ConfigurationError, UsageLimitExceededError, ControlFlowError)
+_FATAL = (TypeMismatchError, ConfigurationError, UsageLimitExceededError, ControlFlowError, GranularResumeError)
 
 _COMMIT_RETRY_S = 0.5
 

@@ -42,6 +42,7 @@ from flujo_worker.policies.calling import UserCalls
 from flujo_worker.policies.composites import ControlSteps
 from flujo_worker.policies.context import ContextPolicy
 from flujo_worker.policies.feedback import feedback_of
+from flujo_worker.policies.granular import GranularPolicy
 from flujo_worker.policies.hitl import paused_attempt
 from flujo_worker.policies.injection import StepRunPolicy
 from flujo_worker.policies.inputs import InputReader
@@ -134,6 +135,7 @@ class StepCoordinator:
             PluginPolicy(calls),
             OutputProcessorPolicy(calls),
             OutputPolicy(validator),
+            GranularPolicy(),
             UsagePolicy(strict=strict_pricing),
             PromptProcessorPolicy(calls),
             *self._registry.policies,

@@ -27,6 +27,7 @@ __all__ = [
     "lives_in_script",
     "reference_of",
     "result_of",
+    "takes",
     "unqueueable_reason",
 ]
 
@@ -197,6 +198,14 @@ def _parameters(call: Callable[..., Any]) -> list[str]:
     except ValueError:  # builtins that do not say what they take
         return []
     return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+
+
+def takes(call: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of a name."""
+    try:
+        return name in inspect.signature(call).parameters
+    except ValueError:  # builtins that do not say what they take
+        return False
 
 
 def _is_model(annotation: Any) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flujo_client.dsl.pipeline import Pipeline
     from flujo_client.dsl.step import Step
 
-__all__ = ["Factories", "Nesting"]
+__all__ = ["Factories", "Nesting", "of_options"]
 
 
 class Factories:
@@ -27,12 +27,14 @@ class Factories:
     @classmethod
     def review(cls, agent: Any, **options: Any) -> Step[Any, Any]:
         """A step named `review`; see `Step` and `StepConfig` for the options."""
-        return _named(cls, "review", agent, options)
+        made: Step[Any, Any] = of_options(cls, "review", agent, options)
+        return made
 
     @classmethod
     def solution(cls, agent: Any, **options: Any) -> Step[Any, Any]:
         """A step named `solution`; see `Step` and `StepConfig` for the options."""
-        return _named(cls, "solution", agent, options)
+        made: Step[Any, Any] = of_options(cls, "solution", agent, options)
+        return made
 
     @classmethod
     def validate_step(cls, agent: Any, *, strict: bool = True, **options: Any) -> Step[Any, Any]:
@@ -42,7 +44,10 @@ class Factories:
             strict: An output that a validator refuses is dropped.
         """
         marks = {"is_validation_step": True, "strict_validation": strict}
-        return _named(cls, "validate", agent, {**options, "meta": {**marks, **options.get("meta", {})}})
+        made: Step[Any, Any] = of_options(
+            cls, "validate", agent, {**options, "meta": {**marks, **options.get("meta", {})}}
+        )
+        return made
 
     @staticmethod
     def parallel(name: str, branches: Mapping[str, Step[Any, Any] | Pipeline], **options: Any) -> Step[Any, Any]:
@@ -104,6 +109,12 @@ class Factories:
         return made
 
     @staticmethod
+    def granular(name: str, agent: Any, input_: Any = None, *, max_turns: int = 20, **options: Any) -> Pipeline:
+        """Let an agent work turn by turn, each a committed step; see `granular.granular` for the options."""
+        made: Pipeline = COMPOSITES["granular"](name, agent, input_, max_turns=max_turns, **options)
+        return made
+
+    @staticmethod
     def branch_on(
         name: str,
         condition_callable: Callable[[Any, Any], Any],
@@ -161,9 +172,9 @@ class Nesting:
         return made
 
 
-def _named(cls: Any, name: str, agent: Any, options: Mapping[str, Any]) -> Step[Any, Any]:
+def of_options(cls: Any, name: str, agent: Any, options: Mapping[str, Any]) -> Any:
+    """A step of a class, of options that are fields of it, or terms of its config."""
     terms = {key: value for key, value in options.items() if key in StepConfig.model_fields}
     fields = {key: value for key, value in options.items() if key not in terms and value is not None}
     config = override_config(name, fields.pop("config", None), terms)
-    made: Step[Any, Any] = cls(name=name, agent=agent, config=config, **fields)
-    return made
+    return cls(name=name, agent=agent, config=config, **fields)

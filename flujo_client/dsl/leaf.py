@@ -34,7 +34,7 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         usage_limits={} if step.usage_limits is None else step.usage_limits.amounts(),
         is_async=step.is_async,
         streams=step.signature.only_streams,
-        uses_context="context" in step.injects or bool(step.attachments) or bool(rules) or step.template is not None,
+        uses_context=_uses_context(step),
         updates_context=step.updates_context,
         validate_fields=step.validate_fields,
         sink_to=step.sink_to,
@@ -50,9 +50,15 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         accounts=config.accounts,
         input_type=describe_type(step.input_type),
         output_type=describe_type(step.output_type),
+        turn=step.turn,
         preserve_fallback_diagnostics=config.preserve_fallback_diagnostics,
         fallback=None if step.fallback_step is None else leaf_of(step.fallback_step),
     )
+
+
+def _uses_context(step: Step[Any, Any]) -> bool:
+    ruled = bool(step.attachments) or any(isinstance(rule, str) for rule in step.static_invariants)
+    return ruled or "context" in step.injects or step.template is not None or step.turn is not None
 
 
 def _retries(step: Step[Any, Any]) -> RetrySpec:

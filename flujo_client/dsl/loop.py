@@ -33,6 +33,7 @@ class LoopStep(Composite):
         initial_input_to_loop_body_mapper: (input, context) -> input of the first iteration.
         iteration_input_mapper: (output, context, iterations done) -> input of the next; default: the output.
         loop_output_mapper: (last output, context) -> output of the loop.
+        same_input: Each iteration gets what the first one got; what it made before is in the context.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
@@ -43,6 +44,7 @@ class LoopStep(Composite):
     initial_input_to_loop_body_mapper: Callable[..., Any] | None = None
     iteration_input_mapper: Callable[..., Any] | None = None
     loop_output_mapper: Callable[..., Any] | None = None
+    same_input: bool = False
 
     @field_validator("loop_body_pipeline", mode="before")
     @classmethod
@@ -72,6 +74,7 @@ class LoopStep(Composite):
         body = self.loop_body_pipeline
         if (
             self.iteration_input_mapper is None
+            and not self.same_input
             and self.max_loops > 1
             and not compatible(body.output_type, body.input_type)
         ):
@@ -98,4 +101,5 @@ class LoopStep(Composite):
             initial_mapper=self.reference("initial_mapper"),
             iteration_mapper=self.reference("iteration_mapper"),
             output_mapper=self.reference("output_mapper"),
+            same_input=self.same_input,
         )

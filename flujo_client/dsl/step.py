@@ -26,6 +26,7 @@ from flujo_client.protocol.errors import (
     InfiniteFallbackError,
     StepInvocationError,
 )
+from flujo_client.protocol.leaves import TurnSpec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.spec import NodeSpec, StepSpec
 
@@ -311,6 +312,16 @@ class Step(Factories, BaseModel, Generic[In, Out]):
     def output_type(self) -> Any:
         """The annotation of what the function returns."""
         return Any if self.agent is None else self.signature.output_type
+
+    @property
+    def turn(self) -> TurnSpec | None:
+        """What it keeps between its turns; None: it has no turns."""
+        return None
+
+    @property
+    def turn_facts(self) -> Mapping[str, Mapping[str, Any]]:
+        """See `StepDefinition.turn_facts`."""
+        return {}
 
     @property
     def in_background(self) -> bool:

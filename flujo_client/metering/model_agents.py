@@ -19,7 +19,7 @@ from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.pricing import price_usd
 from flujo_client.protocol.step_run import current_step_run
 
-__all__ = ["MeteredModel", "ModelAgentCall", "make_agent_async", "output_type"]
+__all__ = ["MeteredModel", "ModelAgentCall", "make_agent_async", "options_of", "output_type", "prompt_of"]
 
 
 class MeteredModel(WrapperModel):
@@ -111,17 +111,23 @@ class ModelAgentCall:
             resources: Become its dependencies, if they are of the type that it declares.
         """
         settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        given = {name: setting for name, setting in settings.items() if setting is not None}
-        options: dict[str, Any] = {"model_settings": ModelSettings(**given)} if given else {}  # type: ignore[typeddict-item]  # names as it has them
-        if self.agent.model is not None:
-            options["model"] = MeteredModel(self.agent.model)
-        wanted = self.agent.deps_type
-        if resources is not None and wanted not in (object, type(None)) and isinstance(resources, wanted):
-            options["deps"] = resources
-        return await self.agent.run(_prompt(value), **options)
+        return await self.agent.run(prompt_of(value), **options_of(self.agent, resources, settings))
 
 
-def _prompt(value: Any) -> Any:
+def options_of(agent: Agent[Any, Any], resources: Any, settings: Mapping[str, float | None]) -> dict[str, Any]:
+    """What an agent is run with besides its prompt: a metered model, its settings, and its dependencies."""
+    given = {name: setting for name, setting in settings.items() if setting is not None}
+    options: dict[str, Any] = {"model_settings": ModelSettings(**given)} if given else {}  # type: ignore[typeddict-item]  # names as it has them
+    if agent.model is not None:
+        options["model"] = MeteredModel(agent.model)
+    wanted = agent.deps_type
+    if resources is not None and wanted not in (object, type(None)) and isinstance(resources, wanted):
+        options["deps"] = resources
+    return options
+
+
+def prompt_of(value: Any) -> Any:
+    """A step's input as a prompt: as it is if it can be one, else as JSON."""
     contents = value if isinstance(value, list | tuple) else (value,)
     if value is None or all(isinstance(part, str) or _is_content(part) for part in contents):
         return value

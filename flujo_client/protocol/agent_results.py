@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FlujoAgentResult", "FlujoAgentUsage"]
+__all__ = ["FlujoAgentResult", "FlujoAgentUsage", "TurnEnd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +41,18 @@ class FlujoAgentResult:
     def usage(self) -> FlujoAgentUsage | None:
         """What the agent used; None if it does not say."""
         return self.reported_usage
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """What came of one turn of a granular step.
+
+    Attributes:
+        is_complete: Whether that was the last.
+        output: Of the last one.
+        history: What the turn adds to the history, as JSON values.
+    """
+
+    is_complete: bool
+    output: Any
+    history: list[Any]

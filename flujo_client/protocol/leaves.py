@@ -10,7 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 
-__all__ = ["CONTROLS", "HANDLERS", "HitlSpec", "Name", "NamedNode", "NodeModel", "RetrySpec", "SpecModel", "StepSpec"]
+__all__ = [
+    "CONTROLS",
+    "HANDLERS",
+    "HitlSpec",
+    "Name",
+    "NamedNode",
+    "NodeModel",
+    "RetrySpec",
+    "SpecModel",
+    "StepSpec",
+    "TurnSpec",
+]
 
 #: The control step that calls a node's failure handlers, once the node has failed for good.
 HANDLERS: Final = "failed"
@@ -107,6 +118,15 @@ class RetrySpec(SpecModel):
     never: tuple[str, ...] = Field((), description="names of exception classes that are not retried")
 
 
+class TurnSpec(SpecModel):
+    """What a step that is one turn of a longer work keeps between its turns."""
+
+    history_max_tokens: int = Field(128_000, gt=0, description="of earlier turns that an agent is given, about")
+    blob_threshold_bytes: int = Field(20_000, gt=0, description="of JSON; what is larger is kept beside the context")
+    enforce_idempotency: bool = Field(False, description="whether resources carry the turn's idempotency key")
+    fingerprint: Literal["strict", "compat"] = Field("strict", description="what has to stay the same between turns")
+
+
 class StepSpec(_Leaf):
     """A leaf: one queued task."""
 
@@ -137,6 +157,7 @@ class StepSpec(_Leaf):
     input_type: str = "Any"
     output_type: str = "Any"
     preserve_fallback_diagnostics: bool = False
+    turn: TurnSpec | None = Field(None, description="one turn of a granular step")
     fallback: StepSpec | None = Field(None, description="runs once on the same input when every attempt has failed")
 
     def steps(self) -> list[StepSpec]:

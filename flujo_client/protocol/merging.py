@@ -15,7 +15,7 @@ __all__ = ["MergeRules", "merge_contexts"]
 _NOT_MERGED = frozenset({"run_id", "initial_prompt", "status"})
 
 #: What the engine itself sets in each branch, one after the other: no conflict.
-_LAST_WINS = frozenset({"user_input"})
+_LAST_WINS = frozenset({"user_input", "granular_state"})
 
 #: Of these every branch's entries are kept by every strategy: each step writes its own.
 _UNITED = "step_outputs"

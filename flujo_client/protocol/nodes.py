@@ -113,6 +113,7 @@ class LoopSpec(_OneBody):
     initial_mapper: str | None = Field(None, description="(input, context) -> input of the first iteration")
     iteration_mapper: str | None = Field(None, description="(output, context, iterations done) -> input of the next")
     output_mapper: str | None = Field(None, description="(last output, context) -> output of the loop")
+    same_input: bool = Field(False, description="whether each iteration gets what the first one got")
 
     def own_roles(self, control: str) -> dict[str, str]:
         """See `NamedNode.own_roles`."""

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from flujo_client.protocol.errors import UsageLimitExceededError
 from flujo_client.protocol.quota import Amounts, Quota, add_amounts, used_amounts
 
-__all__ = ["StepRun", "UsageMeter", "current_step_run", "entered_step_run"]
+__all__ = ["StepRun", "UsageMeter", "ValueStore", "current_step_run", "entered_step_run"]
 
 _CURRENT: ContextVar[StepRun | None] = ContextVar("flujo_step_run", default=None)
 
@@ -132,6 +132,21 @@ class UsageMeter:
         await self._reserve({meter: amount - bound.get(meter, 0) for meter, amount in cost.items()})
 
 
+class ValueStore(Protocol):
+    """Keeps values beside the run, for as long as the run is kept."""
+
+    async def put(self, value: Any) -> str:
+        """Keep a value and return its name, which any later step of the run may have. Called again by another attempt, it
+        replaces what the one before kept.
+
+        Raises:
+            PayloadError: The value cannot be stored.
+        """
+
+    async def get(self, name: str) -> Any:
+        """A value by its name. Raises `KeyError` if there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepRun:
     """The attempt that a step function is running in.
@@ -145,6 +160,7 @@ class StepRun:
         usage: Report and reserve usage here.
         logger: Carries run, step and attempt.
         strict_pricing: Whether usage that has no price is an error.
+        values: For values that are too large for the context: `name = await run.values.put(value)`.
         emit: `await run.emit(chunk)` shows a JSON value to the run's followers while the step runs.
     """
 
@@ -153,6 +169,7 @@ class StepRun:
     attempt: int
     nonce: str
     usage: UsageMeter
+    values: ValueStore
     emit: Callable[[Any], Awaitable[None]]
     logger: logging.LoggerAdapter[logging.Logger] = field(repr=False)
     strict_pricing: bool = False

@@ -107,6 +107,10 @@ class StepDefinition(TypedStep, Protocol):
         """The object that `call` belongs to, or the function itself."""
 
     @property
+    def turn_facts(self) -> Mapping[str, Mapping[str, Any]]:
+        """What earlier turns of a granular step depend on, for each mode of their fingerprint; empty for other steps."""
+
+    @property
     def attachments(self) -> Attachments:
         """What the user attached to it."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.step_run import StepRun, entered_step_run
+from flujo_worker.policies.keeping import AttemptValues
 from flujo_worker.policies.stack import Proceed, StepCall
 from flujo_worker.policies.streaming import ChunkStream
 
@@ -42,9 +43,9 @@ class StepRunPolicy:
         ref, claim = attempt.ref, attempt.claim
         stream = ChunkStream(self._scripts, self._codec, claim, self._most_bytes, live=self._live)
         told = logging.LoggerAdapter(logger, attempt.ids)
-        run = StepRun(
-            ref.run_id, ref.path, ref.attempt, claim.nonce, attempt.meter, stream.write, told, self._strict_pricing
-        )
+        values = AttemptValues(self._scripts, self._codec, claim)
+        meter, strict = attempt.meter, self._strict_pricing
+        run = StepRun(ref.run_id, ref.path, ref.attempt, claim.nonce, meter, values, stream.write, told, strict)
         call.injected |= {"run": run, **call.step.settings}
         try:
             with entered_step_run(run):

@@ -35,18 +35,11 @@ OTHERS = """
     ExecutionManager StateManager TypeValidator
 """
 
-#: Not built yet. A name that appears must leave this list.
-NOT_YET = """
-    ExecutionBackend StepExecutionRequest
-    BranchKey GranularStep
-    AsyncAgentProtocol
-"""
-
 
 @pytest.mark.parametrize("name", sorted({*TOP.split(), *DOMAIN.split(), *OTHERS.split()}))
 def test_a_name_of_existing_code_is_importable_from_the_client(name: str) -> None:
-    assert hasattr(flujo_client, name) is (name not in NOT_YET.split()), "built or not: keep NOT_YET true"
-    assert name in NOT_YET.split() or name in flujo_client.__all__
+    assert hasattr(flujo_client, name)
+    assert name in flujo_client.__all__
 
 
 def test_the_coordinator_is_importable_from_the_worker() -> None:

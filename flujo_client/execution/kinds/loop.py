@@ -58,8 +58,8 @@ class LoopKind(Composite):
             _exhaust(draft, path)
 
     def child_input(self, graph: RunGraph, path: str, node: LoopSpec, index: int) -> Expression:
-        """What a mapper made; without one, the loop's input, and then the output of the iteration before."""
-        if index == 0:
+        """What a mapper made; without one, the loop's input, and then the output of the iteration before, or the same again."""
+        if index == 0 or node.same_input:
             return graph.input(path) if node.initial_mapper is None else _committed(path, "enter")
         if node.iteration_mapper is None:
             return graph.output(child_of(path, index - 1))
