@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping
 
 MOST_PASSED, PAGE = 16, 16
 
 
-@dataclass(repr=False)
 class Account:
-    path: str
-    above: Account | None
-    granted: int
-    strict: bool = False
-    open: bool = True
-    rests: bool = False  # its own thread is blocked, paused or waits for its time
-    reserved: int = 0
-    spent: int = 0
-    unknown: int = 0
-    overrun: int = 0
-    children: list[Account] = field(default_factory=list)
+    """One account, with every limited meter; it `rests` while its own thread is blocked, paused or waits for its time."""
+
+    def __init__(self, path: str, above: Account | None, granted: Mapping[str, int], strict: bool = False) -> None:
+        self.path, self.above, self.strict, self.granted = path, above, strict, dict(granted)
+        self.open, self.rests = True, False
+        self.reserved, self.spent, self.unknown, self.overrun = (Counter[str]() for _ in range(4))
+        self.children: list[Account] = []
 
     def __repr__(self) -> str:
         return self.path
 
-    @property
-    def free(self) -> int:
-        return self.granted - self.reserved - self.spent - self.unknown - sum(child.granted for child in self.children)
+    def free(self, meter: str) -> int:
+        granted = self.granted[meter] - sum(child.granted[meter] for child in self.children)
+        return granted - self.reserved[meter] - self.spent[meter] - self.unknown[meter]
 
-    @property
-    def use(self) -> int:
-        return self.reserved + self.spent + self.unknown + sum(child.use for child in self.children)
+    def use(self, meter: str) -> int:
+        own = self.reserved[meter] + self.spent[meter] + self.unknown[meter]
+        return own + sum(child.use(meter) for child in self.children)
 
     @property
     def runs(self) -> bool:
@@ -44,39 +40,42 @@ class Account:
         """Who pays for it: itself and all above, up to a strict share."""
         return [self] if self.strict or self.above is None else [self, *self.above.payers()]
 
-    def take(self, part: str, amount: int) -> None:
+    def reach(self, meter: str) -> int:
+        return sum(payer.free(meter) for payer in self.payers())
+
+    def take(self, part: Counter[str], meter: str, amount: int) -> None:
         for level, payer in enumerate(self.payers()):
-            drawn = min(amount - self.free, payer.free) if level else 0
+            drawn = min(amount - self.free(meter), payer.free(meter)) if level else 0
             for below in self.upwards()[:level] if drawn > 0 else []:
-                below.granted += drawn
-        setattr(self, part, getattr(self, part) + amount)
+                below.granted[meter] += drawn
+        part[meter] += amount
 
     def pool(self) -> None:
         for child in self.children:
             child.pool()
-            child.granted = child.use
+            child.granted = {meter: child.use(meter) for meter in child.granted}
 
 
 class Tree:
-    """One meter of a run: its accounts, and who waits as {path: (account, asked, shared draws when it came)}."""
+    """A run's accounts, and who waits as {path: (account, estimate, shared draws when it came)}."""
 
-    def __init__(self, cap: int) -> None:
-        self.accounts = {"root": Account("root", None, cap)}
-        self.waiting: dict[str, tuple[Account, int, int]] = {}
+    def __init__(self, caps: Mapping[str, int]) -> None:
+        self.accounts = {"root": Account("root", None, caps)}
+        self.waiting: dict[str, tuple[Account, dict[str, int], int]] = {}
         self.draws = 0
-        self.outcomes: list[tuple[str, str]] = []  # (path, granted or refused), in order
+        self.decided: list[tuple[str, str, int]] = []  # (path, '' if granted, else the meter that was short, its reach)
 
-    def reach(self, account: Account) -> int:
-        return sum(payer.free for payer in account.payers())
-
-    def can_pay(self, path: str, account: Account, asked: int, kept: bool = True) -> bool:
-        missing = asked - account.free
-        for payer in account.payers()[1:] if kept else []:
-            first = self.first_claim(payer)
-            if missing > 0 and first not in (None, path):
-                return False
-            missing -= payer.free
-        return self.reach(account) >= asked
+    def lack(self, path: str, account: Account, asked: Mapping[str, int], kept: bool = True) -> str:
+        """The meter that an estimate is short of, cost before the others; '' if it can be paid."""
+        for meter in sorted(asked, key=lambda name: (name != "cost_nanousd", name)):
+            missing = asked[meter] - account.free(meter)
+            for payer in account.payers()[1:] if kept else []:
+                if missing > 0 and self.first_claim(payer) not in (None, path):
+                    return meter
+                missing -= payer.free(meter)
+            if account.reach(meter) < asked[meter]:
+                return meter
+        return ""
 
     def below(self, account: Account) -> list[str]:
         found = [path for path, (at, _, _) in self.waiting.items() if account in at.upwards()]
@@ -87,38 +86,44 @@ class Tree:
         oldest = min(found, key=lambda path: (self.waiting[path][2], found.index(path)), default=None)
         return oldest if oldest and self.draws - self.waiting[oldest][2] >= MOST_PASSED else None
 
-    def reserve(self, account: Account, asked: int) -> None:
-        self.draws += asked > account.free
-        account.take("reserved", asked)
+    def reserve(self, account: Account, asked: Mapping[str, int]) -> None:
+        self.draws += any(amount > account.free(meter) for meter, amount in asked.items())
+        for meter, amount in asked.items():
+            account.take(account.reserved, meter, amount)
 
     def serve(self, account: Account, kept: bool = True) -> None:
         granted = True
         while granted:
             granted = False
-            for path in self.below(account)[:PAGE]:
+            for listed in self.below(account)[:PAGE]:
                 first = self.first_claim(account)
-                at, asked, _ = self.waiting.get(first or path, (account, 0, 0))
-                if (first or path) in self.waiting and self.can_pay(first or path, at, asked, kept):
-                    del self.waiting[first or path]
+                path = first or listed
+                if path in self.waiting and not self.lack(path, *self.waiting[path][:2], kept):
+                    at, asked, _ = self.waiting.pop(path)
                     self.reserve(at, asked)
                     at.rests, granted = False, True
-                    self.outcomes.append((first or path, "granted"))
+                    self.decided.append((path, "", 0))
                 elif first and kept:
                     return
 
-    def settle(self, account: Account, part: str, held: int, actual: int) -> int:
-        setattr(account, part, getattr(account, part) - held)
-        covered = min(actual, self.reach(account))
-        account.take("spent", covered)
-        account.overrun += actual - covered
-        self.give_back(account, [account] if held else [])
-        return actual - covered
+    def settle(self, at: Account, part: Counter[str], held: Mapping[str, int], used: Mapping[str, int]) -> Counter[str]:
+        """Turn what is held of a part into what was used; gives what nobody covered."""
+        over: Counter[str] = Counter()
+        for meter in at.granted:
+            part[meter] -= held.get(meter, 0)
+            covered = min(used.get(meter, 0), at.reach(meter))
+            at.take(at.spent, meter, covered)
+            over[meter] = used.get(meter, 0) - covered
+        at.overrun += over
+        self.give_back(at, [at] if any(held.get(meter) for meter in at.granted) else [])
+        return +over
 
     def give_back(self, account: Account, freed: list[Account]) -> None:
         while not account.open and account.above:
-            rest, account.granted = account.free, account.granted - account.free
+            rest = {meter: account.free(meter) for meter in account.granted}
+            account.granted = {meter: account.granted[meter] - rest[meter] for meter in rest}
             account = account.above
-            freed += [account] if rest else []
+            freed += [account] if any(rest.values()) else []
         for at in freed:
             self.serve(at)
 
@@ -129,13 +134,15 @@ class Tree:
                 continue
             account.pool()
             self.serve(account)
-            top = account.above is None or account.strict
-            if top and not account.runs:
+            if (account.above is None or account.strict) and not account.runs:
                 self.serve(account, kept=False)
-            if top and not account.runs:
-                path = self.below(account)[0]
-                self.waiting.pop(path)[0].rests = False
-                self.outcomes.append((path, "refused"))
+                if not account.runs:
+                    path = self.below(account)[0]
+                    at, asked, _ = self.waiting[path]
+                    short = self.lack(path, at, asked, kept=False)
+                    del self.waiting[path]
+                    at.rests = False
+                    self.decided.append((path, short, at.reach(short)))
 
     def running(self) -> set[str]:
         return {path for path, account in self.accounts.items() if account.runs}
