@@ -47,6 +47,9 @@ class BudgetRun(RuleBasedStateMachine):
 
     url: ClassVar[str]
     operations: ClassVar[int] = 0
+    tree: Tree
+    caps: dict[str, int]
+    cancelled_after: int
     decided_for: ClassVar[dict[str, int]] = {}  # how many waiters were granted, and refused
 
     def __init__(self) -> None:

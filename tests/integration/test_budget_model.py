@@ -37,7 +37,7 @@ from tests.lua.runs import commit_claim, create_run
 from tests.soak import note_soak
 
 #: Operations of one run of the model; `make soak` sets more.
-EXAMPLES = int(os.environ.get("FLUJO_SOAK_EXAMPLES", "240"))
+EXAMPLES = int(os.environ.get("FLUJO_SOAK_EXAMPLES", "300"))
 STEPS = 120
 
 
@@ -55,12 +55,19 @@ EDGE = st.sampled_from([None, None, None, 0, 1])
 class BudgetMachine(BudgetRun):
     """What may happen to the accounts of a run, in any order."""
 
-    @initialize(caps=st.tuples(*(st.integers(100, 400) for _ in METERS)))
-    def start(self, caps: tuple[int, ...]) -> None:
+    @initialize(
+        data=st.data(),
+        caps=st.tuples(*(st.integers(100, 400) for _ in METERS)),
+        count=st.integers(2, 5),
+        cancelled_after=st.integers(50, 2 * STEPS),
+    )
+    def start(self, data: st.DataObject, caps: tuple[int, ...], count: int, cancelled_after: int) -> None:
+        self.cancelled_after = cancelled_after
         self.caps = dict(zip(METERS, caps, strict=True))
         self.tree = Tree(self.caps)
         self.run(create_run(self.clients[0], limits=self.caps))
         self.run(self.clients[0].register("incarnations", "w1", 6_000_000, 0))
+        self.open_branches(data, self.tree.accounts["root"], count, strict=False, weighted=False)
 
     @precondition(lambda self: self.threads())
     @rule(
@@ -78,6 +85,9 @@ class BudgetMachine(BudgetRun):
     @rule(data=st.data(), count=st.integers(2, 5), strict=st.booleans(), weighted=st.booleans())
     def split(self, data: st.DataObject, count: int, strict: bool, weighted: bool) -> None:
         account = data.draw(st.sampled_from([a for a in self.threads() if len(a.upwards()) < 4]))
+        self.open_branches(data, account, count, strict=strict, weighted=weighted)
+
+    def open_branches(self, data: st.DataObject, account: Account, count: int, *, strict: bool, weighted: bool) -> None:
         node, total = self.next_path(account), {meter: account.free(meter) for meter in METERS}
         shares: dict[str, Share] = {
             meter: share_by_weights(total[meter], range(1, count + 1))
@@ -258,7 +268,7 @@ class BudgetMachine(BudgetRun):
         self.tree.give_back(account, [])
         self.tree.stopped(ran)
 
-    @precondition(lambda self: self.done > STEPS - 20 and not self.cancelled)
+    @precondition(lambda self: self.done > self.cancelled_after and not self.cancelled)
     @rule()
     def cancel(self) -> None:
         """Nobody waits any more, and what was reserved ahead of its lease is free again."""
@@ -302,6 +312,6 @@ def test_every_row_is_what_the_reference_says(redis_url: str) -> None:
     )
 
     note_soak("model", {"operations": BudgetRun.operations, **BudgetRun.decided_for})
-    assert BudgetRun.operations >= 84 * EXAMPLES  # 20,000 as it stands here
+    assert BudgetRun.operations >= 67 * EXAMPLES  # 20,000 as it stands here
     assert BudgetRun.decided_for["granted"] > EXAMPLES / 4, BudgetRun.decided_for
     assert BudgetRun.decided_for["refused"] > EXAMPLES / 4, BudgetRun.decided_for
