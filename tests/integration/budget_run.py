@@ -19,7 +19,7 @@ from flujo_client.protocol.quota import amounts_text
 from flujo_client.protocol.replies import Advanced, Claim, Dispatch
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
-from tests.lua.reference import Account
+from tests.lua.reference import Account, Tree
 from tests.lua.runs import advance_run, check_accounts, load_run
 
 #: The limited meters; and one without a limit, of which only the total is kept.
