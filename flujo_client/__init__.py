@@ -1,5 +1,6 @@
 """Flujo: typed pipelines, run in process or as queued tasks on a fleet of Celery workers."""
 
+import flujo_client.starting  # noqa: F401, I001 - before what takes long to import
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any

@@ -60,7 +60,7 @@ def create_app(
     notice = EndingNotice()
     app.make_process = lambda slots: WorkerProcess(settings, lazy(), slots)
     app.shutdown_grace_s, app.signing_keys = settings.shutdown_grace_s, settings.signing_keys
-    loop = ProcessLoop(lambda: app.make_process(app.conf.worker_concurrency or 1), notice, settings.shutdown_grace_s)
+    loop = ProcessLoop(lambda: app.make_process(_slots(app, settings)), notice, settings.shutdown_grace_s)
     register_tasks(app, settings, loop, notice)
     app.steps["worker"].add(_give_notice_with(notice))
 
@@ -80,7 +80,8 @@ def create_app(
             handler.setFormatter(FactsFormatter(format))
 
     @celeryd_after_setup.connect(weak=False)  # type: ignore[untyped-decorator]
-    def queues_are_chosen(**_: Any) -> None:
+    def options_are_read(instance: Any, **_: Any) -> None:
+        app.conf.worker_concurrency = instance.concurrency  # -c of Celery's command line says it to the worker alone
         consume_without_acknowledgement(app, settings)
 
     @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -94,6 +95,11 @@ def create_app(
         loop.stop()
 
     return app
+
+
+def _slots(app: Celery, settings: Settings) -> int:
+    """Steps at once in one process: a child of prefork has one, so that there are as many as children."""
+    return 1 if settings.pool == "prefork" else int(app.conf.worker_concurrency or 1)
 
 
 def consume_without_acknowledgement(app: Celery, settings: Settings) -> None:

@@ -59,6 +59,28 @@ async def test_other_pools_run_steps_too(make_fleet: Callable[..., Fleet], pool:
     assert [result.output for result in results] == [{"text": "ABC 3"}, 6]
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+async def test_a_worker_runs_as_many_steps_at_once_as_it_was_told(
+    make_own_fleet: Callable[..., Fleet], pool: str
+) -> None:
+    fleet = make_own_fleet(f"{pool}-slots")
+    fleet.manager()
+    at_once = (os.cpu_count() or 1) + 1
+    fleet.worker("--pool", pool, "--concurrency", str(at_once))
+    async with AsyncFlujoClient(settings=fleet.settings()) as client:
+        await fleet.published(client, "holding")
+        names = [f"slot{number}" for number in range(at_once + 2)]
+        runs = [await client.submit("holding", name, run_id=name) for name in names]
+
+        await fleet.until(lambda: len(fleet.entries(kind="started", path="0")) >= at_once, f"{at_once} steps at once")
+
+        begun = len(fleet.entries(kind="started", path="0"))
+        for name in names:
+            fleet.open_gate(name)
+        assert [(await run.result(TIMEOUT_S)).output for run in runs] == [f"after {name}" for name in names]
+    assert begun == at_once
+
+
 ON_RABBITMQ = pytest.mark.skipif(
     not _answers(5672) and not os.environ.get("FLUJO_REQUIRE_RABBITMQ"), reason="no RabbitMQ answers on localhost:5672"
 )
