@@ -25,6 +25,11 @@ __all__ = ["Intake"]
 
 logger = logging.getLogger(__name__)
 
+#: How long a running attempt that a named account delays waits at the most before it asks again, ms; and where only others
+#: can make room.
+_MOST_DELAY_MS = 5_000
+_ASK_AGAIN_MS = 250
+
 
 @dataclass(frozen=True, slots=True)
 class Late:
@@ -124,7 +129,11 @@ class Intake:
         counter = iter(range(1, 2**31))
 
         async def extend(amounts: Amounts) -> dict[str, Any] | None:
-            answer = await self._scripts.extend(claim, next(counter), amounts)
+            number = next(counter)
+            answer = await self._scripts.extend(claim, number, amounts)
+            while isinstance(answer, Delayed):  # by an account that is shared: it has room again, or the step times out
+                await asyncio.sleep(min(answer.wait_ms or _ASK_AGAIN_MS, _MOST_DELAY_MS) / 1000)
+                answer = await self._scripts.extend(claim, number, amounts)
             if isinstance(answer, Refusal):
                 refused = asdict(answer)
                 note_refusal(refused)

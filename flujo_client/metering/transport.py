@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from flujo_client.metering.bounds import call_bound
 from flujo_client.protocol.pricing import price_usd
 from flujo_client.protocol.step_run import current_step_run
 
-__all__ = ["MeteredTransport", "read_usage"]
+__all__ = ["MeteredTransport", "read_retry_after", "read_usage"]
 
 #: Reads input and output tokens from the JSON of a response; None if it says nothing.
 UsageReader = Callable[[Mapping[str, Any]], tuple[int, int] | None]
@@ -29,6 +31,26 @@ def read_usage(body: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """For how many seconds a provider wants to be left alone; None if it does not say.
+
+    Args:
+        headers: Of its response, whatever the case of their names.
+    """
+    told = {name.lower(): value for name, value in headers.items()}
+    try:
+        if "retry-after-ms" in told:
+            return float(told["retry-after-ms"]) / 1000
+        return float(told["retry-after"]) if "retry-after" in told else None
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(told["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    return max(0.0, (until - datetime.now(until.tzinfo)).total_seconds())
+
+
 class MeteredTransport:
     """Pays for each request out of the budget of the step that makes it.
 
@@ -40,11 +62,14 @@ class MeteredTransport:
     Args:
         wrapped: Sends the requests.
         read: Finds the usage in a response.
+        account: The named account of the provider's key, held back when the provider says `Retry-After`; default: those
+            that the step names.
     """
 
-    def __init__(self, wrapped: Any, *, read: UsageReader = read_usage) -> None:
+    def __init__(self, wrapped: Any, *, read: UsageReader = read_usage, account: str | None = None) -> None:
         self._wrapped = wrapped
         self._read = read
+        self._account = account
 
     async def handle_async_request(self, request: Any) -> Any:
         """See `httpx.AsyncBaseTransport`. Raises `UsageLimitExceededError` if the budget cannot pay."""
@@ -58,6 +83,9 @@ class MeteredTransport:
             response = await self._wrapped.handle_async_request(request)
             if response.status_code >= 400:
                 report(requests=1)
+                delay_s = read_retry_after(response.headers)
+                if delay_s is not None:
+                    await run.retry_after(delay_s, self._account)
             elif "json" in response.headers.get("content-type", ""):
                 used = self._read(_json_of(await response.aread()))
                 if used is not None:

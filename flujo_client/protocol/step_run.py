@@ -161,6 +161,8 @@ class StepRun:
         logger: Carries run, step and attempt.
         strict_pricing: Whether usage that has no price is an error.
         values: For values that are too large for the context: `name = await run.values.put(value)`.
+        accounts: Named accounts that the step names.
+        hold_back: Holds a named account back for so many ms; None outside of workers.
         emit: `await run.emit(chunk)` shows a JSON value to the run's followers while the step runs.
     """
 
@@ -173,6 +175,19 @@ class StepRun:
     emit: Callable[[Any], Awaitable[None]]
     logger: logging.LoggerAdapter[logging.Logger] = field(repr=False)
     strict_pricing: bool = False
+    accounts: tuple[str, ...] = ()
+    hold_back: Callable[[str, int], Awaitable[Any]] | None = field(default=None, repr=False)
+
+    async def retry_after(self, delay_s: float, account: str | None = None) -> None:
+        """Hold the whole fleet back from a provider that asks for it: no attempt that draws on the account starts meanwhile.
+
+        Args:
+            delay_s: As the provider's `Retry-After` says; of several delays the longest counts.
+            account: A named account; default: those that the step itself names.
+        """
+        for name in self.accounts if account is None else (account,):
+            if self.hold_back is not None and await self.hold_back(name, max(0, round(delay_s * 1000))) is None:
+                self.logger.warning("nobody has defined the account that a provider held back", extra={"account": name})
 
     @property
     def idempotency_key(self) -> str:

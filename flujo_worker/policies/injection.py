@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from flujo_client.protocol.payloads import PayloadCodec
@@ -44,8 +45,19 @@ class StepRunPolicy:
         stream = ChunkStream(self._scripts, self._codec, claim, self._most_bytes, live=self._live)
         told = logging.LoggerAdapter(logger, attempt.ids)
         values = AttemptValues(self._scripts, self._codec, claim)
-        meter, strict = attempt.meter, self._strict_pricing
-        run = StepRun(ref.run_id, ref.path, ref.attempt, claim.nonce, meter, values, stream.write, told, strict)
+        run = StepRun(
+            ref.run_id,
+            ref.path,
+            ref.attempt,
+            claim.nonce,
+            attempt.meter,
+            values,
+            stream.write,
+            told,
+            self._strict_pricing,
+            call.step.accounts,
+            partial(self._scripts.hold_back, shard=self._scripts.keyspace.shard_of(ref.run_id)),
+        )
         call.injected |= {"run": run, **call.step.settings}
         try:
             with entered_step_run(run):

@@ -1,0 +1,215 @@
+"""What a worker does about named accounts: attempts that are delayed, calls that wait in place, providers that ask to be left alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from flujo_client import Account, Step, StepRun, UnknownAccountError, UsageLimitExceededError, UsageLimits
+from flujo_client.account_book import AccountBook, MeterStatus
+from flujo_client.metering.transport import MeteredTransport, read_retry_after
+from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.named import now_utc
+from flujo_client.protocol.replies import Claim, Delayed, Reserved
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.wire import Wire
+from tests.unit.test_coordinator import Bench
+
+TOKENS_100 = UsageLimits(total_tokens_limit=100)
+REFUSING = Account(name="key", limits=TOKENS_100)
+PATIENT = Account(name="key", limits=TOKENS_100, when_exhausted="wait")
+
+
+@pytest.fixture
+async def bench(redis_url: str, keyspace: Keyspace) -> AsyncIterator[Bench]:
+    wire = Wire(redis_url)
+    made = Bench(Scripts(ScriptCaller(wire), keyspace))
+    yield made
+    made.bodies.close()
+    await wire.close()
+
+
+def calling(*amounts: int, **terms: Any) -> Step[Any, Any]:
+    """A step that reserves and uses amounts of tokens, one after the other."""
+
+    async def call(value: int, run: StepRun) -> int:
+        for amount in amounts:
+            await run.usage.reserve(tokens=amount)
+            run.usage.add(tokens=amount)
+        return value
+
+    return Step.from_callable(call, max_retries=0, accounts=("key",), **terms)
+
+
+async def test_an_attempt_that_is_delayed_used_no_attempt_and_runs_when_it_is_called(bench: Bench) -> None:
+    book = AccountBook(bench.scripts)
+    await book.define(Account(name="key", slots=1, when_exhausted="wait"))
+    await bench.submit(Step.parallel("both", {"a": calling(1), "b": calling(1)}))
+    (first, queue), (second, _) = bench.outbox.refs
+    bench.outbox.refs.clear()
+    claim = await hold_slot(bench, first.path, queue)
+
+    delayed = await bench.coordinator.execute_step(second, queue)
+    await bench.scripts.lose(claim, POOL, "handed_over", {})
+    bench.manager.call_waiters("key")
+    await bench.manager.settle()
+    result = await bench.finish()
+
+    assert delayed.outcome == "delayed"
+    assert result["status"] == "completed"
+    assert [part["attempts"] for part in result["step_history"][0]["step_history"]] == [1, 1]
+
+
+async def hold_slot(bench: Bench, path: str, queue: str) -> Any:
+    claim = Claim("r", path, 1, "n1", bench.incarnation.id, queue)
+    assert isinstance(await bench.scripts.reserve(claim, POOL), Reserved)
+    return claim
+
+
+async def test_a_call_waits_in_place_until_the_account_has_room_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = AccountBook(bench.scripts)
+    await book.define(PATIENT)
+    waited = asyncio.Event()
+    ask = bench.scripts.extend
+
+    async def extend(*asked: Any) -> Any:
+        answer = await ask(*asked)
+        if isinstance(answer, Delayed):
+            waited.set()
+        return answer
+
+    monkeypatch.setattr(bench.scripts, "extend", extend)
+    await bench.submit(calling(80, 80))
+
+    running = asyncio.create_task(bench.finish())
+    await waited.wait()
+    await book.define(PATIENT.model_copy(update={"limits": UsageLimits(total_tokens_limit=200)}))
+    result = await running
+
+    assert result["status"] == "completed"
+    assert (await book.status("key")).meters["tokens"] == MeterStatus(200, 0, 160, 0)
+
+
+async def test_a_call_that_the_account_refuses_is_not_made_and_ends_the_run(bench: Bench) -> None:
+    book = AccountBook(bench.scripts)
+    await book.define(REFUSING)
+    await bench.submit(calling(80, 80))
+
+    result = await bench.finish()
+
+    assert (result["status"], result["usage"]) == ("failed", {"tokens": 80})
+    assert (await book.status("key")).meters["tokens"] == MeterStatus(100, 0, 80, 0)
+
+
+async def test_requests_of_one_attempt_count_each_and_the_first_was_booked_with_it(bench: Bench) -> None:
+    book = AccountBook(bench.scripts)
+    await book.define(Account(name="key", limits=UsageLimits(meters={"requests": 10})))
+
+    async def call(value: int, run: StepRun) -> int:
+        for _ in range(3):
+            async with run.usage.call(requests=1) as report:
+                report(requests=1)
+        assert (await book.status("key")).meters["requests"].reserved == 3
+        return value
+
+    await bench.submit(Step.from_callable(call, accounts=("key",)), calling())
+    result = await bench.finish()
+
+    assert result["status"] == "completed"
+    assert (await book.status("key")).meters["requests"] == MeterStatus(10, 0, 4, 0)
+
+
+async def test_a_step_on_an_account_that_nobody_has_defined_is_refused_at_submission(bench: Bench) -> None:
+    with pytest.raises(UnknownAccountError, match="an account key"):
+        await bench.submit(calling(1))
+
+    assert await bench.scripts.load_run("r", 1) is None
+
+
+async def test_a_provider_that_says_retry_after_holds_the_account_back(bench: Bench) -> None:
+    book = AccountBook(bench.scripts)
+    await book.define(REFUSING)
+    transport: Any = MeteredTransport(
+        httpx.MockTransport(lambda request: httpx.Response(429, headers={"Retry-After": "30"}))
+    )
+
+    async def call(value: int) -> int:
+        async with httpx.AsyncClient(transport=transport, base_url="http://provider") as client:
+            return (await client.post("/", json={"model": "gpt-4o"})).status_code
+
+    await bench.submit(Step.from_callable(call, accounts=("key",)), calling(1))
+    await bench.step()
+    (ref, queue) = bench.outbox.refs[0]
+    end = await bench.coordinator.execute_step(ref, queue)
+
+    assert end.outcome == "delayed"
+    left_ms = (await book.status("key")).held_back_ms - now_utc().timestamp() * 1000
+    assert 20_000 < left_ms <= 30_000
+
+
+async def test_who_holds_back_an_account_that_is_not_defined_is_told(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def call(value: int, run: StepRun) -> int:
+        await run.retry_after(1, "nobody")
+        return value
+
+    await bench.submit(Step.from_callable(call))
+    await bench.step()
+
+    assert "nobody has defined the account" in caplog.text
+    with pytest.raises(UnknownAccountError):
+        await AccountBook(bench.scripts).hold_back("nobody", timedelta(seconds=1))
+    with pytest.raises(UnknownAccountError):
+        await AccountBook(bench.scripts).drop("nobody")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "2.5"}, 2.5),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"Retry-After": "soon"}, None),
+        ({"retry-after-ms": "soon"}, None),
+        ({"Retry-After": format_datetime(now_utc() - timedelta(hours=1))}, 0.0),
+    ],
+)
+def test_how_providers_say_when_to_come_again(headers: dict[str, str], seconds: float | None) -> None:
+    assert read_retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"limits": UsageLimits()}, "limits something"),
+        ({"window": timedelta(milliseconds=5)}, "lasts from a second"),
+        ({"window": "day", "time_zone": "Mars/Olympus"}, "is no time zone"),
+        ({"pipelines": ("a*b",)}, "a pattern is"),
+        ({"name": "a b"}, "match pattern"),
+    ],
+)
+def test_what_cannot_be_an_account(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Account(**{"name": "a", "limits": TOKENS_100, **fields})
+
+
+async def test_who_is_refused_is_told_of_the_account(bench: Bench) -> None:
+    await AccountBook(bench.scripts).define(REFUSING)
+    await bench.submit(calling(expected_tokens=120))
+    await bench.finish()
+
+    loaded = await bench.scripts.load_run("r", 10)
+    assert loaded is not None
+    assert '"account":"key"' in loaded.record["error"]
+    assert UsageLimitExceededError.__name__ in loaded.record["error"]
