@@ -36,6 +36,9 @@ class Late:
     """The claim was answered after the lease that it gave may have been over. The keeper gives back what is left of it."""
 
 
+#: Most back-off of a step that this worker lacks, ms: a manager publishes only what somebody alive has.
+_ELSEWHERE_MS = 500
+
 _NOT_RESERVED: dict[type, str] = {
     Blocked: "blocked",
     Delayed: "delayed",
@@ -117,7 +120,7 @@ class Intake:
 
     async def _decline(self, ref: StepRef, queue: str) -> AttemptEnd:
         member = f"{ref.run_id} {ref.path} {ref.attempt} {queue}"
-        delay_ms = await self._scripts.decline(member, ref.path, ref.attempt, ref.label)
+        delay_ms = await self._scripts.decline(member, ref.path, ref.attempt, ref.label, _ELSEWHERE_MS)
         logger.warning(
             "this worker has no such step, the run waits for one that has it",
             extra={"run_id": ref.run_id, "path": ref.path, "function": ref.function, "delay_ms": delay_ms},

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 #: What a timer here may run ahead of Redis' clock, ms.
 _TIMER_SLACK_MS = 50
 
+#: Most back-off of a step that no living worker has, ms.
+_NOWHERE_MS = 5_000
+
 
 #: Waiters of a named account that one script calls.
 _MOST_CALLED = 100
@@ -298,7 +301,7 @@ class ExecutionManager:
         names = ", ".join(f"{step} ({function})" for step, function in lacking)
         for dispatch in dispatches:
             member = f"{run.run_id} {dispatch.path} {dispatch.attempt} {dispatch.queue}"
-            await self._state.scripts.decline(member, dispatch.path, dispatch.attempt, names)
+            await self._state.scripts.decline(member, dispatch.path, dispatch.attempt, names, _NOWHERE_MS)
         logger.info("run waits, no worker has what it needs", extra={"run_id": run.run_id, "lacking": names})
         return True
 

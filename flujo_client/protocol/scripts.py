@@ -805,8 +805,15 @@ class Scripts:
         reply = await self._call("publish_spec", keys, name, spec_hash, spec, version)
         return bool(reply[0] == 1)
 
-    async def decline(self, member: str, path: str, attempt: int, step: str) -> int | None:
-        """Give back a dispatch whose step this worker lacks. Returns the back-off in ms; None if it is no longer dispatched."""
+    async def decline(self, member: str, path: str, attempt: int, step: str, most_ms: int) -> int | None:
+        """Give back a dispatch whose step this worker, or every worker, lacks.
+
+        Args:
+            most_ms: Of back-off.
+
+        Returns:
+            The back-off in ms; None if it is no longer dispatched.
+        """
         run_id = member.split(" ")[0]
         keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
         reply = await self._call(
@@ -816,6 +823,7 @@ class Scripts:
             path,
             attempt,
             step,
+            most_ms,
         )
         return int(reply[1]) if reply[0] == 1 else None
 

@@ -14,7 +14,7 @@ from flujo_client.cli.redis_server import RedisServer
 from tests.faults.workload import ANYWHERE, CPU, FAR, now_ms
 from tests.integration.conftest import Fleet
 
-PIPELINES = "tests.faults.workload,tests.faults.poison,tests.faults.crowds"
+PIPELINES = ",".join(f"tests.faults.{name}" for name in ("workload", "poison", "crowds", "stories"))
 
 SITE = Path(__file__).parent / "site"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from tests.faults.crowd_faults import CROWD_FAULTS
+from tests.faults.deploy_faults import DEPLOY_FAULTS
 from tests.faults.failpoints import die_at_a_place
 from tests.faults.poison_faults import POISON_FAULTS
 from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.redis_faults import REDIS_FAULTS
 from tests.faults.rounds import FaultTable
+from tests.faults.stream_faults import STREAM_FAULTS
 from tests.faults.wire_faults import WIRE_FAULTS
 
 __all__ = ["FAULTS"]
@@ -18,5 +20,7 @@ FAULTS: FaultTable = {
     **WIRE_FAULTS,
     **POISON_FAULTS,
     **CROWD_FAULTS,
+    **STREAM_FAULTS,
+    **DEPLOY_FAULTS,
     "F4": ("death at each place between two effects", die_at_a_place),
 }

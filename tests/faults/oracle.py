@@ -135,7 +135,8 @@ def _one_commit_a_step(story: Story) -> Iterator[str]:
         story.commits[path] = fields["nonce"], int(entry.partition("-")[0])
     for path, (nonce, _) in story.commits.items():
         stored = story.payloads.get(f"out:{path}", b"")
-        if "!" not in path and stored[:1] == b"j" and json.loads(stored[1:]).get("maker") not in (None, [path, nonce]):
+        output = json.loads(stored[1:]) if "!" not in path and stored[:1] == b"j" else None
+        if isinstance(output, dict) and output.get("maker") not in (None, [path, nonce]):
             yield f"I2 {story.run_id} {path} holds another attempt's output than the one committed"
 
 

@@ -77,6 +77,8 @@ class Round:
     paused: set[int] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
     ends: tuple[str, ...] = ("completed",)
+    ends_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     tail_lost: bool = False
     failures: bool = False
     submit_again: bool = False
@@ -203,7 +205,7 @@ class Round:
             story = await read_story(self.client.client, keyspace, run_id)
             ledger = self.entries(run_id=run_id)
             before = len(told)
-            told += judge_run(story, ledger, excuses, ends=self.ends)
+            told += judge_run(story, ledger, excuses, ends=self.ends_of.get(run_id, self.ends))
             told += judge_answers(story, ledger, [answer for answer in self.given if answer.run_id == run_id])
             if run_id in self.cancelled:
                 told += judge_cancel(story, ledger, self.cancelled[run_id], excuses)

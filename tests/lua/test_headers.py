@@ -134,7 +134,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "cancel": lambda s: s.cancel("r", "pool", "why"),
     "commit": _commit,
     "create_run": _create,
-    "decline": lambda s: s.decline("r 0 1 q", "0", 1, "s"),
+    "decline": lambda s: s.decline("r 0 1 q", "0", 1, "s", 500),
     "define_account": lambda s: s.define_account("a", "wait total 0 0 tokens=1", [], []),
     "drop_account": lambda s: s.drop_account("a"),
     "emit": lambda s: s.emit(CLAIM, 1, b"", 1000),

@@ -80,7 +80,7 @@ LATE: dict[str, tuple[Prepare, Callable[[Scripts, Claim], Awaitable[Any]], Any]]
     "stash after a loss": (_lost, lambda s, c: s.stash(c, "out:0!items", 0, [b"j1"]), False),
     "lose after a loss": (_lost, lambda s, c: s.lose(c, POOL, "handed_over", {"tokens": 5}), False),
     "reserve after a loss": (_lost, lambda s, c: s.reserve(c, POOL), Duplicate()),
-    "decline after a loss": (_lost, lambda s, c: s.decline("r1 0 1 q", "0", 1, "s"), None),
+    "decline after a loss": (_lost, lambda s, c: s.decline("r1 0 1 q", "0", 1, "s", 500), None),
     "commit after a late bill": (_lost_and_billed, lambda s, c: commit_claim(s, c, {"tokens": 3}), LeaseLost()),
     "commit again after a cancel": (_discarded, lambda s, c: commit_claim(s, c, {"tokens": 3}), RunInactive("running")),
     "reserve after a cancel": (_cancelled, lambda s, c: s.reserve(new_claim("1"), POOL), RunInactive("running")),

@@ -418,13 +418,13 @@ async def test_one_of_two_sweeps_publishes_a_dispatch_again(scripts: Scripts) ->
     assert not await scripts.redispatch("r1 9 1 q", 1, 3000)
 
 
-async def test_a_step_nobody_has_comes_back_with_growing_delay(scripts: Scripts) -> None:
+async def test_a_step_that_is_not_here_comes_back_with_growing_delay(scripts: Scripts) -> None:
     await started_run(scripts, a_dispatch("0"))
 
-    delays = [await scripts.decline("r1 0 1 q", "0", 1, "step") for _ in range(3)]
+    delays = [await scripts.decline("r1 0 1 q", "0", 1, "step", 700) for _ in range(4)]
 
-    assert delays == [200, 400, 800]
-    assert await scripts.decline("r1 0 2 q", "0", 2, "step") is None
+    assert delays == [200, 400, 700, 700]
+    assert await scripts.decline("r1 0 2 q", "0", 2, "step", 700) is None
     assert isinstance(await scripts.reserve(new_claim(), POOL), Reserved)
 
 
