@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import sys
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, nullcontext
@@ -18,7 +19,7 @@ from flujo_client.cli.output import JsonOption, console, execute, parse_input, p
 from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, draw_tree, format_amount
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.inspection import RunInspector, RunSnapshot
-from flujo_client.protocol.quota import COST, UsageLimits
+from flujo_client.protocol.quota import COST, METER_NAME, UsageLimits
 from flujo_client.protocol.results import PipelineResult, RunStatus
 from flujo_client.protocol.tracing import configure_sdk
 from flujo_client.runner import Flujo
@@ -27,6 +28,21 @@ __all__ = ["register"]
 
 _BudgetUsd = typer.Option(None, "--budget-usd", min=0, help="Most that the run may cost, USD.")
 _BudgetTokens = typer.Option(None, "--budget-tokens", min=0, help="Most tokens that the run may use.")
+
+
+def _meters(texts: list[str]) -> list[str]:
+    for text in texts:
+        if not re.fullmatch(rf"({METER_NAME.pattern})=\d+", text):
+            raise typer.BadParameter(f"'{text}' is not a meter and the most of it, such as pages=20.")
+    return texts
+
+
+_BudgetMeters = typer.Option(
+    [], "--budget", metavar="METER=MOST", callback=_meters, help="Most of a meter that steps count; again for more."
+)
+_StrictEstimates = typer.Option(
+    False, "--strict-estimates", help="Refuse steps without an estimate of what is limited."
+)
 _RunId = typer.Option(None, "--run-id", help="Names the run and makes the command idempotent.")
 #: A picture is drawn at most this often, and at least every `_CALM_S`: a killed manager makes no event.
 _PICTURE_S = 0.1
@@ -51,6 +67,8 @@ def run(
     run_id: str | None = _RunId,
     budget_usd: float | None = _BudgetUsd,
     budget_tokens: int | None = _BudgetTokens,
+    budget: list[str] = _BudgetMeters,
+    strict_estimates: bool = _StrictEstimates,
     as_json: bool = JsonOption,
 ) -> None:
     """Run a pipeline here and print its result: in process, or on workers if there is a URL."""
@@ -58,7 +76,8 @@ def run(
     configure_sdk("flujo")
 
     def work() -> Coroutine[Any, Any, PipelineResult]:
-        pipeline, limits = pipeline_of(target), _limits(budget_usd, budget_tokens)  # outside of the loop
+        pipeline = pipeline_of(target)  # outside of the loop
+        limits = _limits(budget_usd, budget_tokens, budget, strict_estimates=strict_estimates)
         offered = vars(sys.modules[target.partition(":")[0]])  # what a worker takes from the module as well
         resources, context_model = offered.get("flujo_resources"), offered.get("flujo_context_model")
         flujo = Flujo(pipeline, url=url, usage_limits=limits, resources=resources, context_model=context_model)
@@ -73,6 +92,8 @@ def submit(
     run_id: str | None = _RunId,
     budget_usd: float | None = _BudgetUsd,
     budget_tokens: int | None = _BudgetTokens,
+    budget: list[str] = _BudgetMeters,
+    strict_estimates: bool = _StrictEstimates,
     deadline_s: float | None = typer.Option(None, "--deadline", help="Cancel it if it has not ended in so many s."),
     wait: bool = typer.Option(False, "--wait", help="Wait for the result and print it."),
     timeout_s: float | None = typer.Option(None, "--timeout", help="Longest wait, s; the run goes on after it."),
@@ -83,7 +104,7 @@ def submit(
 
     async def work() -> tuple[str, PipelineResult | None]:
         async with AsyncFlujoClient() as client:
-            limits = _limits(budget_usd, budget_tokens)
+            limits = _limits(budget_usd, budget_tokens, budget, strict_estimates=strict_estimates)
             started = await client.submit(
                 pipeline, parse_input(value), run_id=run_id, usage_limits=limits, deadline_s=deadline_s
             )
@@ -215,10 +236,15 @@ def _inspector(client: AsyncFlujoClient) -> RunInspector:
     return RunInspector(client.client, client.keyspace, client.specs)
 
 
-def _limits(usd: float | None, tokens: int | None) -> UsageLimits | None:
-    if usd is None and tokens is None:
+def _limits(usd: float | None, tokens: int | None, meters: list[str], *, strict_estimates: bool) -> UsageLimits | None:
+    if usd is None and tokens is None and not meters:
         return None
-    return UsageLimits(total_cost_usd_limit=usd, total_tokens_limit=tokens)
+    return UsageLimits(
+        total_cost_usd_limit=usd,
+        total_tokens_limit=tokens,
+        meters={name: int(most) for name, _, most in (text.partition("=") for text in meters)},
+        strict_estimates=strict_estimates,
+    )
 
 
 def _snapshot_document(snapshot: RunSnapshot) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from flujo_client.dsl.config import StepConfig
 from flujo_client.protocol.pricing import known_price_usd
 from flujo_client.protocol.quota import COST, TOKENS, Amounts, UsageEstimate, to_nano_usd
 
-__all__ = ["EstimatorRegistry", "get_estimator_registry", "read_estimate"]
+__all__ = ["EstimatorRegistry", "get_estimator_registry", "is_unbilled", "read_estimate"]
 
 #: What calls of models cost that no price list was asked about: (part of the name, USD, tokens).
 _RULES_OF_THUMB: Final = (("gpt-4", 0.10, 500), ("o4", 0.10, 500), ("gpt-3.5", 0.02, 300))
@@ -49,23 +50,33 @@ def get_estimator_registry() -> EstimatorRegistry:
 def read_estimate(step: Any) -> Amounts:
     """The estimate of a step, by meter; what is first there of: its config, a rule, its agent.
 
+    A zero that somebody has said is kept: it is an estimate too.
+
     Args:
         step: Of the DSL.
     """
-    config = step.config
-    cost_usd = float(getattr(config, "expected_cost_usd", None) or 0.0)
-    tokens = int(getattr(config, "expected_tokens", None) or 0)
-    meters: Mapping[str, int] = getattr(config, "expected_meters", None) or {}
-    if not (cost_usd or tokens):
-        found = _ESTIMATORS.find(step) or _of_agent(step)
-        cost_usd, tokens = found.cost_usd, found.tokens
-    amounts = {COST: to_nano_usd(cost_usd), TOKENS: tokens, **meters}
-    return {meter: amount for meter, amount in amounts.items() if amount > 0}
+    config: StepConfig = step.config
+    said = {COST: "expected_cost_usd", TOKENS: "expected_tokens"}
+    amounts = {COST: to_nano_usd(config.expected_cost_usd), TOKENS: config.expected_tokens}
+    known = {meter for meter, name in said.items() if name in config.model_fields_set}
+    if not any(amounts.values()):
+        rule = _ESTIMATORS.find(step)
+        found = rule or _of_agent(step)
+        amounts = {COST: to_nano_usd(found.cost_usd), TOKENS: found.tokens, **found.meters}
+        known |= set(amounts) if rule else set()
+    amounts |= config.expected_meters
+    known |= set(config.expected_meters)
+    return {meter: max(0, amount) for meter, amount in amounts.items() if amount > 0 or meter in known}
+
+
+def is_unbilled(step: Any) -> bool:
+    """Whether a step calls nothing that costs: adapters and validation."""
+    return bool(step.meta.get("is_adapter") or step.meta.get("is_validation_step"))
 
 
 def _of_agent(step: Any) -> UsageEstimate:
     """What an agent says about itself: nothing for adapters and validation, which call no model."""
-    if step.meta.get("is_adapter") or step.meta.get("is_validation_step") or step.agent is None:
+    if is_unbilled(step) or step.agent is None:
         return UsageEstimate()
     declared = _of_answer(step.output_type)
     if declared is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from flujo_client.dsl.estimates import read_estimate
+from flujo_client.dsl.estimates import is_unbilled, read_estimate
 from flujo_client.protocol.expressions import names_in_steps
+from flujo_client.protocol.leaves import check_estimates
 from flujo_client.protocol.spec import RetrySpec, StepSpec
 from flujo_client.protocol.types import describe_type
 
@@ -24,14 +25,16 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
     config = step.config
     settings = {name: getattr(config, name) for name in ("temperature", "top_k", "top_p")}
     rules = tuple(rule for rule in step.static_invariants if isinstance(rule, str))
-    return StepSpec(
+    limits = step.usage_limits
+    leaf = StepSpec(
         name=step.name,
         function=step.function,
         queue=config.queue,
         retry=_retries(step),
         timeout_ms=None if config.timeout_s is None else max(1, round(config.timeout_s * 1000)),
         estimate=read_estimate(step),
-        usage_limits={} if step.usage_limits is None else step.usage_limits.amounts(),
+        unbilled=is_unbilled(step),
+        usage_limits={} if limits is None else limits.amounts(),
         is_async=step.is_async,
         streams=step.signature.only_streams,
         uses_context=_uses_context(step),
@@ -54,6 +57,9 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         preserve_fallback_diagnostics=config.preserve_fallback_diagnostics,
         fallback=None if step.fallback_step is None else leaf_of(step.fallback_step),
     )
+    if limits is not None and limits.strict_estimates:
+        check_estimates([leaf], ())
+    return leaf
 
 
 def _uses_context(step: Step[Any, Any]) -> bool:

@@ -220,7 +220,8 @@ class Draft(RunGraph):
         outputs = [name for output in task.outputs.values() for name in expression_fields(output.expression)]
         fields = [*expression_fields(value), *context, *_branch_fields(task.branches), *outputs]
         lease_ms = (step.timeout_ms or LONGEST_STEP_MS) + LEASE_GRACE_MS
-        chain, estimate = " ".join(self.chain(path)), amounts_text(step.estimate)
+        estimate = amounts_text({meter: amount for meter, amount in step.estimate.items() if amount})
+        chain = " ".join(self.chain(path))
         named = [] if task.control else self._named(step)
         attempt = self.state(path).attempt + 1
         self.update(path, status=NodeStatus.DISPATCHED, attempt=attempt)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "SpecModel",
     "StepSpec",
     "TurnSpec",
+    "check_estimates",
 ]
 
 #: The control step that calls a node's failure handlers, once the node has failed for good.
@@ -136,6 +138,7 @@ class StepSpec(_Leaf):
     retry: RetrySpec = RetrySpec()
     timeout_ms: int | None = Field(None, gt=0, description="per attempt; None: the lease's longest")
     estimate: dict[str, int] = Field(default_factory=dict, description="upper bound of an attempt's use, by meter")
+    unbilled: bool = Field(False, description="it calls nothing that costs: adapters and validation")
     usage_limits: dict[str, int] = Field(default_factory=dict, description="most of all attempts together, by meter")
     accounts: tuple[str, ...] = Field((), description="named accounts that pay for it, besides its run's")
     is_async: bool = True
@@ -167,6 +170,10 @@ class StepSpec(_Leaf):
     def with_steps(self, change: Callable[[StepSpec], StepSpec]) -> Self:
         """See `NodeModel.with_steps`. Its fallback is left to whoever changes it."""
         return change(self)  # type: ignore[return-value]  # a step of a step
+
+    def chain(self) -> list[StepSpec]:
+        """The step, what it falls back on, and so on."""
+        return [self, *(() if self.fallback is None else self.fallback.chain())]
 
     @property
     def wants_context(self) -> bool:
@@ -209,3 +216,28 @@ class HitlSpec(_Leaf):
         """What is due how long after the question, ms."""
         ends = [] if self.expires_ms is None else [("expired", self.expires_ms)]
         return [*ends, *((f"reminded:{number}", at) for number, at in enumerate(self.reminders_ms, 1))]
+
+
+def check_estimates(steps: Iterable[StepSpec], limits: Iterable[str]) -> None:
+    """Refuse steps, and what they fall back on, that have no estimate of a meter that is limited.
+
+    Args:
+        limits: Meters that their run limits; those that a step limits itself count for it as well.
+
+    Raises:
+        ConfigurationError: Names each of them, and what it lacks.
+    """
+    lacking: dict[str, list[str]] = {}
+    for step in (link for first in steps for link in first.chain()):
+        unknown = {*limits, *step.usage_limits} - step.estimate.keys()
+        if unknown and not step.unbilled:
+            lacking[step.name] = sorted(unknown)
+    if lacking:
+        told = ", ".join(f"'{name}' ({', '.join(meters)})" for name, meters in lacking.items())
+        raise ConfigurationError(
+            f"Steps have no estimate under a limit: {told}.",
+            suggestion="Declare expected_cost_usd, expected_tokens or expected_meters, 0 for what a step does not use or "
+            "reserves itself; or do not ask for strict_estimates.",
+            code="estimates_missing",
+            lacking=lacking,
+        )

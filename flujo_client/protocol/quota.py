@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,7 @@ from flujo_client.protocol.errors import QuotaExceededError, UsageAmountError
 
 __all__ = [
     "COST",
+    "METER_NAME",
     "TOKENS",
     "Amounts",
     "Quota",
@@ -51,7 +52,8 @@ Amounts = dict[str, int]
 _MOST = 2**53 - 1
 _UNLIMITED_TOKENS = 2**31 - 1
 
-_METER_NAME = re.compile(r"[A-Za-z0-9_]+")
+#: What a meter may be called.
+METER_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 def to_nano_usd(usd: float) -> int:
@@ -89,7 +91,7 @@ def used_amounts(tokens: Any, cost_usd: Any, meters: Mapping[str, Any]) -> Amoun
         raise UsageAmountError(f"cost_usd must be a finite number, not {cost_usd!r}.")
     amounts = {COST: cost}
     for meter, count in {TOKENS: tokens, **meters}.items():
-        if not _METER_NAME.fullmatch(meter):
+        if not METER_NAME.fullmatch(meter):
             raise UsageAmountError(f"A meter's name consists of letters, digits and '_', not {meter!r}.")
         try:
             amounts[meter] = operator.index(count)
@@ -160,17 +162,23 @@ def share_by_weights(total: int, weights: Sequence[int]) -> Share:
     return Share(total, len(parts), 0, 0, tuple(part + (index < left) for index, part in enumerate(parts)))
 
 
+_MeterName = Annotated[str, Field(pattern=f"^{METER_NAME.pattern}$")]
+_Amount = Annotated[int, Field(ge=0, le=_MOST)]
+
+
 class UsageLimits(BaseModel):
     """The most that a run, or a step, may use. None means unlimited.
 
     `meters` limits counts that the user names (letters, digits, `_`); steps report them through `run.usage.add()`.
+    With `strict_estimates` a step is refused, before anything runs, that has no estimate of a meter that is limited.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     total_cost_usd_limit: float | None = Field(None, ge=0, le=to_usd(_MOST), description="USD")
     total_tokens_limit: int | None = Field(None, ge=0, le=_MOST)
-    meters: dict[str, int] = Field(default_factory=dict)
+    meters: dict[_MeterName, _Amount] = Field(default_factory=dict)
+    strict_estimates: bool = False
 
     def amounts(self) -> Amounts:
         """The limits by meter, without the unlimited ones."""
@@ -189,10 +197,11 @@ class UsageEstimate(BaseModel):
 
     cost_usd: float = 0.0
     tokens: int = 0
+    meters: dict[str, int] = Field(default_factory=dict)
 
     def amounts(self) -> Amounts:
         """The estimate by meter; what is zero or less is left out."""
-        amounts = {COST: to_nano_usd(self.cost_usd), TOKENS: self.tokens}
+        amounts = {COST: to_nano_usd(self.cost_usd), TOKENS: self.tokens, **self.meters}
         return {meter: amount for meter, amount in amounts.items() if amount > 0}
 
 

@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind
 from flujo_client.protocol.envelopes import describe_error
 from flujo_client.protocol.errors import FlujoError, RunConflictError, TypeMismatchError, UnknownAccountError
 from flujo_client.protocol.keys import RUN_ID_PATTERN
+from flujo_client.protocol.leaves import check_estimates
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.quota import Amounts, UsageLimits
 from flujo_client.protocol.replies import UnknownAccount
@@ -54,6 +55,7 @@ async def submit_run(
 
     Raises:
         ValueError: The id cannot be an id.
+        ConfigurationError: The limits want estimates that steps do not have.
         TypeMismatchError: The input does not fit the pipeline's input schema.
         PayloadError: The input cannot be sent.
         RunConflictError: The id belongs to a run of another pipeline, input or limits.
@@ -66,6 +68,8 @@ async def submit_run(
     if text is not None and spec.input_schema:
         _check_input(spec, value, run_id)
     amounts = {} if limits is None else limits.amounts()
+    if limits is not None and limits.strict_estimates:
+        check_estimates(spec.steps(), amounts)
     fields = {
         "fingerprint": _fingerprint(spec, text, {**amounts, **dict.fromkeys(accounts, 0)}, context),
         "owner": owner,

@@ -59,7 +59,7 @@ class BudgetMachine(BudgetRun):
         data=st.data(),
         caps=st.tuples(*(st.integers(100, 400) for _ in METERS)),
         count=st.integers(2, 5),
-        cancelled_after=st.integers(50, 2 * STEPS),
+        cancelled_after=st.integers(20, STEPS),
     )
     def start(self, data: st.DataObject, caps: tuple[int, ...], count: int, cancelled_after: int) -> None:
         self.cancelled_after = cancelled_after

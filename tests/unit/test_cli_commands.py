@@ -17,7 +17,7 @@ from flujo_client.cli.output import parse_input
 
 MODULE = """
 from typing import Any
-from flujo_client import Pipeline, PipelineContext, Step, step
+from flujo_client import Pipeline, PipelineContext, Step, StepRun, step
 
 class Tally(PipelineContext):
     total: int = 5
@@ -55,6 +55,13 @@ failing = Pipeline([fail], name="failing")
 counting = Pipeline([count], name="counting")
 asking = Pipeline([Step.human_in_the_loop("ask", message_for_user="Go?")], name="asking")
 things = Pipeline([thing], name="things")
+
+@step(expected_meters={"pages": 3})
+async def read(value: Any, run: StepRun) -> Any:
+    run.usage.add(pages=3)
+    return value
+
+reading = Pipeline([read, read], name="reading")
 """
 
 FAULTY = """
@@ -237,7 +244,14 @@ def test_check_passes_a_module_whose_pipelines_can_be_queued() -> None:
     result = flujo("check", "cli_module")
 
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == ["echoing: ok", "failing: ok", "counting: ok", "asking: ok", "things: ok"]
+    assert result.stdout.splitlines() == [
+        "echoing: ok",
+        "failing: ok",
+        "counting: ok",
+        "asking: ok",
+        "things: ok",
+        "reading: ok",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -265,9 +279,27 @@ def test_a_module_that_cannot_be_imported_is_refused_before_anything_starts(
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("option", [("--budget-usd", "-1"), ("--budget-tokens", "-1")])
+@pytest.mark.parametrize(
+    "option", [("--budget-usd", "-1"), ("--budget-tokens", "-1"), ("--budget", "pages"), ("--budget", "a b=1")]
+)
 def test_a_budget_below_zero_is_refused(option: tuple[str, str]) -> None:
     assert flujo("run", "cli_module:echo", "1", *option).exit_code == 2
+
+
+def test_a_limit_of_any_meter_is_a_name_on_the_command_line() -> None:
+    enough = flujo("run", "cli_module:reading", "1", "--budget", "pages=6", "--json")
+    short = flujo("run", "cli_module:reading", "1", "--budget", "pages=5", "--json")
+
+    assert last_document(enough)["usage"] == {"pages": 6}
+    assert short.exit_code == 1
+    assert last_document(short)["error"]["message"].startswith("Limit of 5 pages exceeded")
+
+
+def test_strict_estimates_are_asked_for_on_the_command_line() -> None:
+    refused = flujo("run", "cli_module:reading", "1", "--budget-tokens", "5", "--strict-estimates", "--json")
+
+    assert refused.exit_code == 1
+    assert "Steps have no estimate under a limit: 'read' (tokens)" in last_document(refused)["error"]["message"]
 
 
 @pytest.mark.parametrize("command", [("run", "cli_eager", "1"), ("check", "cli_eager")])

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flujo_client import EstimatorRegistry, PricingNotConfiguredError, Step, UsageEstimate, get_estimator_registry
+from flujo_client import (
+    ConfigurationError,
+    EstimatorRegistry,
+    Flujo,
+    PricingNotConfiguredError,
+    Step,
+    UsageEstimate,
+    UsageLimits,
+    get_estimator_registry,
+    step,
+)
 from flujo_client.metering.bounds import call_bound
 from flujo_client.protocol.pricing import known_price_usd, price_usd
 
@@ -96,3 +106,70 @@ def test_the_bound_of_a_call_holds_where_the_answer_is_bounded_and_is_a_guess_wh
     assert call_bound("gpt-4o", None, 400, 100) == {"tokens": 500, "cost_usd": pytest.approx(0.002)}
     assert call_bound("gpt-4o", None, 400, None) == {"tokens": 100, "cost_usd": pytest.approx(0.00025)}
     assert call_bound("tiny", None, 400, 100) == {"tokens": 500, "cost_usd": 0.0}
+
+
+@step
+async def unknown(data: int) -> int:
+    return data
+
+
+@step(expected_tokens=5, expected_cost_usd=0.0)
+async def known(data: int) -> int:
+    return data
+
+
+STRICT = UsageLimits(total_tokens_limit=100, total_cost_usd_limit=1.0, strict_estimates=True)
+
+
+class TestStrictEstimates:
+    def test_steps_without_an_estimate_under_a_limit_are_refused_before_anything_runs(self) -> None:
+        ran: list[int] = []
+
+        @step(expected_tokens=1)
+        async def first(data: int) -> int:
+            ran.append(data)
+            return data
+
+        pipeline = first >> Step.parallel("both", {"a": known, "b": unknown})
+        with pytest.raises(ConfigurationError) as caught:
+            Flujo(pipeline, usage_limits=STRICT).run(1)
+
+        assert ran == []
+        assert caught.value.data["lacking"] == {"first": ["cost_nanousd"], "unknown": ["cost_nanousd", "tokens"]}
+        assert "'unknown' (cost_nanousd, tokens)" in str(caught.value)
+
+    def test_without_the_wish_or_without_a_limit_they_run(self) -> None:
+        assert Flujo(unknown, usage_limits=STRICT.model_copy(update={"strict_estimates": False})).run(1).output == 1
+        assert Flujo(unknown, usage_limits=UsageLimits(strict_estimates=True)).run(1).output == 1
+
+    def test_a_zero_that_was_said_is_an_estimate_and_adapters_need_none(self) -> None:
+        limits = STRICT.model_copy(update={"meters": {"pages": 3}})
+        counted: Step[Any, Any] = Step.from_callable(
+            unknown.agent, name="counted", expected_tokens=0, expected_cost_usd=0, expected_meters={"pages": 0}
+        )
+        adapter: Step[Any, Any] = Step.from_callable(
+            unknown.agent, name="adapter", is_adapter=True, adapter_id="a", adapter_allow="b"
+        )
+
+        assert counted.to_leaf().estimate == {"cost_nanousd": 0, "tokens": 0, "pages": 0}
+        assert Flujo(counted >> adapter, usage_limits=limits).run(1).output == 1
+
+    def test_what_a_step_falls_back_on_needs_one_as_well(self) -> None:
+        careful: Step[Any, Any] = Step.from_callable(
+            known.agent, name="careful", expected_tokens=1, expected_cost_usd=0
+        )
+
+        with pytest.raises(ConfigurationError, match="'unknown'"):
+            Flujo(careful.fallback(unknown), usage_limits=STRICT).run(1)
+
+    def test_a_step_may_ask_for_it_itself(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"'unknown' \(cost_nanousd, tokens\)"):
+            Flujo(Step(name="unknown", agent=unknown.agent, usage_limits=STRICT)).run(1)
+
+
+def test_a_rule_says_every_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(get_estimator_registry(), "_rules", [])
+    get_estimator_registry().register(lambda step: True, UsageEstimate(tokens=9, meters={"pages": 2}))
+
+    assert unknown.to_leaf().estimate == {"cost_nanousd": 0, "tokens": 9, "pages": 2}
+    assert UsageEstimate(tokens=9, meters={"pages": 2, "none": 0}).amounts() == {"tokens": 9, "pages": 2}
