@@ -67,9 +67,7 @@ async def submit_run(
     text = codec.json(payload)
     if text is not None and spec.input_schema:
         _check_input(spec, value, run_id)
-    amounts = {} if limits is None else limits.amounts()
-    if limits is not None and limits.strict_estimates:
-        check_estimates(spec.steps(), amounts)
+    amounts = _amounts(spec, limits)
     fields = {
         "fingerprint": _fingerprint(spec, text, {**amounts, **dict.fromkeys(accounts, 0)}, context),
         "owner": owner,
@@ -128,6 +126,14 @@ def _refusal(status: str | UnknownAccount, run_id: str) -> FlujoError:
         suggestion="Use another run_id, or submit exactly what was submitted before to get its result.",
         run_id=run_id,
     )
+
+
+def _amounts(spec: PipelineSpec, limits: UsageLimits | None) -> Amounts:
+    """The limits by meter, once every step has the estimates that they want."""
+    amounts = {} if limits is None else limits.amounts()
+    if limits is not None and limits.strict_estimates:
+        check_estimates(spec.steps(), amounts)
+    return amounts
 
 
 def _check_run_id(run_id: str) -> None:
