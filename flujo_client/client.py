@@ -13,6 +13,7 @@ from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.dump import RunDump, RunDumps
 from flujo_client.archive.opening import close_backend, open_backend
 from flujo_client.archiver import RunArchiver, archived_result
+from flujo_client.background import BackgroundDesk, BackgroundTask, kept_tasks
 from flujo_client.events import RunReader, raise_for
 from flujo_client.forking import fork_event, fork_of, place_of
 from flujo_client.pauses import PauseDesk
@@ -65,6 +66,7 @@ class AsyncFlujoClient:
         self.accounts = AccountBook(self.scripts)
         self.desk = PauseDesk(self.state, self.codec)
         self.reader = RunReader(self.client, self.blocking, self.keyspace, self.codec)
+        self.background = BackgroundDesk(self.state, self.reader)
 
     async def check(self) -> None:
         """Make sure that Redis answers and keeps what it is given.
@@ -277,6 +279,31 @@ class AsyncRun:
     async def pauses(self) -> list[Pause]:
         """The questions that it waits for now, in declared order. Raises `RunNotFoundError`."""
         return await self._client.desk.pauses(self.run_id)
+
+    async def background_tasks(self) -> list[BackgroundTask]:
+        """Its background steps that were launched, in declared order, with what became of them.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        try:
+            return await self._client.background.tasks(self.run_id)
+        except RunNotFoundError:
+            kept = await self._client.kept_result(self.run_id)
+            if kept is None:
+                raise
+            return list(kept_tasks(self.run_id, kept.step_history))
+
+    async def cancel_background(self, task_id: str) -> bool:
+        """Go on without a background step; see `BackgroundDesk.cancel`. False if it had ended before.
+
+        Raises:
+            TaskNotFoundError: It has no such background step.
+            RunNotFoundError: No such run.
+        """
+        cancelled = await self._client.background.cancel(self.run_id, task_id)
+        await self._client.make_durable()
+        return cancelled
 
     async def resume(self, answer: Any, token: str | None = None) -> None:
         """Answer a question; the first answer wins. Durable when this returns; the run goes on by itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,10 +44,13 @@ from flujo_client.traces import TraceReader
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["RunDriver", "RunTerms"]
+__all__ = ["RunDriver", "RunTerms", "reader_of"]
 
 #: How long a caller waits for its own manager's word before it looks at the stored run, in case the pool took it over.
 _LOOK_EVERY_S = 5.0
+
+#: Fields of contexts that are those of one run.
+_OF_ONE_RUN = frozenset({"run_id", "status", "step_outputs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,19 @@ class RunDriver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._context_model = terms.context_model or PipelineContext
 
+    def beside(self, pipeline: Pipeline) -> RunDriver:
+        """What drives runs of another pipeline on the same terms; its functions must be known to the same engine."""
+        other = RunDriver(pipeline, self._terms, self._observer)
+        other.archiver = self.archiver
+        return other
+
+    async def context_of(self, engine: Engine, run_id: str, names: Sequence[str]) -> dict[str, Any]:
+        """A context of a run, by its payloads, as data for the context of another."""
+        if not names:
+            return {}
+        context = await reader_of(engine).context(run_id, names, self._context_model)
+        return {name: value for name, value in context.model_dump().items() if name not in _OF_ONE_RUN}
+
     async def outcomes(
         self, engine: Engine, value: Any, run_id: str, data: Mapping[str, Any], *, named: bool
     ) -> AsyncGenerator[StepOutcome | PipelineResult]:
@@ -131,7 +147,7 @@ class RunDriver:
 
     async def _start(self, engine: Engine, value: Any, run_id: str, context: dict[str, Any] | None) -> None:
         spec = self._pipeline.to_spec()
-        self._observer.attach(HookFacts(engine.state, _reader(engine), self._context_model))
+        self._observer.attach(HookFacts(engine.state, reader_of(engine), self._context_model))
         limits = self._terms.limits
         self._observer.announce(
             PreRunPayload(
@@ -157,7 +173,7 @@ class RunDriver:
 
     async def replay(self, engine: Engine, run_id: str) -> PipelineResult:
         """The recorded result of a run that has ended; see `Flujo.replay_from_trace`."""
-        reader = RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
+        reader = reader_of(engine)
         types: dict[str, Any] = {"output_type": self._pipeline.output_type, "context_model": self._context_model}
         try:
             result = await reader.result(run_id, **types)
@@ -208,7 +224,7 @@ class RunDriver:
             raise ResumeError(f"Run {run_id}: step {token} was answered before.", run_id=run_id)
         accepted = self._accepted(pause, answer)
         ended = self._observer.expect(run_id)
-        self._observer.attach(HookFacts(engine.state, _reader(engine), self._context_model))
+        self._observer.attach(HookFacts(engine.state, reader_of(engine), self._context_model))
         try:
             await engine.adopt(run_id)
             after = await desk.answer(run_id, accepted, pause.token)
@@ -234,7 +250,7 @@ class RunDriver:
         self, engine: Engine, run_id: str, ended: asyncio.Future[None], after: str
     ) -> AsyncGenerator[Chunk | BackgroundLaunched | PipelineResult]:
         """Chunks after an event, then the result, when the run has ended or waits for an answer."""
-        reader = _reader(engine)
+        reader = reader_of(engine)
         result = None
         while result is None:
             async with aclosing(self._chunks(engine, reader, run_id, ended, after)) as chunks:
@@ -308,7 +324,8 @@ class RunDriver:
         return snapshot_of(model.model_dump())
 
 
-def _reader(engine: Engine) -> RunReader:
+def reader_of(engine: Engine) -> RunReader:
+    """Of the values of an engine's runs."""
     return RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
 
 

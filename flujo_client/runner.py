@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.opening import close_backend, open_backend
+from flujo_client.background_admin import BackgroundAdmin
 from flujo_client.driver import RunDriver, RunTerms
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engine import QueuedEngine
@@ -37,7 +38,7 @@ from flujo_worker.registry import Registry, StepPolicy
 __all__ = ["Flujo"]
 
 
-class Flujo(RunForms):
+class Flujo(RunForms, BackgroundAdmin):
     """Runs one pipeline, any number of times.
 
     Without a URL it runs in this process, with the same semantics, nothing installed, and lambdas allowed. With a URL, or

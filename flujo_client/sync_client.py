@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Self, TypeVar
 
+from flujo_client.background import BackgroundTask
 from flujo_client.client import AsyncFlujoClient, AsyncRun
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.quota import UsageLimits
@@ -125,6 +126,14 @@ class Run:
     def pauses(self) -> list[Pause]:
         """See `AsyncRun.pauses`."""
         return self._client.wait_for(self._run.pauses())
+
+    def background_tasks(self) -> list[BackgroundTask]:
+        """See `AsyncRun.background_tasks`."""
+        return self._client.wait_for(self._run.background_tasks())
+
+    def cancel_background(self, task_id: str) -> bool:
+        """See `AsyncRun.cancel_background`."""
+        return self._client.wait_for(self._run.cancel_background(task_id))
 
     def resume(self, answer: Any, token: str | None = None) -> None:
         """See `AsyncRun.resume`."""

@@ -261,9 +261,9 @@ class MemoryStore:
         return None if score is None else b"%.17g" % score
 
     def _zrange(self, key: bytes, first: bytes, last: bytes) -> Reply:
-        if (first, last) != (b"0", b"-1"):
-            raise ValueError("only 0 -1 is known here")
-        return [*self._find(key, _SortedSet).ascending()]
+        if last != b"-1":
+            raise ValueError("only up to -1 is known here")
+        return [*self._find(key, _SortedSet).ascending()[int(first) :]]
 
     def _zrangebyscore(self, key: bytes, least: bytes, most: bytes, *limit: bytes) -> Reply:
         found = self._find(key, _SortedSet).between(float(least), float(most))

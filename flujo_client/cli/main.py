@@ -6,7 +6,7 @@ from importlib import metadata
 
 import typer
 
-from flujo_client.cli import answers, audit, check, dead, doctor, fork, history, runs, services, trace, up
+from flujo_client.cli import answers, audit, background, check, dead, doctor, fork, history, runs, services, trace, up
 from flujo_client.cli.demo import command as demo
 
 __all__ = ["app", "main"]
@@ -19,6 +19,7 @@ audit.register(app)
 trace.register(app)
 history.register(app)
 fork.register(app)
+background.register(app)
 services.register(app)
 doctor.register(app)
 dead.register(app)

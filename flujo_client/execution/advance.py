@@ -14,6 +14,7 @@ from flujo_client.execution.breach import end_over_budget
 from flujo_client.execution.dead_letters import give_up, revive
 from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.draft import Draft
+from flujo_client.execution.kinds.background import cancel_body, is_cancelled, settle
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import control_of, node_of
 from flujo_client.execution.pauses import ask_human, leaves_state, receive_answer
@@ -35,7 +36,11 @@ def advance(run: RunView, events: Sequence[Event]) -> Decision:
     """
     draft = Draft(run, KINDS)
     for event in events:
-        if not draft.status.terminal or event.kind is EventKind.CANCELLED:  # a stored cancel came before any stored end
+        if draft.state("root").cancelled and is_cancelled(draft, event.path):
+            settle(draft, event)
+        elif (
+            not draft.status.terminal or event.kind is EventKind.CANCELLED
+        ):  # a stored cancel came before any stored end
             _RULES[event.kind](draft, event)
         if draft.missing or draft.incomplete:
             break
@@ -141,6 +146,9 @@ def _on_unblocked(draft: Draft, event: Event) -> None:
 
 
 def _on_revived(draft: Draft, event: Event) -> None:
+    if event.fields["how"] == "cancel":
+        cancel_body(draft, event.path)
+        return
     node = draft.state(event.path)
     if node.dead and node.attempt == event.attempt:
         revive(draft, event)

@@ -83,6 +83,7 @@ class NodeState(BaseModel):
     failing: str | None = Field(None, description="path of what failed it, once its failure handlers are called")
     keeps_output: bool = Field(False, description="step: the last attempt failed, and shows its output all the same")
     background: int = Field(0, description="root: bodies in the background that have not ended")
+    cancelled: int = Field(0, description="root: bodies in the background that were cancelled; of such a body, 1")
     opened: int = Field(0, description="parallel: branches entered; loop: iterations begun")
     split: bool = Field(False, description="parallel, map: the budget is shared out")
     pending: int = Field(0, description="parallel, map: children not ended")

@@ -157,7 +157,7 @@ class EventKind(StrEnum):
     ABORTED = "aborted"  # commit: the step says that the run is to end
     ANSWERED = "answered"  # resume: somebody answered, perhaps before the pause is committed; ring: its time is up
     REMINDED = "reminded"  # ring: a question still waits for its answer
-    REVIVED = "revived"  # revive: `how` says whether a step that was given up runs again or is dropped
+    REVIVED = "revived"  # revive: `how` says whether a step that was given up runs again or is dropped, or that a background body is cancelled
     BLOCKED = "blocked"  # reserve: the budget cannot pay while others hold what may come back
     UNBLOCKED = "unblocked"  # whatever freed budget: the attempt is dispatched again, its estimate reserved
     REFUSED = "refused"  # reserve, or what stopped the last that ran: the budget cannot pay

@@ -661,9 +661,9 @@ class Scripts:
         """Say what becomes of a step that was given up and waits. The same operation again: the same answer.
 
         Args:
-            path, attempt: Of the step, and of its attempt that was lost last.
+            path, attempt: Of the step, and of its attempt that was lost last; of a background node 1.
             owner: Manager to wake.
-            how: `retry` or `drop`.
+            how: `retry` or `drop`; of a background node `cancel`.
 
         Returns:
             False if somebody else said so before.

@@ -97,6 +97,10 @@ async def after(gate: str, run: StepRun) -> str:
     return f"after {gate}"
 
 
+beside = Pipeline(
+    [held.model_copy(update={"config": held.config.model_copy(update={"execution_mode": "background"})}), after],
+    name="beside",
+)
 holding = (held >> after).named("holding")
 
 

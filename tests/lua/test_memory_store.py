@@ -41,7 +41,7 @@ COMMANDS: dict[str, Callable[[random.Random], Words]] = {
     "ZADD": lambda chance: ("ZADD", "z", _score(chance), _name(chance), _score(chance), _name(chance)),
     "ZADD NX": lambda chance: ("ZADD", "z", "NX", _score(chance), _name(chance)),
     "ZADD, no number": lambda chance: ("ZADD", "z", "many", "a"),
-    "ZRANGE": lambda chance: ("ZRANGE", "z", 0, -1),
+    "ZRANGE": lambda chance: ("ZRANGE", "z", chance.randint(-4, 3), -1),
     "ZRANGEBYLEX": lambda chance: ("ZRANGEBYLEX", "y", f"[{_name(chance)}", f"({_name(chance)}", "LIMIT", 0, 2),
     "ZADD of one score": lambda chance: ("ZADD", "y", 0, _name(chance), 0, _name(chance)),
     "ZREM of one score": lambda chance: ("ZREM", "y", _name(chance)),

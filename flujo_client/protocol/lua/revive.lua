@@ -1,6 +1,6 @@
---[[ revive — tell a run what becomes of a step that was given up and waits: it runs again, or is dropped; the first to say so wins.
+--[[ revive — tell a run what becomes of a step that was given up and waits, or of a background body; the first to say so wins.
 KEYS  1 run hash   2 attempts hash   3 event stream   4 dirty zset   5 inbox list
-ARGV  1 run id   2 path   3 attempt that was lost   4 operation id   5 how: retry or drop
+ARGV  1 run id   2 path   3 attempt that was lost   4 operation id   5 how: retry or drop; or cancel, of a background node
 REPLY {1} told | {0} told before by somebody else | {-1, status} the run has ended, was cancelled, or is unknown ]]
 local said = words(redis.call('HGET', KEYS[2], ARGV[2] .. '|revived'))
 if said[1] == ARGV[3] then return {said[2] == ARGV[4] and 1 or 0} end
