@@ -29,6 +29,10 @@ PLACES: dict[str, list[str]] = {
 UNSWEPT = {
     "cache_look": "a right to make a result that its lease ends, or nothing; a retry finds its own",
     "cache_store": "a result that may be made again; the commit after it is swept",
+    "call_waiters": "what it calls stands in the journal as any dispatch does, and the next sweep calls the others",
+    "define_account": "one command of an operator; sent again it defines the same",
+    "drop_account": "one command of an operator; sent again it finds nothing",
+    "hold_back": "a provider's word, which its next answer says again",
     "refuse_run": "the end of a submission that came to nothing; its message is given back until it is stored",
     "ring": "one alarm, rung again by the next sweep if this one dies before it",
     "leave": "the process is about to end by itself; the tests of shutdown end it",

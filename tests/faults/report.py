@@ -52,6 +52,7 @@ class Report:
             "commit": _commit(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seeds": [outcome.seed for outcome in self.outcomes],
+            "how": [outcome.how for outcome in self.outcomes],
             "runs": sum(outcome.runs for outcome in self.outcomes),
             "kills": sum(outcome.kills for outcome in self.outcomes),
             "recoveries_ms": self.recoveries_ms,
