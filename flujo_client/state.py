@@ -12,6 +12,7 @@ from flujo_client.execution.result import assemble_result
 from flujo_client.execution.undecided import bare_result
 from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL
+from flujo_client.protocol.learned import LearnedEstimates
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.quota import parse_amounts
 from flujo_client.protocol.replies import Advanced, Forbidden, LoadedRun, Overtaken, SplitStale
@@ -43,6 +44,7 @@ class StateManager:
         self.scripts = scripts
         self.keyspace = scripts.keyspace
         self.specs = SpecStore(scripts)
+        self._learned = LearnedEstimates(scripts)
 
     async def load_workflow_state(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
         """Read a run with its new events; None if it is unknown. Called before each decision, and when a run is taken over."""
@@ -50,9 +52,11 @@ class StateManager:
         if loaded is None:
             return None
         record = loaded.record
+        spec = await self.specs.get(record["spec"])
         view = RunView(
             run_id=run_id,
-            spec=await self.specs.get(record["spec"]),
+            spec=spec,
+            learned=await self._learned.of(spec) if spec.quantiles else {},
             status=RunStatus(record["status"]),
             nodes={path: NodeState.parse(node) for path, node in loaded.nodes.items()},
             limits=parse_amounts(record["limits"]),

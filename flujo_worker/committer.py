@@ -69,6 +69,17 @@ class Committer:
         if not isinstance(answer, Committed):
             end.outcome = "lost"
             logger.warning("outcome not taken: the lease was lost or the run has ended", extra=attempt.ids)
+        elif attempt.task.step.estimate_quantile is not None and not attempt.task.control:
+            await self._learn(attempt, end)
+
+    async def _learn(self, attempt: Attempt, end: AttemptEnd) -> None:
+        """Note what the attempt used, for the estimates of those that follow; what failed before it used anything teaches nothing."""
+        if not end.usage and end.outcome != "succeeded":
+            return
+        try:
+            await self._scripts.learn(attempt.ref.label, attempt.claim.nonce, end.usage)
+        except StateUnavailableError as failure:
+            logger.info("what was used is not learned from", extra={**attempt.ids, "error": str(failure)})
 
     async def abort(self, attempt: Attempt, reason: str) -> None:
         """End the attempt's run as aborted, however long Redis stays away."""

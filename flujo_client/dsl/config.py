@@ -39,6 +39,8 @@ class StepConfig(BaseModel):
         expected_cost_usd: Upper bound of an attempt's cost, USD; reserved before it starts.
         expected_tokens: Upper bound of an attempt's tokens; reserved before it starts.
         expected_meters: Upper bounds of the meters that the user named.
+        estimate_quantile: 0.95 reserves what 95 of 100 attempts before have not exceeded, once 20 are known, instead of what was
+            expected; no upper bound any more. None: nothing is learned.
         execution_mode: `background`: the pipeline goes on at once, with the step's input; the step works on a copy of the
             context, which ends with it. The run ends when its background steps have ended; their failures do not fail it.
         on_worker_lost: Whether a step whose worker died runs again (three times at the most), fails, or waits until somebody
@@ -63,6 +65,7 @@ class StepConfig(BaseModel):
     expected_cost_usd: float = Field(0.0, ge=0)
     expected_tokens: int = Field(0, ge=0)
     expected_meters: dict[str, int] = Field(default_factory=dict)
+    estimate_quantile: float | None = Field(None, gt=0, le=1)
     execution_mode: Literal["sync", "background"] = "sync"
     on_worker_lost: Literal["retry", "fail", "pause"] = "retry"
     lost_spend: Literal["charge", "refund"] = "charge"

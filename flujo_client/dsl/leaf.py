@@ -33,6 +33,7 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         retry=_retries(step),
         timeout_ms=None if config.timeout_s is None else max(1, round(config.timeout_s * 1000)),
         estimate=read_estimate(step),
+        estimate_quantile=config.estimate_quantile,
         unbilled=is_unbilled(step),
         usage_limits={} if limits is None else limits.amounts(),
         is_async=step.is_async,

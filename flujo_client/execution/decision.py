@@ -137,6 +137,7 @@ class RunView:
     free: Mapping[str, Amounts] = field(default_factory=dict)
     has_context: bool = False
     traceparent: str = ""
+    learned: Mapping[str, Amounts] = field(default_factory=dict)  # estimates of steps that ask for it, by label
     max_deliveries: int = 3
 
 

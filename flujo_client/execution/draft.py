@@ -204,6 +204,9 @@ class Draft(RunGraph):
         **terms: Any,
     ) -> None:
         """Journal an attempt with all that its worker needs."""
+        label = task_label(self.spec.name, step.name)
+        if step.estimate_quantile is not None and label in self.run.learned:
+            step = step.model_copy(update={"estimate": {**step.estimate, **self.run.learned[label]}})
         context = self.context(path) if wants_context else ()
         task = TaskRecord(
             pipeline=self.spec.name,
@@ -231,7 +234,7 @@ class Draft(RunGraph):
                 attempt=attempt,
                 queue=step.queue,
                 function=step.wanted,
-                label=task_label(self.spec.name, step.name),
+                label=label,
                 delay_ms=delay_ms,
                 terms=";".join((str(lease_ms), step.lost_spend, chain, estimate, " ".join(fields), *named)),
                 task=task.model_dump_json(exclude_defaults=True).encode(),

@@ -108,6 +108,10 @@ class Keyspace:
         """The zset of leases that an incarnation holds, scored by absolute deadline, ms; empty sets vanish."""
         return self._key(shard, "held", incarnation)
 
+    def settles(self, label: str) -> str:
+        """The hash of what the last attempts of a step used; TTL 30 days after the last."""
+        return self._key(zlib.crc32(label.encode()) % self.shards, "settles", label)
+
     def fsync(self) -> str:
         """Written to have something to wait for (`durability = acknowledged`); TTL 60 s."""
         return self._key(0, "fsync")

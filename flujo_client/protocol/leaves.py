@@ -138,6 +138,9 @@ class StepSpec(_Leaf):
     retry: RetrySpec = RetrySpec()
     timeout_ms: int | None = Field(None, gt=0, description="per attempt; None: the lease's longest")
     estimate: dict[str, int] = Field(default_factory=dict, description="upper bound of an attempt's use, by meter")
+    estimate_quantile: float | None = Field(
+        None, gt=0, le=1, description="of what its last attempts used, learned; None: as estimated"
+    )
     unbilled: bool = Field(False, description="it calls nothing that costs: adapters and validation")
     usage_limits: dict[str, int] = Field(default_factory=dict, description="most of all attempts together, by meter")
     accounts: tuple[str, ...] = Field((), description="named accounts that pay for it, besides its run's")

@@ -48,7 +48,7 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cache_look cache_store call_waiters cancel commit create_run decline define_account drop_account "
-    "emit extend finish hold_back leave load_run lose publish_spec redispatch refuse_run register renew reserve restore "
+    "emit extend finish hold_back learn leave load_run lose publish_spec redispatch refuse_run register renew reserve restore "
     "resume revive ring stash sweep"
 )
 
@@ -65,6 +65,11 @@ _EMISSIONS = {
 #: No lease lasts longer than an hour, and a worker that slept over it may still bring its bill, ms. After that nobody asks
 #: for the attempts of a run that has ended, which are most of what it keeps beside its values.
 LATE_MS = 2 * 3_600_000
+
+
+#: Settles of a step from which its estimate is learned, and how long they are kept after the last, ms.
+SETTLES_KEPT = 256
+SETTLES_TTL_MS = 30 * 86_400_000
 
 
 class Scripts:
@@ -797,6 +802,12 @@ class Scripts:
     async def cache_store(self, key: str, lease: str, value: bytes, context: bytes, ttl_ms: int) -> bool:
         """Keep what was made, or give up the right to make it (b""). False if the right is somebody else's."""
         reply = await self._call("cache_store", [self.keyspace.cache(key)], lease, value, context, ttl_ms)
+        return bool(reply[0] == 1)
+
+    async def learn(self, label: str, nonce: str, usage: Mapping[str, int]) -> bool:
+        """Note what a step's attempt used. False if that was noted just before."""
+        key = self.keyspace.settles(label)
+        reply = await self._call("learn", [key], nonce, amounts_text(usage), SETTLES_KEPT, SETTLES_TTL_MS)
         return bool(reply[0] == 1)
 
     async def publish_spec(self, name: str, spec_hash: str, spec: bytes, version: str = "") -> bool:

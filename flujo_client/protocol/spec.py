@@ -97,3 +97,9 @@ class PipelineSpec(SpecModel):
     def steps(self) -> list[StepSpec]:
         """Every step of a function, once, in declared order."""
         return self.root.steps()
+
+    @cached_property
+    def quantiles(self) -> dict[str, float]:
+        """The steps whose estimates are learned, by name."""
+        links = (link for step in self.steps() for link in step.chain())
+        return {link.name: link.estimate_quantile for link in links if link.estimate_quantile is not None}

@@ -42,6 +42,6 @@ def test_no_two_keys_are_the_same() -> None:
     keys = [getattr(run, part) for part in run.__slots__]
     keys += [keyspace.shard(name) for name in PERMANENT if name != "owned"]
     keys += [keyspace.held("w", 0), keyspace.inbox(POOL, 0), keyspace.owned(POOL, 0), keyspace.archiver(0)]
-    keys += [keyspace.cache("k"), keyspace.fsync()]
+    keys += [keyspace.cache("k"), keyspace.settles("k"), keyspace.fsync()]
 
     assert len(set(keys)) == len(keys)
