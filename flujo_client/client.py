@@ -154,7 +154,8 @@ class AsyncFlujoClient:
 
         Args:
             run_id: Of the other run; under way, ended, or kept by the backend of FLUJO_STATE_URI.
-            from_step: The top-level step to begin with: its name, or its number from 0.
+            from_step: The step to begin with: its name, or its path (`2`, `1.0.2`), top-level or in a sub-pipeline or a
+                conditional; inside branches, maps, loops and state machines nothing can be begun with.
             pipeline: A published pipeline instead of the one that the other run is pinned to; the same before the step.
             version: Of that pipeline.
             new_run_id: Of the fork, which makes the call idempotent; default: a random one.

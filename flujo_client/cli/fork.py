@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def fork(
     run_id: str = typer.Argument(help="The run whose earlier steps are used again."),
-    step: str = typer.Option(..., "--from", help="Top-level step to begin with: its name, or its number from 0."),
+    step: str = typer.Option(..., "--from", help="Step to begin with: its name, or its path (2, 1.0.2)."),
     pipeline: str | None = typer.Option(None, "--pipeline", help="Published pipeline instead of the run's own."),
     version: str = typer.Option(LATEST, "--version", help="Of that pipeline."),
     new_run_id: str | None = typer.Option(None, "--run-id", help="Of the fork; makes the command idempotent."),

@@ -101,7 +101,7 @@ class NodeState(BaseModel):
     chosen: int | None = Field(None, description="conditional: index of the branch that runs")
     key: str | int | float | bool | None = Field(None, description="conditional: what the condition returned")
     context_after: tuple[str, ...] = Field(
-        (), description="top-level nodes: payloads of the run's context at their end"
+        (), description="children of a sequence: payloads of its context at their end"
     )
     context: tuple[str, ...] = Field(
         (), description="root, composites and their children: payloads of their context, oldest first"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from flujo_client import Pipeline, StepRun, step
+from flujo_client import Pipeline, PipelineContext, StepRun, step
 from tests.integration.pipelines import ledger
 
-__all__ = ["deployed"]
+__all__ = ["deployed", "nested"]
 
 
 async def note(call: Any, proceed: Any) -> Any:
@@ -27,6 +27,19 @@ async def collect(text: str, run: StepRun) -> str:
     run.usage.add(tokens=3)
     return f"{text}+collected"
 
+
+@step
+async def deepen(text: str, run: StepRun, *, context: PipelineContext) -> str:
+    ledger("bill", run)
+    run.usage.add(tokens=3)
+    context.call_count += 1
+    return f"{text}+deepened {context.call_count}"
+
+
+nested = Pipeline(
+    [collect, Pipeline([deepen, deepen.model_copy(update={"name": "deepen_again"}), collect]).as_step("inner")],
+    name="nested",
+)
 
 if os.environ.get("DEPLOY") == "new":
 

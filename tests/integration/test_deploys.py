@@ -144,6 +144,20 @@ async def test_a_fork_uses_what_was_paid_and_goes_on_with_another_release(deploy
     assert kinds.count(EventKind.SUCCEEDED) == 2  # the one that it begins with, and its own
 
 
+async def test_a_fork_begins_inside_a_sub_pipeline(deploys: Fleet) -> None:
+    async with AsyncFlujoClient(settings=deploys.settings()) as client:
+        await only(deploys, client, "old")
+        await deploys.published(client, "nested")
+        first = await (await client.submit("nested", "x", run_id="whole")).result(TIMEOUT_S)
+
+        fork = await client.fork("whole", "deepen_again", new_run_id="half")
+        result = await fork.result(TIMEOUT_S)
+
+    assert result.output == first.output == "x+collected+deepened 1+deepened 2+collected"
+    assert [entry["path"] for entry in deploys.entries(run_id="half", kind="bill")] == ["1.0.1", "1.0.2"]
+    assert result.usage == first.usage == {"tokens": 12}
+
+
 async def test_workers_that_left_are_forgotten(deploys: Fleet) -> None:
     async with AsyncFlujoClient(settings=deploys.settings()) as client:
         await client.client.hset(client.keyspace.shard("capabilities"), "wdead", "digest")
