@@ -32,6 +32,8 @@ class AccountStatus:
     """How a named account stands.
 
     Attributes:
+        waits: Steps wait for it when it is exhausted; if not, their runs are refused.
+        window: `total`, `calendar`, or how many seconds a sliding one lasts.
         meters: By name.
         turns_at_ms: When a window of a calendar ends, ms since 1970; 0 if there is none.
         held_back_ms: Until when its provider asked to be left alone; 0 if it never did.
@@ -40,7 +42,8 @@ class AccountStatus:
     """
 
     name: str
-    definition: str
+    waits: bool
+    window: str
     meters: dict[str, MeterStatus] = field(default_factory=dict)
     turns_at_ms: int = 0
     held_back_ms: int = 0
@@ -114,15 +117,19 @@ class AccountBook:
             raise _unknown(name)
         start_and_end, parts = row.decode().split()[:2], row.decode().split()[2:]
         used = {meter: tuple(map(int, parts[at + 1 : at + 4])) for at, meter in enumerate(parts) if at % 4 == 0}
-        limits = (word.partition("=") for word in definition.decode().split()[4:])
+        when, kind, length_ms, grain_ms, *limits = definition.decode().split()
         waiting = await self._commands.execute(
             "ZRANGEBYLEX", self._queue, f"[w{name} ", f"(w{name}!", "LIMIT", 0, _MOST_WAITING
         )
         pairs = rules.decode().split()
         return AccountStatus(
             name,
-            definition.decode(),
-            {meter: MeterStatus(int(limit), *used.get(meter, (0, 0, 0))) for meter, _, limit in limits},
+            when == "wait",
+            f"{(int(length_ms) - int(grain_ms)) / 1000:g} s" if kind == "sliding" else kind,
+            {
+                meter: MeterStatus(int(limit), *used.get(meter, (0, 0, 0)))
+                for meter, _, limit in (word.partition("=") for word in sorted(limits))
+            },
             int(start_and_end[1]) if start_and_end else 0,
             int(closed or 0),
             len(waiting),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from flujo_client.protocol.accounts import AccountRow, read_accounts
 from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.errors import FlujoError, RunNotFoundError, StateUnavailableError
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.quota import COST, TOKENS
+from flujo_client.protocol.quota import COST, TOKENS, Amounts
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import NodeSpec, PipelineSpec, SequenceSpec
 from flujo_client.protocol.specs import SpecStore
@@ -34,6 +34,7 @@ class NodeRow:
         started_ms: Since when a worker holds the attempt under way, Redis time; None while nobody does.
         latency_ms: Of the last attempt that ended; of a composite, of all of them one after the other.
         declined: What the worker lacked that gave the attempt back.
+        waits_for: The named account, and its meter, that keeps the attempt from starting.
         question: What it asks, while it waits for an answer; its path is the token.
     """
 
@@ -49,6 +50,7 @@ class NodeRow:
     declined: str | None
     started_ms: int | None = None
     question: str | None = None
+    waits_for: str | None = None
     children: tuple[NodeRow, ...] = ()
 
     def leaves(self) -> Iterator[NodeRow]:
@@ -99,13 +101,18 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """A run at one moment, `now_ms` in Redis time."""
+    """A run at one moment, `now_ms` in Redis time.
+
+    Attributes:
+        drawn: What it has spent of its named accounts, or holds as unknown, by account and meter.
+    """
 
     summary: RunSummary
     nodes: tuple[NodeRow, ...]
     accounts: tuple[AccountRow, ...]
     totals: Mapping[str, int] = field(default_factory=dict)
     now_ms: int = 0
+    drawn: Mapping[str, Amounts] = field(default_factory=dict)
 
     def steps(self) -> Iterator[NodeRow]:
         """Every leaf, in declared order."""
@@ -212,8 +219,15 @@ class RunInspector:
         rows, error = _rows(graph, attempts), error_of(record, graph)
         totals = {name.removeprefix("total|"): int(n) for name, n in accounts.items() if name.startswith("total|")}
         summary = replace(_summary(record, managers), cost_nanousd=totals.get(COST, 0), tokens=totals.get(TOKENS, 0))
+        names = dict.fromkeys(record.get("accounts", "").split())
+        names |= dict.fromkeys(name for step in spec.steps() for name in step.accounts)
         return RunSnapshot(
-            _counted(summary, rows, error), rows, tuple(read_accounts(accounts)), totals, now_ms=managers.now_ms
+            _counted(summary, rows, error),
+            rows,
+            tuple(read_accounts(accounts)),
+            totals,
+            now_ms=managers.now_ms,
+            drawn=_drawn([*names], accounts),
         )
 
     async def _managers(self) -> _Managers:
@@ -280,11 +294,12 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
     node, state = graph.node(path), graph.state(path)
     inside = graph.kind(path).children(graph, path, node)
     children = tuple(_row(graph, child_of(path, index), name, attempts) for index, name in inside)
+    waits_for = _waits_for(path, state, attempts)
     return NodeRow(
         path=path,
         name=label or graph.name(path),
         kind=node.kind,
-        status=_status(node, state, children),
+        status=NodeStatus.BLOCKED if waits_for else _status(node, state, children),
         attempts=state.attempt,
         latency_ms=state.latency_ms or sum(child.latency_ms for child in children),
         tokens=state.usage.get(TOKENS, 0) + sum(child.tokens for child in children),
@@ -293,6 +308,7 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
         declined=_declined(path, state, attempts),
         started_ms=_started_ms(path, state, attempts),
         question=state.pause.message if state.pause is not None and state.status is NodeStatus.PAUSED else None,
+        waits_for=waits_for,
         children=children,
     )
 
@@ -310,6 +326,25 @@ def _declined(path: str, state: NodeState, attempts: Mapping[str, str]) -> str |
         return None
     _, _, label = attempts.get(f"{path}|declined", "").partition(" ")
     return label or None
+
+
+def _waits_for(path: str, state: NodeState, attempts: Mapping[str, str]) -> str | None:
+    """The named account that delays the attempt under way, and its meter."""
+    if state.status is not NodeStatus.DISPATCHED or attempts.get(f"{path}|state") != "dispatched":
+        return None
+    attempt, _, where = attempts.get(f"{path}|waits", "").partition(" ")
+    return " ".join(where.split()[:2]) if attempt == str(state.attempt) else None
+
+
+def _drawn(names: Sequence[str], accounts: Mapping[str, str]) -> dict[str, Amounts]:
+    """What a run has drawn on named accounts, those among them that it has not touched yet."""
+    drawn: dict[str, Amounts] = {name: {} for name in names}
+    for field_name, amount in accounts.items():
+        if field_name.startswith("named|"):
+            _, account, meter, _, _ = field_name.split("|")
+            of_it = drawn.setdefault(account, {})
+            of_it[meter] = of_it.get(meter, 0) + int(amount)
+    return drawn
 
 
 def _started_ms(path: str, state: NodeState, attempts: Mapping[str, str]) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 from flujo_client.background import BackgroundTask
@@ -44,11 +44,18 @@ class FlujoClient:
         version: str = LATEST,
         usage_limits: UsageLimits | None = None,
         deadline_s: float | None = None,
+        accounts: Sequence[str] = (),
     ) -> Run:
         """See `AsyncFlujoClient.submit`."""
         run = self.wait_for(
             self._client.submit(
-                pipeline, value, run_id=run_id, version=version, usage_limits=usage_limits, deadline_s=deadline_s
+                pipeline,
+                value,
+                run_id=run_id,
+                version=version,
+                usage_limits=usage_limits,
+                deadline_s=deadline_s,
+                accounts=accounts,
             )
         )
         return Run(self, run)

@@ -33,7 +33,7 @@ _PATIENCE_S = 30.0
 _RETRY_S = 1.0
 
 #: What the task takes, in order.
-_TAKES = ("pipeline", "input", "run_id", "usage_limits")
+_TAKES = ("pipeline", "input", "run_id", "usage_limits", "accounts")
 
 
 async def submit_patiently(submit: Callable[[], Any], run_id: str, ending: Callable[[], bool]) -> str:
@@ -135,8 +135,17 @@ async def _submit(scripts: Scripts, settings: Settings, submission: Submission) 
         run_id=submission.run_id,
         owner=POOL,
         limits=_limits(given.get("usage_limits")),
+        accounts=_accounts(given.get("accounts")),
         traceparent=submission.traceparent,
     )
+
+
+def _accounts(given: Any) -> list[str]:
+    if given is None:
+        return []
+    if not isinstance(given, list) or not all(isinstance(name, str) and name.split() == [name] for name in given):
+        raise MessageError("accounts of flujo.submit are names of accounts, in a list.")
+    return given
 
 
 def _limits(given: Any) -> UsageLimits | None:

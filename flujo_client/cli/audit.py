@@ -6,6 +6,7 @@ import dataclasses
 
 import typer
 
+from flujo_client.account_audit import AccountAuditor
 from flujo_client.audit import Auditor, Difference
 from flujo_client.cli.output import JsonOption, execute, print_json, print_text
 from flujo_client.client import AsyncFlujoClient
@@ -14,7 +15,8 @@ __all__ = ["audit", "register"]
 
 
 def audit(
-    run_id: str | None = typer.Argument(None, help="All stored runs if left out."), as_json: bool = JsonOption
+    run_id: str | None = typer.Argument(None, help="All stored runs, and named accounts, if left out."),
+    as_json: bool = JsonOption,
 ) -> None:
     """Derive every account from what attempts committed, lost and hold; print what differs, and exit with 1 if anything does."""
 
@@ -23,7 +25,11 @@ def audit(
             await client.check()
             auditor = Auditor(client.client, client.keyspace)
             run_ids = await auditor.run_ids() if run_id is None else [run_id]
-            return len(run_ids), [difference for each in run_ids for difference in await auditor.audit(each)]
+            found = [difference for each in run_ids for difference in await auditor.audit(each)]
+            if run_id is None:
+                retention_ms = client.settings.retention_s * 1000
+                found += await AccountAuditor(client.client, client.keyspace, retention_ms).audit()
+            return len(run_ids), found
 
     runs, differences = execute(work, as_json=as_json)
     if as_json:

@@ -6,7 +6,21 @@ from importlib import metadata
 
 import typer
 
-from flujo_client.cli import answers, audit, background, check, dead, doctor, fork, history, runs, services, trace, up
+from flujo_client.cli import (
+    accounts,
+    answers,
+    audit,
+    background,
+    check,
+    dead,
+    doctor,
+    fork,
+    history,
+    runs,
+    services,
+    trace,
+    up,
+)
 from flujo_client.cli.demo import command as demo
 
 __all__ = ["app", "main"]
@@ -15,6 +29,7 @@ app = typer.Typer(help="Flujo pipelines on a fleet of workers.", no_args_is_help
 runs.register(app)
 check.register(app)
 answers.register(app)
+accounts.register(app)
 audit.register(app)
 trace.register(app)
 history.register(app)

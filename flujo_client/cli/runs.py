@@ -14,9 +14,11 @@ import pydantic_core
 import typer
 from rich.live import Live
 
+from flujo_client.account_book import AccountStatus
+from flujo_client.cli.accounts import statuses
 from flujo_client.cli.modules import pipeline_of
 from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
-from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, draw_tree, format_amount
+from flujo_client.cli.tree import draw_budget, draw_named, draw_run, draw_runs, draw_tree, format_amount
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.inspection import RunInspector, RunSnapshot
 from flujo_client.protocol.quota import COST, METER_NAME, UsageLimits
@@ -94,6 +96,7 @@ def submit(
     budget_tokens: int | None = _BudgetTokens,
     budget: list[str] = _BudgetMeters,
     strict_estimates: bool = _StrictEstimates,
+    accounts: list[str] = typer.Option([], "--account", help="Named account that pays as well; again for more."),
     deadline_s: float | None = typer.Option(None, "--deadline", help="Cancel it if it has not ended in so many s."),
     wait: bool = typer.Option(False, "--wait", help="Wait for the result and print it."),
     timeout_s: float | None = typer.Option(None, "--timeout", help="Longest wait, s; the run goes on after it."),
@@ -106,7 +109,12 @@ def submit(
         async with AsyncFlujoClient() as client:
             limits = _limits(budget_usd, budget_tokens, budget, strict_estimates=strict_estimates)
             started = await client.submit(
-                pipeline, parse_input(value), run_id=run_id, usage_limits=limits, deadline_s=deadline_s
+                pipeline,
+                parse_input(value),
+                run_id=run_id,
+                usage_limits=limits,
+                deadline_s=deadline_s,
+                accounts=accounts,
             )
             return started.run_id, await started.result(timeout_s) if wait else None
 
@@ -141,12 +149,13 @@ def show(
 ) -> None:
     """Show a run: its tree with attempts, time, tokens and money, and its budget."""
 
-    async def work() -> RunSnapshot:
+    async def work() -> tuple[RunSnapshot, list[AccountStatus]]:
         async with AsyncFlujoClient() as client:
             await client.check()
-            return await _inspector(client).snapshot(run_id)
+            found = await _inspector(client).snapshot(run_id)
+            return found, await statuses(client.accounts, [*found.drawn]) if budget and found.drawn else []
 
-    snapshot = execute(work, as_json=as_json)
+    snapshot, named = execute(work, as_json=as_json)
     if as_json:
         print_json(_snapshot_document(snapshot))
         return
@@ -154,6 +163,8 @@ def show(
     console.print(draw_tree(snapshot))
     if accounts:
         console.print(draw_budget(accounts), crop=False)
+    if named:
+        console.print(draw_named(named, snapshot.drawn), crop=False)
     if budget and not accounts:
         print_text("The run has no limits, hence no accounts.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -11,12 +11,23 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from flujo_client.account_book import AccountStatus
 from flujo_client.execution.decision import NodeStatus
 from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary
 from flujo_client.protocol.accounts import AccountRow
-from flujo_client.protocol.quota import COST
+from flujo_client.protocol.quota import COST, Amounts
 
-__all__ = ["draw_budget", "draw_run", "draw_runs", "draw_tree", "format_amount", "format_ms", "node_line", "state_of"]
+__all__ = [
+    "draw_budget",
+    "draw_named",
+    "draw_run",
+    "draw_runs",
+    "draw_tree",
+    "format_amount",
+    "format_ms",
+    "node_line",
+    "state_of",
+]
 
 #: Sign and style by state, see `state_of`.
 _SIGNS = {
@@ -100,6 +111,8 @@ def node_line(node: NodeRow, run: RunSnapshot) -> Text:
     line = Text.assemble((f"{sign} ", style), node.name, ("  " + ", ".join(facts) if facts else "", "dim"))
     if node.declined and state == "queued":
         line.append(f"  waiting: no worker has {node.declined}", "yellow")
+    if node.waits_for and state == "blocked":
+        line.append(f"  waiting for account {node.waits_for}", "yellow")
     if node.question is not None and state == "paused":
         line.append(f"  {' '.join(node.question.split())}  (--token {node.path})", "magenta")
     if node.error and node.status is NodeStatus.FAILED:
@@ -153,6 +166,27 @@ def draw_budget(accounts: tuple[AccountRow, ...]) -> Table:
     for row, texts in zip(accounts, rows, strict=True):
         bar = ProgressBar(total=max(row.granted, 1), completed=row.granted - row.free)
         table.add_row(*map(Text, texts), bar)
+    return table
+
+
+def draw_named(accounts: Sequence[AccountStatus], drawn: Mapping[str, Amounts] | None = None) -> Table:
+    """A table of named accounts, a line per meter.
+
+    Args:
+        drawn: What a run has drawn on them; None if no run is looked at.
+    """
+    rows = []
+    for account in accounts:
+        for meter, row in account.meters.items():
+            amounts = [row.limit, row.spent, row.reserved, row.unknown, row.free]
+            amounts += [] if drawn is None else [drawn[account.name].get(meter, 0)]
+            cells = [format_amount(meter, amount) for amount in amounts]
+            when = "waits" if account.waits else "refuses"
+            rows.append((account.name, meter, account.window, when, *cells, str(account.waiting)))
+    numbers = ("limit", "spent", "reserved", "unknown", "free", *(() if drawn is None else ("this run",)), "waiting")
+    table = _table(("named account", "meter", "window", "exhausted"), numbers, rows)
+    for row_cells in rows:
+        table.add_row(*map(Text, row_cells))
     return table
 
 

@@ -72,6 +72,7 @@ def test_a_command_line_is_one_that_there_is(page: str, line: str) -> None:
         return
     group: Any = typer.main.get_command(app)
     command: click.Command = group.commands[words[1]]
+    command = getattr(command, "commands", {}).get(words[2], command) if len(words) > 2 else command
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     for word in words[2:]:
         assert not word.startswith("--") or word.partition("=")[0] in {*options, "--help"}, f"{page}: {line}"

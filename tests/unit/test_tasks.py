@@ -19,6 +19,7 @@ from flujo_client.protocol.errors import (
     RunConflictError,
     RunFailedError,
     TypeMismatchError,
+    UnknownAccountError,
     UnknownPipelineError,
 )
 from flujo_client.protocol.settings import Settings
@@ -61,7 +62,14 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[FlujoError], str
     "unknown pipeline": (("nothing",), {}, UnknownPipelineError, "pipeline named 'nothing'; published: numbers"),
     "wrong input": (("numbers", "one"), {}, TypeMismatchError, "The input of run t-1 does not fit pipeline 'numbers'"),
     "unknown kwarg": (("numbers", 1), {"inputs": 2}, MessageError, "does not take 'inputs'. It takes pipeline, input"),
-    "too much": (("numbers", 1, None, None, 5), {}, MessageError, "does not take 5 arguments"),
+    "too much": (("numbers", 1, None, None, None, 6), {}, MessageError, "does not take 6 arguments"),
+    "no accounts": (("numbers", 1), {"accounts": "team"}, MessageError, "accounts of flujo.submit are names"),
+    "no such account": (
+        ("numbers", 1),
+        {"accounts": ["team"]},
+        UnknownAccountError,
+        "Nobody has defined an account team",
+    ),
     "no pipeline": ((), {"input": 1}, MessageError, "needs the name of a pipeline"),
     "no limits": (("numbers", 1), {"usage_limits": {"tokens": 1}}, MessageError, "usage_limits of flujo.submit"),
     "no id": (("numbers", 1, "a b"), {}, RunFailedError, "'a b' cannot be a run id"),

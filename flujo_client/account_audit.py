@@ -1,0 +1,127 @@
+"""Audits named accounts: derives what each holds from the runs that drew on it, and names what differs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from flujo_client.audit import Auditor, Difference
+from flujo_client.protocol.connection import RedisClient
+from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.named import SLOTS
+from flujo_client.protocol.quota import parse_amounts
+
+__all__ = ["NAMED", "AccountAuditor"]
+
+#: Stands in the place of the run where an account belongs to none.
+NAMED = "named"
+
+#: How often accounts are read again that moved while their runs were read.
+_TRIES = 10
+
+_BOOKING = re.compile(r"(\S+) (\S+) (\d+) (\d+)")
+
+#: Amounts by account, meter, window and part.
+_Sums = dict[tuple[str, str, int, str], int]
+
+
+class AccountAuditor:
+    """Audits the named accounts of an installation. Writes nothing.
+
+    Args:
+        client: Redis with replies as bytes; owned by the caller.
+        keyspace: Makes the keys.
+        retention_ms: How long finished runs stay: what a window took before that cannot be derived any more.
+    """
+
+    def __init__(self, client: RedisClient, keyspace: Keyspace, retention_ms: int) -> None:
+        self._client = client
+        self._keyspace = keyspace
+        self._retention_ms = retention_ms
+
+    async def audit(self) -> list[Difference]:
+        """What is wrong with named accounts; of those that never rest while their runs are read, nothing."""
+        found: list[Difference] = []
+        for _ in range(_TRIES):
+            before = await self._named()
+            seconds, _ = await self._client.time()
+            sums = _ahead(before)
+            for run_id in await Auditor(self._client, self._keyspace).run_ids():
+                await self._add_run(run_id, sums)
+            after = await self._named()
+            found = list(_differences(after, sums, seconds * 1000 - self._retention_ms))
+            if before == after:
+                return found
+        return [difference for difference in found if before.get(_row(difference)) == after.get(_row(difference))]
+
+    async def _named(self) -> dict[str, str]:
+        return _decoded(await self._client.hgetall(self._keyspace.shard("named")))
+
+    async def _add_run(self, run_id: str, sums: _Sums) -> None:
+        keys = self._keyspace.run(run_id)
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.hgetall(keys.accounts)
+        pipeline.hgetall(keys.attempts)
+        accounts, attempts = map(_decoded, await pipeline.execute())
+        for name, value in accounts.items():
+            if name.startswith("named|"):
+                _, account, meter, tag, part = name.split("|")
+                _add(sums, (account, meter, int(tag), part), int(value))
+        for name, value in attempts.items():
+            claim, _, part = name.rpartition("|")
+            if claim.startswith("claim|") and part == "named" and attempts[f"{claim}|phase"] == "held":
+                _add_bookings(sums, value)
+
+
+def _ahead(named: Mapping[str, str]) -> _Sums:
+    """What is booked for those who were called and are not leased yet."""
+    sums: _Sums = {}
+    for name, value in named.items():
+        if name.startswith("place|") and value.startswith("p;"):
+            _add_bookings(sums, value.split(";")[3])
+    return sums
+
+
+def _differences(named: Mapping[str, str], sums: _Sums, forgotten_ms: int) -> Iterator[Difference]:
+    for account in named.get("names", "").split():
+        kind = named[f"def|{account}"].split()[1]
+        start, _, *parts = named.get(f"row|{account}", "0 0").split()
+        taken = _in_buckets(named, account, int(start)) if kind == "sliding" else {}
+        for meter, *texts in zip(*(iter(parts),) * 4, strict=True):
+            reserved, spent, unknown = map(int, texts)
+            tag = 0 if meter == SLOTS else int(start)
+            if kind == "sliding" and meter != SLOTS:
+                if spent != taken.get(meter, 0):
+                    yield Difference(NAMED, account, meter, "spent", spent, taken.get(meter, 0))
+                continue
+            complete = kind == "calendar" and int(start) > forgotten_ms
+            for part, stored in (("reserved", reserved), ("spent", spent), ("unknown", unknown)):
+                derived = sums.get((account, meter, tag, part), 0)
+                if stored != derived and (complete or part == "reserved" or stored < derived):
+                    yield Difference(NAMED, account, meter, part, stored, derived)
+
+
+def _in_buckets(named: Mapping[str, str], account: str, start: int) -> dict[str, int]:
+    taken: dict[str, int] = {}
+    for name, value in named.items():
+        if name.startswith(f"bucket|{account} ") and int(name.rpartition(" ")[2]) >= start:
+            for meter, amount in parse_amounts(value).items():
+                taken[meter] = taken.get(meter, 0) + amount
+    return taken
+
+
+def _add_bookings(sums: _Sums, text: str) -> None:
+    for account, meter, amount, tag in _BOOKING.findall(text):
+        _add(sums, (account, meter, int(tag), "reserved"), int(amount))
+
+
+def _add(sums: _Sums, key: tuple[str, str, int, str], amount: int) -> None:
+    sums[key] = sums.get(key, 0) + amount
+
+
+def _row(difference: Difference) -> str:
+    return f"row|{difference.account}"
+
+
+def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
