@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, bootsteps
@@ -14,19 +16,23 @@ from celery.signals import (
     worker_init,
     worker_process_init,
     worker_process_shutdown,
+    worker_ready,
     worker_shutdown,
 )
+from celery.worker import state
 from kombu import Queue
 
 from flujo_client.protocol.errors import FlujoError
+from flujo_client.protocol.health import HealthKeeper, Progress
 from flujo_client.protocol.logs import FactsFormatter
 from flujo_client.protocol.queues import DEFAULT_QUEUE, SUBMIT_QUEUE, broker_queue
 from flujo_client.protocol.settings import Settings
 from flujo_worker.consumer import PATIENT_CONSUMER, StepEvents
 from flujo_worker.notice import EndingNotice
-from flujo_worker.pool import WorkerApp
+from flujo_worker.pool import AsyncioPool, WorkerApp
 from flujo_worker.process import WorkerProcess, publish_specs
 from flujo_worker.registry import Registry
+from flujo_worker.signs import ConsumerSigns
 from flujo_worker.tasks import ProcessLoop, register_tasks
 from flujo_worker.telemetry import set_up_telemetry
 from flujo_worker.transport import GUARDED_REDIS
@@ -37,6 +43,10 @@ _POOLS = {"asyncio": "flujo_worker.pool:AsyncioPool", "prefork": "prefork", "thr
 
 #: Attempts at once by default: async steps wait far more than they compute; a process per core where they compute.
 _ASYNC_SLOTS = 100
+
+
+#: What Celery gets to end a worker that is of no use, beyond the steps' grace, s.
+_LEAVE_S = 15.0
 
 
 def create_app(
@@ -62,7 +72,9 @@ def create_app(
     app.shutdown_grace_s, app.signing_keys = settings.shutdown_grace_s, settings.signing_keys
     loop = ProcessLoop(lambda: app.make_process(_slots(app, settings)), notice, settings.shutdown_grace_s)
     register_tasks(app, settings, loop, notice)
-    app.steps["worker"].add(_give_notice_with(notice))
+    app.signs, app.health = ConsumerSigns(), None
+    app.steps["worker"].add(_give_notice_with(app, notice))
+    _watch_health(app, settings)
 
     @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def start(**_: Any) -> None:
@@ -87,6 +99,8 @@ def create_app(
     @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def start_child(**_: Any) -> None:
         notice.forked()
+        if app.health is not None:
+            app.health.forked()
         set_up_telemetry()
 
     @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -95,6 +109,26 @@ def create_app(
         loop.stop()
 
     return app
+
+
+def _watch_health(app: WorkerApp, settings: Settings) -> None:
+    """Watch this process from the moment it takes messages: not before the pool forks, which copies no thread."""
+
+    def leave() -> None:
+        state.should_stop = 1  # the exit code: the consumer looks at it with every turn
+        time.sleep(settings.shutdown_grace_s + _LEAVE_S)
+        os._exit(1)  # it turns no more
+
+    @worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def watch(sender: Any, **_: Any) -> None:
+        signs: dict[str, Callable[[], Any]] = {"loop": lambda: app.signs.turns, "broker": lambda: app.signs.heard}
+        if isinstance(sender.pool, AsyncioPool):
+            signs["lease"] = lambda: sender.pool.renewals
+        try:
+            app.health = HealthKeeper("worker", Progress(signs, settings.loop_stall_s), settings.health_port, leave)
+        except FlujoError as error:
+            raise SystemExit(f"flujo: {error}") from error
+        app.health.start()
 
 
 def _slots(app: Celery, settings: Settings) -> int:
@@ -114,12 +148,14 @@ def consume_without_acknowledgement(app: Celery, settings: Settings) -> None:
             queue.no_ack = settings.broker_kind == "redis"
 
 
-def _give_notice_with(notice: EndingNotice) -> type[bootsteps.StartStopStep]:
+def _give_notice_with(app: WorkerApp, notice: EndingNotice) -> type[bootsteps.StartStopStep]:
     """A step of the worker's own start and stop: Celery tells it of the end before it waits for the pool, however it came."""
 
     class GiveNotice(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
         def close(self, worker: Any) -> None:
             notice.give()
+            if app.health is not None:
+                app.health.rest()
 
     return GiveNotice
 

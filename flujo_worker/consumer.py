@@ -37,6 +37,7 @@ class PatientConsumer(Consumer):  # type: ignore[misc]  # celery has no types
                 conn.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
             except OperationalError as error:
                 logger.warning("broker not reached, trying again: %s", error)
+                self.app.signs.trying()
                 maybe_shutdown()
                 self._wait()
             else:
@@ -78,7 +79,7 @@ def _acknowledged(*_: Any) -> None:
 
 
 class StepEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """Gives the pool the consumer's event dispatcher, so that each packed step has its own entry in Flower."""
+    """Gives the pool the consumer's event dispatcher, so that each packed step has its own entry in Flower; and watches the consumer."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -86,3 +87,4 @@ class StepEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         """Called at every (re)connect."""
         if isinstance(c.pool, AsyncioPool):
             c.pool.dispatcher = c.event_dispatcher
+        c.app.signs.attach(c, lambda: not isinstance(c.pool, AsyncioPool) or c.pool.busy)

@@ -92,6 +92,7 @@ class LeaseKeeper:
         self._functions = sorted(functions)
         self._ended = ended
         self._watch = watch
+        self.tries = 0  # to renew
         self._stop = threading.Event()
         self._registered = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flujo-lease", daemon=True)
@@ -127,6 +128,7 @@ class LeaseKeeper:
         known = ""
         try:
             while not self._stop.is_set():
+                self.tries += 1
                 try:
                     if known != self._incarnation.id:
                         known = await self._register(scripts)

@@ -22,10 +22,12 @@ from kombu.asynchronous import Hub
 
 from flujo_client.protocol.errors import MessageError
 from flujo_client.protocol.failpoints import failpoint
+from flujo_client.protocol.health import HealthKeeper
 from flujo_client.protocol.messages import StepMessage, StepRef, parse_step_message
 from flujo_client.protocol.queues import STEP_TASK, task_id
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.process import WorkerProcess
+from flujo_worker.signs import ConsumerSigns
 
 __all__ = ["AsyncioPool", "WorkerApp"]
 
@@ -99,11 +101,15 @@ class WorkerApp(Celery):  # type: ignore[misc]  # celery has no types
     Attributes:
         make_process: Makes the parts of a process with so many slots.
         shutdown_grace_s: What running steps get at the end.
+        signs: Of its consumer's life.
+        health: Looks at them, once it takes messages.
         signing_keys: One of which must have signed a message; none where they are not signed.
     """
 
     make_process: Callable[[int], WorkerProcess]
     shutdown_grace_s: float
+    signs: ConsumerSigns
+    health: HealthKeeper | None
     signing_keys: tuple[str, ...] = ()
 
 
@@ -267,6 +273,16 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Nothing: the job itself is terminated."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._tasks)
+
+    @property
+    def renewals(self) -> int:
+        """See `WorkerProcess.renewals`."""
+        return self._process.renewals
 
     @property
     def num_processes(self) -> int:

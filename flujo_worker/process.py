@@ -84,6 +84,11 @@ class WorkerProcess:
         if self._watchdog is not None:
             await self._watchdog.check(scripts)
 
+    @property
+    def renewals(self) -> int:
+        """How often the lease was renewed, or tried to be."""
+        return self._lease.tries
+
     async def open(self) -> None:
         """Connect and take a lease.
 

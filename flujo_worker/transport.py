@@ -22,6 +22,7 @@ class GuardedChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
     """Reads queues. kombu lets the error of an unreadable entry end the whole worker."""
 
     def _brpop_read(self, **options: Any) -> Any:
+        self.connection.heard += 1  # kombu calls the transport a channel's connection
         try:
             return super()._brpop_read(**options)
         except _GARBAGE as error:
@@ -30,6 +31,12 @@ class GuardedChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
 
 
 class GuardedTransport(redis.Transport):  # type: ignore[misc]  # kombu has no types
-    """kombu's transport over `GuardedChannel`."""
+    """kombu's transport over `GuardedChannel`.
+
+    Attributes:
+        heard: Answers of the broker to reads that waited.
+    """
+
+    heard = 0
 
     Channel = GuardedChannel

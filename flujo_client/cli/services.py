@@ -7,19 +7,26 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 
 import typer
 
+from flujo_client.cli.health import HealthOption, ask_health
 from flujo_client.cli.modules import require_modules
 from flujo_client.cli.output import execute
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.engine import QueuedEngine
+from flujo_client.protocol.health import HealthKeeper, Progress
 from flujo_client.protocol.logs import FactsFormatter
 from flujo_client.protocol.queues import DEFAULT_QUEUE, SUBMIT_QUEUE, broker_queue
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.tracing import configure_sdk
 
 __all__ = ["register"]
+
+#: What a manager that is of no use gets to hand over its runs, s.
+_LEAVE_S = 15.0
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +43,11 @@ def worker(
     ),
     pool: str | None = typer.Option(None, "--pool", help="asyncio, prefork or threads; default: FLUJO_POOL."),
     loglevel: str = typer.Option("WARNING", "--loglevel"),
+    health: bool = HealthOption,
 ) -> None:
     """Serve steps: becomes a Celery worker, with all of Celery's signals and remote control."""
+    if health:
+        ask_health()
     environment = dict(os.environ)
     if pipelines is not None:
         environment["FLUJO_PIPELINES"] = pipelines
@@ -83,25 +93,46 @@ async def _check(settings: Settings) -> Settings:
     return settings
 
 
-def manager(loglevel: str = typer.Option("WARNING", "--loglevel")) -> None:
+def manager(loglevel: str = typer.Option("WARNING", "--loglevel"), health: bool = HealthOption) -> None:
     """Drive the pool's runs, any number of managers at once; SIGTERM stops it without losing anything."""
+    if health:
+        ask_health()
     handler = logging.StreamHandler()
     handler.setFormatter(FactsFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=loglevel.upper(), handlers=[handler])
     configure_sdk("flujo-manager")
+    useless = threading.Event()
+    execute(lambda: _serve_pool(useless), as_json=False)
+    if useless.is_set():
+        raise typer.Exit(1)
 
-    async def serve() -> None:
-        engine = QueuedEngine(Settings.from_env(), serves_pool=True)
-        await engine.open()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        logging.getLogger(__name__).info("serving the pool as %s", engine.service.manager_id)
-        stopping, serving = asyncio.create_task(stop.wait()), asyncio.create_task(engine.wait())
-        await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        await engine.close()
-        if serving.done() and not serving.cancelled():
-            serving.result()
 
-    execute(serve, as_json=False)
+async def _serve_pool(useless: threading.Event) -> None:
+    """Drive the pool's runs until a signal comes, or the process is of no use any more.
+
+    Args:
+        useless: Set in the last case.
+    """
+    settings, stop, loop = Settings.from_env(), asyncio.Event(), asyncio.get_running_loop()
+
+    def leave() -> None:
+        useless.set()
+        loop.call_soon_threadsafe(stop.set)
+        time.sleep(_LEAVE_S)
+        os._exit(1)  # its loop stands still
+
+    engine = QueuedEngine(settings, serves_pool=True)
+    progress = Progress(engine.service.signs(), settings.loop_stall_s)
+    keeper = HealthKeeper("manager", progress, settings.health_port, leave)
+    await engine.open()
+    keeper.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    logging.getLogger(__name__).info("serving the pool as %s", engine.service.manager_id)
+    stopping, serving = asyncio.create_task(stop.wait()), asyncio.create_task(engine.wait())
+    await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
+    keeper.rest()
+    stopping.cancel()
+    await engine.close()
+    if serving.done() and not serving.cancelled():
+        serving.result()

@@ -52,7 +52,9 @@ class Stack:
     ) -> None:
         self._folder = folder
         self._redis = RedisServer(folder / "redis", port=redis_port)  # for its command line; the supervisor runs it
-        self.settings = settings.model_copy(update={"url": self._redis.url, "pipelines": pipelines})
+        self.settings = settings.model_copy(
+            update={"url": self._redis.url, "pipelines": pipelines, "health_port": None}
+        )
         others = {name: value for name, value in os.environ.items() if not Settings.names(name)}
         path = os.pathsep.join(filter(None, (os.getcwd(), others.get("PYTHONPATH"))))
         self._environment = others | self.settings.to_env() | {"PYTHONPATH": path} | (environment or {})

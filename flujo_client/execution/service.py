@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from uuid import uuid4
 
 from flujo_client.execution.manager import ExecutionManager
@@ -64,12 +66,23 @@ class ManagerService:
         self._serves_pool = serves_pool
         self.manager_id = f"{'pool' if serves_pool else 'caller'}-{uuid4().hex[:12]}"
         self._keyspace = state.keyspace
+        self._heard = [0] * self._keyspace.shards
+        self._looked = [0] * self._keyspace.shards
         self._sweeps = [Sweep(manager, state, publisher, self.owner, shard) for shard in range(self._keyspace.shards)]
 
     @property
     def owner(self) -> str:
         """The owner whose runs this manager drives."""
         return POOL if self._serves_pool else self.manager_id
+
+    def signs(self) -> Mapping[str, Callable[[], int]]:
+        """What shows that the service is of use, for `protocol/health.py`: each shard's inbox is read and looked after again and again.
+
+        A Redis that does not answer is tried again: who knows that is not deaf.
+        """
+        shards = range(self._keyspace.shards)
+        inboxes = {f"inbox {shard}": partial(self._heard.__getitem__, shard) for shard in shards}
+        return inboxes | {f"sweep {shard}": partial(self._looked.__getitem__, shard) for shard in shards}
 
     async def announce(self) -> None:
         """Register as alive. A run may name this manager as its owner from then on."""
@@ -97,6 +110,7 @@ class ManagerService:
     async def _listen(self, shard: int) -> None:
         inbox = self._keyspace.inbox(self.owner, shard)
         while True:
+            self._heard[shard] += 1
             try:
                 first = await self._inbox_wire.execute("BLPOP", inbox, _LISTEN_S)
                 if first is None:
@@ -119,6 +133,7 @@ class ManagerService:
         """Sweep in time, whatever there is to mend: a manager that mends is not one that died."""
         mending: asyncio.Task[None] | None = None
         while True:
+            self._looked[shard] += 1
             try:
                 busy = mending is not None and not mending.done()
                 page = await self._look(shard, most=0 if busy else PAGE)

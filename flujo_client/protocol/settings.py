@@ -59,6 +59,12 @@ class Settings(BaseModel):
     loop_stall_s: float = Field(
         30.0, ge=1, description="FLUJO_LOOP_STALL_S: how long an async step may block its worker, which then ends, s"
     )
+    health_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="FLUJO_HEALTH_PORT: where workers and managers answer /healthz; default: nowhere",
+    )
     max_deliveries: int = Field(
         3, ge=1, description="FLUJO_MAX_DELIVERIES: workers that a step may kill before it is dead-lettered"
     )

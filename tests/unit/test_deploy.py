@@ -34,6 +34,16 @@ def test_every_role_is_there_and_workers_can_be_scaled(compose: dict[str, Any]) 
     assert set(compose) <= {"x-flujo", "services", "volumes"}
 
 
+@pytest.mark.parametrize("role", ["worker", "manager"])
+def test_each_role_is_asked_whether_it_is_of_use(compose: dict[str, Any], role: str) -> None:
+    service = compose["services"][role]
+
+    assert service["healthcheck"]["test"] == ["CMD", "flujo", role, "--health"]
+    assert Settings.from_env({"FLUJO_HEALTH_PORT": str(service["environment"]["FLUJO_HEALTH_PORT"])}).health_port
+    assert "ports" not in service
+    assert service["restart"] == "unless-stopped"  # it leaves by itself when it is of no use
+
+
 def test_flower_asks_for_a_password_and_is_read_only(compose: dict[str, Any]) -> None:
     flower = compose["services"]["flower"]
 
