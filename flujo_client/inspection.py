@@ -23,7 +23,7 @@ from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import NodeSpec, PipelineSpec, SequenceSpec
 from flujo_client.protocol.specs import SpecStore
 
-__all__ = ["NodeRow", "Question", "RunInspector", "RunSnapshot", "RunSummary"]
+__all__ = ["NodeRow", "Question", "RunInspector", "RunSnapshot", "RunSummary", "Waiter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,18 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiter:
+    """An attempt that is blocked: what it asked for when it came, of which account, and what that could get then."""
+
+    path: str
+    name: str
+    account: str
+    meter: str
+    asked: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunSnapshot:
     """A run at one moment, `now_ms` in Redis time.
 
@@ -113,6 +125,7 @@ class RunSnapshot:
     totals: Mapping[str, int] = field(default_factory=dict)
     now_ms: int = 0
     drawn: Mapping[str, Amounts] = field(default_factory=dict)
+    waiters: tuple[Waiter, ...] = ()
 
     def steps(self) -> Iterator[NodeRow]:
         """Every leaf, in declared order."""
@@ -228,6 +241,7 @@ class RunInspector:
             totals,
             now_ms=managers.now_ms,
             drawn=_drawn([*names], accounts),
+            waiters=() if summary.status.terminal else tuple(_waiters(rows, attempts)),
         )
 
     async def _managers(self) -> _Managers:
@@ -311,6 +325,15 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
         waits_for=waits_for,
         children=children,
     )
+
+
+def _waiters(rows: tuple[NodeRow, ...], attempts: Mapping[str, str]) -> Iterator[Waiter]:
+    """Who is blocked, in declared order. The answer to its claim says for want of what (see reserve.lua)."""
+    for step in (step for row in rows for step in row.leaves()):
+        if attempts.get(f"{step.path}|state") == "blocked":
+            answer = attempts[f"claim|{attempts[f'{step.path}|nonce']}|answer"]
+            account, meter, asked, free = answer.split(" ")
+            yield Waiter(step.path, step.name, account, meter, int(asked), int(free))
 
 
 def _status(node: NodeSpec, state: NodeState, children: tuple[NodeRow, ...]) -> NodeStatus:

@@ -162,7 +162,7 @@ def show(
     accounts = tuple(row for row in snapshot.accounts if budget or row.account == "root")
     console.print(draw_tree(snapshot))
     if accounts:
-        console.print(draw_budget(accounts), crop=False)
+        console.print(draw_budget(snapshot, accounts), crop=False)
     if named:
         console.print(draw_named(named, snapshot.drawn), crop=False)
     if budget and not accounts:

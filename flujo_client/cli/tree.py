@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -13,7 +14,7 @@ from rich.tree import Tree
 
 from flujo_client.account_book import AccountStatus
 from flujo_client.execution.decision import NodeStatus
-from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary
+from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary, Waiter
 from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST, Amounts
 
@@ -49,12 +50,12 @@ _RUN_NAMES = ("run", "pipeline", "status")
 _RUN_NUMBERS = ("duration", "steps", "tokens", "cost")
 
 #: Columns of a budget that are shown even when they are all zero.
-_ALWAYS = ("granted", "spent", "free")
+_ALWAYS = ("granted", "spent", "reserved", "unknown", "free")
 
 
 def draw_run(run: RunSnapshot) -> RenderableType:
     """The whole picture: headline, tree, and a bar per account if the run has a budget."""
-    return Group(draw_tree(run), draw_budget(run.accounts)) if run.accounts else draw_tree(run)
+    return Group(draw_tree(run), draw_budget(run, run.accounts)) if run.accounts else draw_tree(run)
 
 
 def draw_tree(run: RunSnapshot) -> Tree:
@@ -144,8 +145,14 @@ def draw_runs(runs: Sequence[RunSummary]) -> RenderableType:
     return Group(*parts, table) if table.row_count or not parts else Group(*parts)
 
 
-def draw_budget(accounts: tuple[AccountRow, ...]) -> Table:
-    """A table of accounts with a bar of what is spent, held, or given to branches; no column of nothing but zeros."""
+def draw_budget(run: RunSnapshot, accounts: Sequence[AccountRow]) -> RenderableType:
+    """Accounts, each below the one above it, with a bar of what is spent, held, or given to branches; then who is blocked.
+
+    Beside the parts that always stand there, no column of nothing but zeros.
+    """
+    blocked = Counter[tuple[str, str]]()
+    for waiter in run.waiters:
+        blocked[waiter.account, waiter.meter] += waiter.asked
     amounts: dict[str, list[int]] = {
         "granted": [row.granted for row in accounts],
         "spent": [row.spent for row in accounts],
@@ -153,20 +160,44 @@ def draw_budget(accounts: tuple[AccountRow, ...]) -> Table:
         "unknown": [row.unknown for row in accounts],
         "children": [row.children for row in accounts],
         "overrun": [row.overrun for row in accounts],
+        "blocked": [blocked[row.account, row.meter] for row in accounts],
         "free": [row.free for row in accounts],
     }
     shown = {title: column for title, column in amounts.items() if title in _ALWAYS or any(column)}
+    known = {(row.account, row.meter) for row in accounts}
+    names = {node.path: node.name for top in run.nodes for node in _below(top)}
     rows = []
     for index, row in enumerate(accounts):
         cells = (format_amount(row.meter, column[index]) for column in shown.values())
-        rows.append((row.account, row.meter, *cells))
+        rows.append((_account_name(row, known, names), row.meter, *cells))
     table = _table(("account", "meter"), tuple(shown), rows)
     table.add_column(width=_BAR)
     table.width = (table.width or 0) + _GAP + _BAR
     for row, texts in zip(accounts, rows, strict=True):
         bar = ProgressBar(total=max(row.granted, 1), completed=row.granted - row.free)
         table.add_row(*map(Text, texts), bar)
-    return table
+    return Group(table, *(_waiter_line(waiter) for waiter in run.waiters if (waiter.account, waiter.meter) in known))
+
+
+def _below(node: NodeRow) -> Iterator[NodeRow]:
+    yield node
+    for child in node.children:
+        yield from _below(child)
+
+
+def _account_name(row: AccountRow, known: Set[tuple[str, str]], names: Mapping[str, str]) -> str:
+    """What people call it, indented by how many accounts of its meter are above it."""
+    depth, above = 0, row.account
+    while above != "root":
+        above = above.rpartition(".")[0] or "root"
+        depth += (above, row.meter) in known
+    return "  " * depth + " ".join(filter(None, (row.account, names.get(row.account))))
+
+
+def _waiter_line(waiter: Waiter) -> Text:
+    asked, free = format_amount(waiter.meter, waiter.asked), format_amount(waiter.meter, waiter.free)
+    wants = f"waits for {asked} {waiter.meter}; account {waiter.account} could get {free}"
+    return Text.assemble(("◌ ", "yellow"), f"{waiter.path} {waiter.name}  ", (wants, "dim"))
 
 
 def draw_named(accounts: Sequence[AccountStatus], drawn: Mapping[str, Amounts] | None = None) -> Table:

@@ -6,7 +6,7 @@ import asyncio
 import zlib
 
 from flujo_client import Pipeline, Step, StepRun, step
-from tests.integration.pipelines import ledger
+from tests.integration.pipelines import held, ledger
 
 
 @step(expected_tokens=40, max_retries=0)
@@ -36,6 +36,10 @@ async def spend(value: int, run: StepRun) -> int:
 
 
 storm = Pipeline([Step.parallel("storm", {f"b{index}": spend for index in range(100)})], name="storm")
+
+dear = held.model_copy(update={"config": held.config.model_copy(update={"expected_tokens": 40})})
+
+pair = Pipeline([Step.parallel("pair", {"first": dear, "second": dear})], name="pair")
 
 
 @step(expected_tokens=10, max_retries=0, timeout_s=20)

@@ -16,6 +16,8 @@ from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import EventKind
 from tests.integration.budgets import crowd
 from tests.integration.conftest import Fleet
+from tests.integration.test_cli import document as cli_document
+from tests.integration.test_cli import flujo
 
 
 @pytest.fixture(params=["in process", "on a fleet"])
@@ -59,6 +61,29 @@ async def test_who_waited_holds_no_worker_and_its_events_say_so(fleet: Fleet, cl
     assert len(blocked) >= 3  # shares are 16: nobody can pay before the last of six is stuck
     assert sorted(woken) == sorted({*blocked, *woken})
     assert len([event for event in events if event.kind is EventKind.SUCCEEDED]) == 6
+
+
+async def test_show_draws_the_tree_of_accounts_with_what_is_blocked(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "pair")
+    run = await client.submit("pair", "shown", run_id="shown", usage_limits=UsageLimits(total_tokens_limit=60))
+
+    async def document() -> dict[str, Any]:
+        shown: dict[str, Any] = await cli_document(fleet, "show", "shown")
+        return shown if len(shown["waiters"]) == 1 and fleet.entries(kind="started", run_id="shown") else {}
+
+    shown = await fleet.until(document, "one branch holds the budget, and the other waits for it")
+    drawn = (await flujo(fleet, "show", "shown", "--budget")).stdout.splitlines()
+    await run.cancel()
+
+    (waiter,) = shown["waiters"]
+    assert (waiter["name"], waiter["meter"], waiter["asked"]) == ("held", "tokens", 40)
+    assert waiter["free"] < 40
+    rows = {row["account"]: row for row in shown["accounts"]}
+    assert sorted(rows[branch]["reserved"] for branch in ("0.0", "0.1")) == [0, 40]
+    titles = next(line.split() for line in drawn if line.startswith("account"))
+    assert titles == ["account", "meter", "granted", "spent", "reserved", "unknown", "children", "blocked", "free"]
+    assert [line.split()[:2] for line in drawn if line.startswith("  0.")] == [["0.0", "first"], ["0.1", "second"]]
+    assert any(line.startswith(f"◌ {waiter['path']} held  waits for 40 tokens") for line in drawn)
 
 
 def test_an_audit_finds_what_was_changed_and_nothing_else(fleet: Fleet) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, format_amount, format_ms, node_line, state_of
 from flujo_client.execution.decision import NodeStatus
-from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary
+from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary, Waiter
 from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST, TOKENS
 from flujo_client.protocol.results import RunStatus
@@ -106,12 +106,36 @@ def test_a_failed_run_says_why_on_a_line_below_it() -> None:
 def test_the_budget_has_a_line_and_a_bar_per_account() -> None:
     branch = replace(ACCOUNT, account="1.0", granted=40, spent=40)
 
-    lines = drawn(draw_budget((ACCOUNT, branch)))
+    lines = drawn(draw_budget(snapshot(), (ACCOUNT, branch)))
 
-    assert lines[0].split() == ["account", "meter", "granted", "spent", "free"]
-    assert lines[1].split()[:5] == ["root", "tokens", "90", "4", "86"]
-    assert lines[2].split()[:5] == ["1.0", "tokens", "40", "40", "0"]
-    assert len(lines[2].split()[5]) == 20
+    assert lines[0].split() == ["account", "meter", "granted", "spent", "reserved", "unknown", "free"]
+    assert lines[1].split()[:7] == ["root", "tokens", "90", "4", "0", "0", "86"]
+    assert lines[2].split()[:7] == ["1.0", "tokens", "40", "40", "0", "0", "0"]
+    assert len(lines[2].split()[7]) == 20
+
+
+def test_accounts_stand_below_the_one_above_them_under_the_names_of_their_branches() -> None:
+    branch = replace(NODE, path="1.0", name="b0", kind="sequence")
+    run = snapshot(replace(NODE, path="1", name="par", kind="parallel", children=(branch,)))
+    accounts = [replace(ACCOUNT, account=name) for name in ("root", "1.0", "1.0.2.1", "2")]
+
+    lines = drawn(draw_budget(run, accounts))
+
+    assert [line.partition("tokens")[0].rstrip() for line in lines[1:]] == ["root", "  1.0 b0", "    1.0.2.1", "  2"]
+
+
+def test_what_is_blocked_stands_at_the_account_that_could_not_pay_and_by_whom() -> None:
+    branch = replace(ACCOUNT, account="1.0")
+    waiters = (Waiter("1.0.0", "ask", "1.0", TOKENS, 40, 16), Waiter("1.0.1.0", "look", "1.0", TOKENS, 5, 0))
+
+    lines = drawn(draw_budget(replace(snapshot(), waiters=waiters), (ACCOUNT, branch)))
+    alone = drawn(draw_budget(replace(snapshot(), waiters=waiters), (ACCOUNT,)))
+
+    column = lines[0].split().index("blocked")
+    assert [line.split()[column] for line in lines[1:3]] == ["0", "45"]
+    assert lines[3] == "◌ 1.0.0 ask  waits for 40 tokens; account 1.0 could get 16"
+    assert len(lines) == 5
+    assert len(alone) == 2
 
 
 @pytest.mark.parametrize("part", ["reserved", "unknown", "children", "overrun"])
@@ -119,7 +143,7 @@ def test_a_part_of_the_budget_is_shown_where_it_is_not_zero(part: str) -> None:
     change: dict[str, Any] = {part: 7}
     row = replace(ACCOUNT, **change)
 
-    lines = drawn(draw_budget((row, ACCOUNT)))
+    lines = drawn(draw_budget(snapshot(), (row, ACCOUNT)))
 
     titles = lines[0].split()
     assert lines[1].split()[titles.index(part)] == "7"
@@ -127,7 +151,7 @@ def test_a_part_of_the_budget_is_shown_where_it_is_not_zero(part: str) -> None:
 
 
 def test_a_budget_of_nothing_is_drawn_as_well() -> None:
-    assert len(drawn(draw_budget((replace(ACCOUNT, granted=0, spent=0),)))) == 2
+    assert len(drawn(draw_budget(snapshot(), (replace(ACCOUNT, granted=0, spent=0),)))) == 2
 
 
 @pytest.mark.parametrize("width", [30, 80, 200])
@@ -136,10 +160,12 @@ def test_neither_an_id_nor_a_number_is_cut_where_the_terminal_is_narrow(width: i
     run = replace(SUMMARY, run_id=run_id, steps=None, cost_nanousd=1_234_567_000)
 
     listed = drawn(draw_runs([run]), width=width)
-    budget = drawn(draw_budget((replace(ACCOUNT, account="1.2.3.4", granted=123_456_789, spent=0),)), width=width)
+    budget = drawn(
+        draw_budget(snapshot(), (replace(ACCOUNT, account="1.2.3.4", granted=123_456_789, spent=0),)), width=width
+    )
 
     assert listed[1].split() == [run_id, "digest", "running", "2.5", "s", "?", "0", "$1.234567"]
-    assert budget[1].split()[:5] == ["1.2.3.4", "tokens", "123456789", "0", "123456789"]
+    assert budget[1].split()[:7] == ["1.2.3.4", "tokens", "123456789", "0", "0", "0", "123456789"]
 
 
 def test_the_list_of_runs_has_steps_and_what_was_spent() -> None:
