@@ -8,7 +8,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from flujo_client.events import RunReader
-from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.execution.decision import FRESH, NodeState, NodeStatus
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.background import CANCELLED
 from flujo_client.execution.kinds.table import KINDS
@@ -71,7 +71,7 @@ class BackgroundDesk:
         if not launched:
             return []
         committed = await self._state.step_results(run_id, [path for path, node in nodes.items() if node.attempt])
-        graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, NodeState()), committed)
+        graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, FRESH), committed)
         in_order = sorted(launched, key=lambda pair: tuple(map(int, pair[0].split("."))))
         return [await self._task(run_id, graph, path, node) for path, node in in_order]
 

@@ -65,7 +65,7 @@ class AsyncFlujoClient:
         self._checked = False  # Redis, once a client: each submission says anyway whether it was stored
         self.accounts = AccountBook(self.scripts)
         self.desk = PauseDesk(self.state, self.codec)
-        self.reader = RunReader(self.client, self.blocking, self.keyspace, self.codec)
+        self.reader = RunReader(self._wire, self.blocking, self.keyspace, self.codec)
         self.background = BackgroundDesk(self.state, self.reader)
 
     async def check(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,13 +90,19 @@ class RunDriver:
         self._observer = observer
         self.tracing = terms.tracing
         self.archiver: RunArchiver | None = None
+        self._spec: PipelineSpec
         self._tasks: set[asyncio.Task[None]] = set()
         self._context_model = terms.context_model or PipelineContext
+
+    def read_pipeline(self) -> None:
+        """Take the pipeline for the runs to come as it is now. To be called before the first one."""
+        self._spec = self._pipeline.to_spec()
 
     def beside(self, pipeline: Pipeline) -> RunDriver:
         """What drives runs of another pipeline on the same terms; its functions must be known to the same engine."""
         other = RunDriver(pipeline, self._terms, self._observer)
         other.archiver = self.archiver
+        other.read_pipeline()
         return other
 
     async def context_of(self, engine: Engine, run_id: str, names: Sequence[str]) -> dict[str, Any]:
@@ -146,7 +152,7 @@ class RunDriver:
         yield raise_for(result)
 
     async def _start(self, engine: Engine, value: Any, run_id: str, context: dict[str, Any] | None) -> None:
-        spec = self._pipeline.to_spec()
+        spec = self._spec
         self._observer.attach(HookFacts(engine.state, reader_of(engine), self._context_model))
         limits = self._terms.limits
         self._observer.announce(
@@ -192,7 +198,7 @@ class RunDriver:
         """A run that only the state backend knows goes on, unless it has ended there."""
         if self.archiver is None or await engine.scripts.commands.execute("EXISTS", engine.keyspace.run(run_id).run):
             return None
-        return await self.archiver.restore(run_id, self._pipeline.to_spec(), engine.owner)
+        return await self.archiver.restore(run_id, self._spec, engine.owner)
 
     async def _put_away(self, engine: Engine, run_id: str) -> None:
         """Keep a run that has ended, where no manager of a fleet does it. The result does not wait for a backend that is away."""
@@ -263,8 +269,6 @@ class RunDriver:
         fault = self._observer.fault(run_id)
         if fault is not None:
             raise fault
-        if self.tracing:
-            result.trace_tree = await TraceReader(engine.scripts, engine.codec, engine.specs).read(run_id)
         yield result
 
     async def _chunks(
@@ -272,7 +276,7 @@ class RunDriver:
     ) -> AsyncGenerator[Chunk | BackgroundLaunched]:
         """Wait until the run ends or pauses; on the way, pass on what steps tell, if any step can."""
         if any(_tells(part) for part in self._pipeline.all_steps()):
-            spec = self._pipeline.to_spec()
+            spec = self._spec
             async with aclosing(_unless(engine.broken, reader.events(run_id, after))) as events:
                 async for event in events:
                     if event.kind is EventKind.CHUNK:
@@ -293,15 +297,26 @@ class RunDriver:
         """The result of a run that has ended, or so far of one that is paused; None if it is neither."""
         skeleton, output_type = self._observer.take(run_id), self._pipeline.output_type
         if skeleton is None and "final" in await reader.record(run_id):  # the pool finished it, or it had ended before
-            return await reader.result(run_id, output_type=output_type, context_model=self._context_model)
+            finished = reader.result(run_id, output_type=output_type, context_model=self._context_model)
+            return await self._traced(engine, run_id, finished)
         if skeleton is None:
             skeleton, output_type = await engine.manager.paused_result(run_id), Any
         if skeleton is None:
             return None
-        return await reader.complete(run_id, skeleton, output_type=output_type, context_model=self._context_model)
+        completing = reader.complete(run_id, skeleton, output_type=output_type, context_model=self._context_model)
+        return await self._traced(engine, run_id, completing)
+
+    async def _traced(self, engine: Engine, run_id: str, completing: Awaitable[PipelineResult]) -> PipelineResult:
+        """A result with its trace tree, if it is to have one; both are read at once."""
+        if not self.tracing:
+            return await completing
+        reading = TraceReader(engine.scripts, engine.codec, engine.specs).read(run_id)
+        result, trace_tree = await asyncio.gather(completing, reading)
+        result.trace_tree = trace_tree
+        return result
 
     def _first_context(self, value: Any, data: Mapping[str, Any], run_id: str) -> dict[str, Any] | None:
-        asks = any(leaf.wants_context for leaf in self._pipeline.to_spec().steps())
+        asks = any(leaf.wants_context for leaf in self._spec.steps())
         values = {**self._terms.context_data, **data}
         if not (self._terms.context_model is not None or values or asks):
             return None
@@ -326,7 +341,7 @@ class RunDriver:
 
 def reader_of(engine: Engine) -> RunReader:
     """Of the values of an engine's runs."""
-    return RunReader(engine.redis, engine.blocking, engine.keyspace, engine.codec)
+    return RunReader(engine.scripts.commands, engine.blocking, engine.keyspace, engine.codec)
 
 
 def _rests(record: Mapping[str, str]) -> bool:

@@ -73,7 +73,7 @@ class Engine(Protocol):
 def make_archiver(engine: Engine, backend: StateBackend, pipeline_id: str | None) -> RunArchiver:
     """What keeps an engine's runs in a state backend, under this id of their pipeline."""
     scripts, codec, specs = engine.scripts, engine.codec, engine.specs
-    reader = RunReader(engine.redis, engine.blocking, engine.keyspace, codec)
+    reader = RunReader(engine.scripts.commands, engine.blocking, engine.keyspace, codec)
     return RunArchiver(
         engine.state, reader, TraceReader(scripts, codec, specs), RunDumps(scripts, codec, specs), backend, pipeline_id
     )

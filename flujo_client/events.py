@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import pydantic_core
 from pydantic import BaseModel
@@ -26,10 +26,9 @@ from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, expression_fields
 from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus, StepResult
 from flujo_client.protocol.types import Producer, TypeValidator
+from flujo_client.protocol.wire import Commands
 
 __all__ = ["RunReader", "raise_for"]
-
-T = TypeVar("T")
 
 _BLOCK_MS = 2_000
 
@@ -41,16 +40,16 @@ class RunReader:
     """Reads the runs of one namespace. Writes nothing.
 
     Args:
-        client: Redis for commands; owned by the caller.
+        commands: Redis for commands; owned by the caller.
         blocking_client: Redis for blocking reads; owned by the caller.
         keyspace: Makes the keys.
         codec: Of the payloads.
     """
 
     def __init__(
-        self, client: RedisClient, blocking_client: RedisClient, keyspace: Keyspace, codec: PayloadCodec
+        self, commands: Commands, blocking_client: RedisClient, keyspace: Keyspace, codec: PayloadCodec
     ) -> None:
-        self._client = client
+        self._commands = commands
         self._blocking = blocking_client
         self._keyspace = keyspace
         self._codec = codec
@@ -70,14 +69,14 @@ class RunReader:
             RunNotFoundError: No such run.
             StateUnavailableError: Redis does not answer.
         """
-        fields: Mapping[bytes, bytes] = await _answered(self._client.hgetall(self._keyspace.run(run_id).run))
-        if not fields:
+        words = await self._commands.execute("HGETALL", self._keyspace.run(run_id).run)
+        if not words:
             raise RunNotFoundError(
                 f"No run {run_id} is known.",
                 suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
                 run_id=run_id,
             )
-        return {field.decode(): value.decode() for field, value in fields.items()}
+        return {field.decode(): value.decode() for field, value in zip(words[::2], words[1::2], strict=True)}
 
     async def events(self, run_id: str, after: str = "0-0") -> AsyncIterator[Event]:
         """Every event of a run after an id, in order, as they happen; ends after the last one.
@@ -92,7 +91,7 @@ class RunReader:
         key, cursor = self._keyspace.run(run_id).events, after
         while True:
             entries = await self._entries(key, cursor)
-            if not entries and not await _answered(self._client.exists(key)):
+            if not entries and not await self._commands.execute("EXISTS", key):
                 return
             for entry_id, fields in entries:
                 event = Event.parse(entry_id, fields)
@@ -164,7 +163,7 @@ class RunReader:
             RunNotFoundError: No such run, or it has not ended.
         """
         key = self._keyspace.run(run_id).payloads
-        stored = await _answered(self._client.hget(key, "result"))
+        stored = await self._commands.execute("HGET", key, "result")
         if stored is None:
             raise RunNotFoundError(f"Run {run_id} has no result yet.", suggestion="Wait for it first.", run_id=run_id)
         return await self.complete(run_id, self._read(stored), output_type=output_type, context_model=context_model)
@@ -227,7 +226,7 @@ class RunReader:
     async def _payloads(self, run_id: str, names: set[str]) -> dict[str, bytes]:
         wanted = sorted(names)
         key = self._keyspace.run(run_id).payloads
-        rows = await _answered(self._client.hmget(key, wanted)) if wanted else []
+        rows = await self._commands.execute("HMGET", key, *wanted) if wanted else []
         return {name: row for name, row in zip(wanted, rows, strict=True) if row is not None}
 
     def _fill(self, part: dict[str, Any], payloads: Mapping[str, bytes]) -> None:
@@ -254,14 +253,6 @@ def _modelled(data: Mapping[str, Any], model: type[BaseModel]) -> BaseModel:
     """A context as its model, which need not know every field."""
     known = model.model_config.get("extra") == "allow"
     return model.model_validate(data if known else {key: data[key] for key in data if key in model.model_fields})
-
-
-async def _answered(reply: Awaitable[T]) -> T:
-    """A reply of Redis. Raises `StateUnavailableError` if there is none."""
-    try:
-        return await reply
-    except (RedisError, OSError) as error:
-        raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
 
 
 def _references(part: Mapping[str, Any]) -> set[str]:

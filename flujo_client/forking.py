@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flujo_client.archive.dump import RunDump
-from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.execution.decision import FRESH, NodeState, NodeStatus
 from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.errors import ConfigurationError, ExecutionError
 from flujo_client.protocol.messages import EventKind
@@ -141,7 +141,7 @@ def _check_before(dump: RunDump, spec: PipelineSpec, indices: _Indices) -> None:
     sequence, old = spec.node(_path(above)), _node_of(dump.spec, above)
     if above:
         composite = indices[:-2]
-        ran = dump.nodes.get(_path(composite), NodeState())
+        ran = dump.nodes.get(_path(composite), FRESH)
         if _shell(spec.node(_path(composite))) != _shell(_node_of(dump.spec, composite)):
             raise _differs(dump, spec, _path(composite))
         if isinstance(spec.node(_path(composite)), ConditionalSpec) and ran.chosen != above[-1]:
@@ -154,7 +154,7 @@ def _check_before(dump: RunDump, spec: PipelineSpec, indices: _Indices) -> None:
         path, parts = f"{base}{index}", () if old is None else old.parts()
         if index >= len(parts) or parts[index] != node:
             raise _differs(dump, spec, path)
-        if dump.nodes.get(path, NodeState()).status is not NodeStatus.SUCCEEDED:
+        if dump.nodes.get(path, FRESH).status is not NodeStatus.SUCCEEDED:
             raise ExecutionError(
                 f"Run {dump.run_id}: step {path} '{_name(node)}' has not succeeded, nothing of it can be used again.",
                 suggestion="Fork from that step, or an earlier one.",
@@ -172,14 +172,14 @@ def _differs(dump: RunDump, spec: PipelineSpec, path: str) -> ConfigurationError
 def _reopened(dump: RunDump, indices: _Indices, depth: int) -> dict[str, NodeState]:
     """A composite around the node as it was while its child ran, and the child, whose context is that at the node's beginning."""
     composite, child = _path(indices[:depth]), _path(indices[: depth + 1])
-    ended = dump.nodes.get(composite, NodeState())
+    ended = dump.nodes.get(composite, FRESH)
     running = ended.model_copy(update={"status": NodeStatus.RUNNING, "error": None, "told": None, "failing": None})
     return {composite: running, child: NodeState(context=_context_before(dump, indices[: depth + 2]))}
 
 
 def _root(dump: RunDump, indices: _Indices) -> NodeState:
     if indices == (0,):
-        return NodeState()
+        return FRESH
     first = ("ctx:root",) if "ctx:root" in dump.payloads else ()
     return NodeState(status=NodeStatus.RUNNING, context=_context_before(dump, indices[:1]) if indices[0] else first)
 

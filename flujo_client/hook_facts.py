@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flujo_client.events import RunReader
-from flujo_client.execution.decision import Decision, NodeState, RunView
+from flujo_client.execution.decision import FRESH, Decision, NodeState, RunView
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.protocol.results import PipelineResult, StepResult
@@ -61,4 +61,4 @@ class HookFacts:
 
 
 def _graph(run: RunView, nodes: Mapping[str, NodeState], stored: Mapping[str, dict[str, Any]]) -> RunGraph:
-    return RunGraph(run.spec, KINDS, lambda path: nodes.get(path, NodeState()), stored)
+    return RunGraph(run.spec, KINDS, lambda path: nodes.get(path, FRESH), stored)

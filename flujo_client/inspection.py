@@ -9,7 +9,7 @@ from typing import Any
 import pydantic_core
 from redis.exceptions import RedisError
 
-from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.execution.decision import FRESH, NodeState, NodeStatus
 from flujo_client.execution.faults import error_of
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
@@ -297,7 +297,7 @@ def _counted(summary: RunSummary, rows: tuple[NodeRow, ...], error: Mapping[str,
 
 def _graph(spec: PipelineSpec, nodes: Mapping[str, str]) -> RunGraph:
     states = {path: NodeState.parse(text) for path, text in nodes.items()}
-    return RunGraph(spec, KINDS, lambda path: states.get(path, NodeState()))
+    return RunGraph(spec, KINDS, lambda path: states.get(path, FRESH))
 
 
 def _rows(graph: RunGraph, attempts: Mapping[str, str]) -> tuple[NodeRow, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
+from flujo_client.execution.decision import FRESH, Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.hook_facts import HookFacts
@@ -52,6 +52,11 @@ class HookObserver:
         self._ended: dict[str, asyncio.Future[None]] = {}
         self._results: dict[str, dict[str, Any]] = {}
         self._faults: dict[str, BaseException] = {}
+
+    @property
+    def asks(self) -> bool:
+        """Whether there are hooks to call before a decision: what they are told is read with the run."""
+        return bool(self._hooks)
 
     def attach(self, facts: HookFacts) -> None:
         """Name the place where facts of runs are read, before the first run."""
@@ -99,7 +104,7 @@ class HookObserver:
             yield "pre_run", "root", self._tell_run_start
         changed = [path for path in decision.nodes if _is_told(run, path)]
         for path in sorted(changed, key=lambda path: (-path.count("."), _place(path))):
-            now, before = decision.nodes[path], run.nodes.get(path, NodeState())
+            now, before = decision.nodes[path], run.nodes.get(path, FRESH)
             if now.status.ended and not before.status.ended:
                 yield "end", path, self._tell_end
             elif now.status is NodeStatus.PAUSED and before.status is not NodeStatus.PAUSED:
@@ -109,7 +114,7 @@ class HookObserver:
         yield from self._news_of_limits(decision)
         if not decision.status.terminal:
             for path in sorted(changed, key=_place):
-                if _begins(decision.nodes[path], run.nodes.get(path, NodeState())):
+                if _begins(decision.nodes[path], run.nodes.get(path, FRESH)):
                     yield "start", path, self._tell_start
 
     def _news_of_limits(self, decision: Decision) -> Iterator[tuple[str, str, Any]]:
@@ -154,8 +159,9 @@ class HookObserver:
         await self._dispatch(OnLimitPayload(**facts, step_name=_name(run, path), message=error["message"], limit=data))
 
     async def _tell_start(self, run: RunView, decision: Decision, path: str) -> None:
-        graph = RunGraph(run.spec, KINDS, lambda at: decision.nodes.get(at) or run.nodes.get(at) or NodeState())
-        chain = [run.free[account] for account in graph.accounts(path) if account in run.free]
+        graph = RunGraph(run.spec, KINDS, lambda at: decision.nodes.get(at) or run.nodes.get(at) or FRESH)
+        accounts = run.free or {}
+        chain = [accounts[account] for account in graph.accounts(path) if account in accounts]
         left = {meter: sum(free.get(meter, 0) for free in chain) for meter in run.limits} if chain else {}
         await self._dispatch(
             PreStepPayload(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,10 +14,10 @@ from kombu.exceptions import KombuError
 from opentelemetry.trace import SpanKind
 
 from flujo_client.protocol.errors import BrokerUnavailableError, StateUnavailableError
-from flujo_client.protocol.messages import StepMessage, StepRef
+from flujo_client.protocol.messages import Prepared, StepMessage, StepRef
 from flujo_client.protocol.queues import STEP_TASK, broker_queue, celery_message, task_id
 from flujo_client.protocol.settings import Settings
-from flujo_client.protocol.tracing import context_of, get_tracer, traceparent_of
+from flujo_client.protocol.tracing import context_of, get_tracer, records, traceparent_of
 from flujo_client.protocol.wire import Commands, RedisReplyError, Wire
 
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
     "Outgoing",
     "Publisher",
     "RedisPublisher",
-    "make_messages",
     "make_publisher",
+    "pack_messages",
 ]
 
 #: Steps that one message carries at the most, so that a fleet shares a burst.
@@ -42,7 +42,10 @@ _ORIGIN = f"flujo@{socket.gethostname()}.{os.getpid()}"
 class Publisher(Protocol):
     """Hands messages to a broker."""
 
-    async def publish(self, messages: Sequence[StepMessage]) -> None:
+    def prepare(self, message: StepMessage) -> Prepared:
+        """Do what can be done before a message may leave."""
+
+    async def publish(self, messages: Sequence[Prepared]) -> None:
         """Publish. A message may arrive twice or, on Redis, never: the journal heals both.
 
         Raises:
@@ -58,34 +61,46 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One attempt to publish. A step that is not async blocks a thread or a process."""
+    """One attempt to publish. A step that is not async blocks a thread or a process.
+
+    Attributes:
+        alone: The message that carries only this one, if it was prepared ahead.
+    """
 
     queue: str
     is_async: bool
     traceparent: str
     ref: StepRef
+    alone: Prepared | None = None
+
+    @property
+    def message(self) -> StepMessage:
+        """The message that carries only this one."""
+        return StepMessage(queue=self.queue, traceparent=self.traceparent, steps=(self.ref,))
 
 
-def make_messages(steps: Sequence[Outgoing]) -> list[StepMessage]:
-    """Pack attempts into messages of one queue each. Pure.
+def pack_messages(steps: Sequence[Outgoing], prepare: Callable[[StepMessage], Prepared]) -> list[Prepared]:
+    """Pack attempts into messages of one queue each.
 
     A step that blocks a process goes alone: it would hold up the others. The rest is packed so that a burst still
     makes eight messages or more, and an idle system sends every step on its own.
     """
-    messages: list[StepMessage] = []
+    packs: list[list[Outgoing]] = []
     queues: dict[str, list[Outgoing]] = {}
     for step in steps:
         if step.is_async:
             queues.setdefault(step.queue, []).append(step)
         else:
-            messages.append(StepMessage(queue=step.queue, traceparent=step.traceparent, steps=(step.ref,)))
-    for queue, waiting in queues.items():
+            packs.append([step])
+    for waiting in queues.values():
         size = max(1, min(MOST_STEPS_PER_MESSAGE, len(waiting) // 8))
-        for at in range(0, len(waiting), size):
-            pack = waiting[at : at + size]
-            refs = tuple(step.ref for step in pack)
-            messages.append(StepMessage(queue=queue, traceparent=pack[0].traceparent, steps=refs))
-    return messages
+        packs += [waiting[at : at + size] for at in range(0, len(waiting), size)]
+    return [pack[0].alone or prepare(pack[0].message) if len(pack) == 1 else prepare(_packed(pack)) for pack in packs]
+
+
+def _packed(pack: Sequence[Outgoing]) -> StepMessage:
+    refs = tuple(step.ref for step in pack)
+    return StepMessage(queue=pack[0].queue, traceparent=pack[0].traceparent, steps=refs)
 
 
 def celery_headers(message: StepMessage) -> dict[str, Any]:
@@ -112,6 +127,8 @@ def celery_headers(message: StepMessage) -> dict[str, Any]:
 
 def _send_span(message: StepMessage, queue: str, system: str) -> StepMessage:
     """Open and close the PRODUCER span of a message, and put its traceparent in."""
+    if not records():
+        return message
     first = message.steps[0]
     with get_tracer("flujo_client").start_as_current_span(
         f"send {queue}",
@@ -148,15 +165,17 @@ class RedisPublisher:
         self._namespace = namespace
         self._keys = keys
 
-    async def publish(self, messages: Sequence[StepMessage]) -> None:
+    def prepare(self, message: StepMessage) -> Prepared:
+        """See `Publisher.prepare`."""
+        queue = broker_queue(self._namespace, message.queue)
+        sent = _send_span(message.signed(self._keys), queue, "redis")
+        return Prepared(queue, sent, celery_message(queue, sent.model_dump(mode="json"), celery_headers(sent)))
+
+    async def publish(self, messages: Sequence[Prepared]) -> None:
         """See `Publisher.publish`."""
         queues: dict[str, list[str]] = {}
-        for unsent in messages:
-            queue = broker_queue(self._namespace, unsent.queue)
-            message = _send_span(unsent.signed(self._keys), queue, "redis")
-            queues.setdefault(queue, []).append(
-                celery_message(queue, message.model_dump(mode="json"), celery_headers(message))
-            )
+        for message in messages:
+            queues.setdefault(message.queue, []).append(message.text)
         try:
             for queue, texts in queues.items():
                 await self._commands.execute("LPUSH", queue, *texts)
@@ -195,17 +214,21 @@ class KombuPublisher:
         self._namespace = namespace
         self._lock = asyncio.Lock()
 
-    async def publish(self, messages: Sequence[StepMessage]) -> None:
+    def prepare(self, message: StepMessage) -> Prepared:
+        """See `Publisher.prepare`."""
+        queue = broker_queue(self._namespace, message.queue)
+        return Prepared(queue, _send_span(message.signed(self._keys), queue, "rabbitmq"))
+
+    async def publish(self, messages: Sequence[Prepared]) -> None:
         """See `Publisher.publish`."""
         async with self._lock:
             await asyncio.to_thread(self._publish, messages)
 
-    def _publish(self, messages: Sequence[StepMessage]) -> None:
+    def _publish(self, messages: Sequence[Prepared]) -> None:
         try:
             with self._connection.Producer(serializer="json") as producer:
-                for unsent in messages:
-                    queue = self._queue(unsent.queue)
-                    message = _send_span(unsent.signed(self._keys), queue.name, "rabbitmq")
+                for prepared in messages:
+                    queue, message = _quorum_queue(prepared.queue), prepared.message
                     headers = celery_headers(message)
                     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
                     producer.publish(
@@ -230,7 +253,8 @@ class KombuPublisher:
     def _depth(self, queue: str) -> int:
         try:
             with self._connection.channel() as channel:
-                return int(self._queue(queue)(channel).queue_declare().message_count)
+                declared = _quorum_queue(broker_queue(self._namespace, queue))(channel).queue_declare()
+                return int(declared.message_count)
         except self._faults as error:
             raise self._given_up(error) from error
 
@@ -239,13 +263,13 @@ class KombuPublisher:
         self._connection.collect(socket_timeout=0.1)
         return _unavailable(error)
 
-    def _queue(self, queue: str) -> Queue:
-        name = broker_queue(self._namespace, queue)
-        return Queue(name, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
-
     async def close(self) -> None:
         """See `Publisher.close`."""
         await asyncio.to_thread(self._connection.release)
+
+
+def _quorum_queue(name: str) -> Queue:
+    return Queue(name, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
 
 
 def make_publisher(settings: Settings) -> Publisher:

@@ -183,8 +183,7 @@ class Flujo(RunForms, BackgroundAdmin):
         self, value: Any, run_id: str | None, data: dict[str, Any] | None
     ) -> AsyncGenerator[StepOutcome | PipelineResult]:
         refuse_while_importing()
-        check_pipeline(self.pipeline, queued=self.queued)
-        refuse_forbidden_pauses(self.pipeline)  # no I/O before this line
+        refuse_forbidden_pauses(self.pipeline)
         engine = await self._opened()
         if self.queued:
             await self._refuse_unpublished_script(engine)
@@ -235,15 +234,19 @@ class Flujo(RunForms, BackgroundAdmin):
         return await self._driver.replay(await self._opened(), run_id)
 
     async def _opened(self) -> Engine:
+        """The engine of the running loop. The pipeline is checked and read when it is made, and counts as it was then."""
+        loop = asyncio.get_running_loop()
+        if self._opening is not None and self._loop is loop and not _failed(self._opening):
+            return await asyncio.shield(self._opening)
+        check_pipeline(self.pipeline, queued=self.queued)  # no I/O before this line
+        self._driver.read_pipeline()
         if self.queued and (self._resources is not None or self._policies or self._state_providers):
             raise ConfigurationError(
                 "resources=, backend=, policies= and state_providers= cannot be sent to workers.",
                 suggestion="Set flujo_resources, flujo_policies and flujo_state_providers in the pipeline's module.",
             )
-        loop = asyncio.get_running_loop()
-        if self._opening is None or self._loop is not loop or _failed(self._opening):
-            self._loop = loop
-            self._opening = loop.create_task(self._open())
+        self._loop = loop
+        self._opening = loop.create_task(self._open())
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Engine:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from flujo_client.execution.decision import Decision, NodeState, RunView
+from flujo_client.execution.decision import FRESH, Decision, NodeState, RunView
+from flujo_client.execution.recent import RecentRuns
 from flujo_client.execution.result import assemble_result
 from flujo_client.execution.undecided import bare_result
 from flujo_client.protocol.errors import RunNotFoundError
@@ -29,7 +30,10 @@ _MOST_EVENTS = 500
 
 
 class StateManager:
-    """Loads and stores the runs of one namespace. Holds no run itself; caches specs, which never change.
+    """Loads and stores the runs of one namespace. Remembers those it stored last, and specs, which never change.
+
+    Attributes:
+        recent: The runs as they were stored last; to be told of wake-ups.
 
     Args:
         scripts: On the Redis that holds the runs.
@@ -45,9 +49,17 @@ class StateManager:
         self.keyspace = scripts.keyspace
         self.specs = SpecStore(scripts)
         self._learned = LearnedEstimates(scripts)
+        self.recent = RecentRuns()
 
     async def load_workflow_state(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
-        """Read a run with its new events; None if it is unknown. Called before each decision, and when a run is taken over."""
+        """A run with its new events; None if it is unknown. Called before each decision, and when a run is taken over.
+
+        It is read, unless it is remembered and its one new outcome came with the wake-up.
+        """
+        return self.recent.take(run_id) or await self.read_run(run_id)
+
+    async def read_run(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
+        """Read a run as Redis has it; None if it is unknown."""
         loaded = await self.scripts.load_run(run_id, _MOST_EVENTS)
         if loaded is None:
             return None
@@ -72,18 +84,21 @@ class StateManager:
     async def load_nodes(self, run_id: str, paths: Sequence[str]) -> dict[str, NodeState]:
         """Read more nodes of a run; one that is not stored is the default state."""
         rows = await self._commands.execute("HMGET", self.keyspace.run(run_id).nodes, *paths)
-        return {
-            path: NodeState() if row is None else NodeState.parse(row) for path, row in zip(paths, rows, strict=True)
-        }
+        return {path: FRESH if row is None else NodeState.parse(row) for path, row in zip(paths, rows, strict=True)}
 
     async def persist_workflow_state(
-        self, loaded: LoadedRun, decision: Decision
+        self, loaded: LoadedRun, decision: Decision, run: RunView | None = None
     ) -> Advanced | Overtaken | SplitStale | Forbidden:
-        """Store a decision if the run is as it was loaded; all of it or nothing."""
+        """Store a decision if the run is as it was loaded; all of it or nothing.
+
+        Args:
+            run: As it was decided on, to be remembered as it is then; None: it is not.
+        """
+        operation = uuid4().hex
         status = decision.status if decision.status.value != loaded.record["status"] else None
-        return await self.scripts.advance(
+        outcome = await self.scripts.advance(
             loaded,
-            uuid4().hex,
+            operation,
             applied=decision.applied or loaded.record["applied"],
             status=status,
             error=b"" if decision.error is None else json_bytes(decision.error),
@@ -95,6 +110,9 @@ class StateManager:
             opening=decision.incomplete,
             alarms=decision.alarms,
         )
+        if run is not None and isinstance(outcome, Advanced):
+            self.recent.keep(loaded, run, decision, operation, outcome)
+        return outcome
 
     def get_run_id_from_context(self, context: PipelineContext) -> str:
         """The id of the run that a context belongs to.
@@ -155,9 +173,8 @@ class StateManager:
         rows = await self._commands.execute("HGETALL", self.keyspace.run(run_id).nodes)
         return {path.decode(): NodeState.parse(node) for path, node in _pairs(rows)}
 
-    async def finish(self, run_id: str, result: bytes, retention_ms: int) -> bool:
+    async def finish(self, run_id: str, owner: str, result: bytes, retention_ms: int) -> bool:
         """Store a terminal run's result, show it and start the retention. False if that was done before."""
-        owner = await self.owner_of(run_id)
         return await self.scripts.finish(run_id, owner, result, retention_ms)
 
     async def owner_of(self, run_id: str) -> str:

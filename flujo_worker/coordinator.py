@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,7 @@ from flujo_worker.policies.plugins import PluginPolicy
 from flujo_worker.policies.pointers import ReferencePolicy
 from flujo_worker.policies.processors import OutputProcessorPolicy, PromptProcessorPolicy
 from flujo_worker.policies.resources import ResourcesPolicy
-from flujo_worker.policies.stack import Policy, Proceed, StepCall, stacked
+from flujo_worker.policies.stack import Always, Proceed, SelectivePolicy, StepCall, stacked
 from flujo_worker.policies.store import ControlStore
 from flujo_worker.policies.timeout import TimeoutPolicy
 from flujo_worker.policies.usage import UsagePolicy
@@ -120,25 +121,27 @@ class StepCoordinator:
     def _build_policy_stack(self, reader: InputReader, validator: TypeValidator, *, strict_pricing: bool) -> Proceed:
         """The way of a step: from top to bottom into the user's function, and back from bottom to top."""
         calls = UserCalls(self._bodies, live=self._live)
-        policies: list[Policy] = [
+        policies: list[SelectivePolicy] = [
             InvariantPolicy(calls, self._registry),
             ContextPolicy(reader, self._registry),
             ReferencePolicy(self._registry),
-            InputPolicy(reader, validator),
+            Always(InputPolicy(reader, validator)),
             ResourcesPolicy(self._registry),
-            StepRunPolicy(
-                self._scripts, self._codec, self._stream_max_bytes, strict_pricing=strict_pricing, live=self._live
+            Always(
+                StepRunPolicy(
+                    self._scripts, self._codec, self._stream_max_bytes, strict_pricing=strict_pricing, live=self._live
+                )
             ),
-            PreStepHookPolicy(self._dispatch_hook),
+            Always(PreStepHookPolicy(self._dispatch_hook)),
             TimeoutPolicy(),
             ValidatorPolicy(calls),
             PluginPolicy(calls),
             OutputProcessorPolicy(calls),
-            OutputPolicy(validator),
+            Always(OutputPolicy(validator)),
             GranularPolicy(),
-            UsagePolicy(strict=strict_pricing),
+            Always(UsagePolicy(strict=strict_pricing)),
             PromptProcessorPolicy(calls),
-            *self._registry.policies,
+            *map(Always, self._registry.policies),
         ]
         return stacked(policies, AgentCall(self._bodies, live=self._live))
 
@@ -278,23 +281,24 @@ class StepCoordinator:
     async def _tell_hooks(self, attempt: Attempt, end: AttemptEnd) -> None:
         if end.outcome in ("lost", "handed_over"):
             return
-        assert end.result is not None
-        ids = {"run_id": attempt.ref.run_id, "path": attempt.ref.path}
-        payload: HookPayload
-        if end.outcome == "paused":
-            question = end.verdict["message"]
-            payload = OnPauseRequestedPayload(**ids, step_name=end.result.name, pause_message=question)
-        elif end.outcome == "succeeded":
-            payload = PostStepPayload(**ids, step_result=end.result)
-        else:
-            payload = OnStepFailurePayload(**ids, step_result=end.result)
         try:
-            await self._dispatch_hook(payload)
+            await self._dispatch_hook(lambda: _told(attempt, end))
         except PipelineAbortSignal as signal:
             await self._committer.abort(attempt, signal.message or type(signal).__name__)
         except Exception:
-            logger.exception("a hook failed after the commit; the outcome stands", extra=ids)
+            logger.exception("a hook failed after the commit; the outcome stands", extra=attempt.ids)
 
-    async def _dispatch_hook(self, payload: HookPayload) -> None:
-        """Call the hooks of this worker's registry."""
-        await self._hooks.dispatch(payload)
+    async def _dispatch_hook(self, payload: Callable[[], HookPayload]) -> None:
+        """Call the hooks of this worker's registry; what they are told is only made where there are some."""
+        if self._hooks:
+            await self._hooks.dispatch(payload())
+
+
+def _told(attempt: Attempt, end: AttemptEnd) -> HookPayload:
+    """What hooks are told of an end."""
+    assert end.result is not None
+    ids: dict[str, Any] = {"run_id": attempt.ref.run_id, "path": attempt.ref.path}
+    if end.outcome == "paused":
+        return OnPauseRequestedPayload(**ids, step_name=end.result.name, pause_message=end.verdict["message"])
+    kind = PostStepPayload if end.outcome == "succeeded" else OnStepFailurePayload
+    return kind(**ids, step_result=end.result)

@@ -10,7 +10,7 @@ from typing import Any
 from flujo_client.execution.manager import ExecutionManager, RunObserver
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.messages import StepMessage
+from flujo_client.protocol.messages import Prepared, StepMessage
 from flujo_client.protocol.payloads import LiveCodec
 from flujo_client.protocol.replies import Claim
 from flujo_client.protocol.scripts import Scripts
@@ -28,6 +28,9 @@ __all__ = ["EmbeddedEngine", "EmbeddedMemory"]
 #: Sync steps with a timeout at once; others run on the caller's loop.
 _SYNC_SLOTS = 500
 
+#: Wake-ups that one step's end takes: its own, and those that came with it.
+_SHARE = 100
+
 _EVERY = 2**31
 _FOR_EVER_MS = 10 * 365 * 86_400_000
 
@@ -38,10 +41,14 @@ class _LocalPublisher:
     def __init__(self, execute: Callable[[StepMessage], None]) -> None:
         self._execute = execute
 
-    async def publish(self, messages: Sequence[StepMessage]) -> None:
+    def prepare(self, message: StepMessage) -> Prepared:
+        """See `Publisher.prepare`."""
+        return Prepared(message.queue, message)
+
+    async def publish(self, messages: Sequence[Prepared]) -> None:
         """See `Publisher.publish`."""
-        for message in messages:
-            self._execute(message)
+        for prepared in messages:
+            self._execute(prepared.message)
 
     async def depth(self, queue: str) -> int:
         """Nothing ever waits."""
@@ -141,7 +148,11 @@ class EmbeddedEngine:
 
     async def _step(self, ref: Any, message: StepMessage) -> None:
         await self.coordinator.execute_step(ref, message.queue, message.traceparent)
-        self.manager.wake(ref.run_id)
+        entries = await self.redis.execute("LPOP", self.keyspace.inbox(POOL, 0), _SHARE)
+        for entry in entries or ():
+            self.manager.hear(entry)
+        if not entries:
+            self.manager.wake(ref.run_id)
 
     async def adopt(self, run_id: str) -> None:
         """Nothing to do: there is one manager."""

@@ -79,6 +79,7 @@ class MemoryStore:
             b"HSET": self._hset,
             b"HSETNX": self._hsetnx,
             b"HSTRLEN": lambda key, field: len(self._find(key, _Hash).get(field, b"")),
+            b"LPOP": self._lpop,
             b"LPUSH": self._lpush,
             b"PEXPIRE": lambda key, ttl_ms: self._expire(key, int(ttl_ms)),
             b"SADD": self._sadd,
@@ -174,7 +175,7 @@ class MemoryStore:
         return [b"%d" % seconds, b"%d" % microseconds]
 
     def _del(self, *keys: bytes) -> Reply:
-        found = [key for key in keys if self._alive(key)]
+        found = [key for key in dict.fromkeys(keys) if self._alive(key)]
         for key in found:
             self._drop(key)
         return len(found)
@@ -227,6 +228,12 @@ class MemoryStore:
         stored = self._make(key, _List)
         stored.extend(values)
         return len(stored)
+
+    def _lpop(self, key: bytes, count: bytes) -> Reply:
+        stored = self._find(key, _List)
+        popped: list[Reply] = [stored.pop() for _ in range(min(int(count), len(stored)))]
+        self._drop_if_empty(key)
+        return popped or None
 
     def _sadd(self, key: bytes, *members: bytes) -> Reply:
         stored = self._make(key, _Members)

@@ -9,6 +9,7 @@ threads.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 import weakref
@@ -132,6 +133,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
         self._others: weakref.WeakSet[_Job] = weakref.WeakSet()  # of tasks that are no steps
         asyncio.set_event_loop(self.loop)
         self._process = self.loop.run_until_complete(self._open())
+        gc.freeze()  # what is imported by now stays: it need not be walked through again and again
 
     async def _open(self) -> WorkerProcess:
         process = self.app.make_process(self.limit)
@@ -164,7 +166,15 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
         if message is None:
             return _Job(_nothing)
         first = message.steps[0]  # those packed with it are not meant
-        return self._spawn(self._run_steps(message, callback), _Job(lambda: self._process.terminate(first)))
+        job = self._spawn(self._run_steps(message, callback), _Job(lambda: self._process.terminate(first)))
+        self._begin()
+        return job
+
+    def _begin(self) -> None:
+        """Let what was spawned send its claim before the hub asks for more messages: Redis works on it meanwhile."""
+        if not self.loop.is_running():
+            self.loop.call_soon(self.loop.call_soon, self.loop.stop)  # two turns: the first asks, the second sends
+            self.loop.run_forever()
 
     def _spawn(self, work: Coroutine[Any, Any, None], job: _Job) -> _Job:
         task = self.loop.create_task(work)
@@ -212,7 +222,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
         finally:  # without it Celery would think the slot taken for ever
             end, runtime = ends.get(first, (AttemptEnd("inactive"), 0.0))
             callback((True, _info(end.error), runtime) if _show_as_failed(end) else (False, end.outcome, runtime))
-        if not self._winding_up:  # the hub may have stopped taking messages for want of credit, which is back now
+        if len(self._tasks) >= self.limit and not self._winding_up:  # the hub took no more messages: it may again
             self.loop.stop()
 
     def _announce(self, ref: StepRef) -> None:

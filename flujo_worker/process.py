@@ -131,7 +131,10 @@ class WorkerProcess:
         assert task is not None
         self._under_way.add(task)
         try:
-            await asyncio.gather(*(self._handle_one(ref, message, alone, started, ended) for ref in message.steps))
+            if alone:  # no task of its own: that would be one more turn of the loop
+                await self._handle_one(message.steps[0], message, alone, started, ended)
+            else:
+                await asyncio.gather(*(self._handle_one(ref, message, alone, started, ended) for ref in message.steps))
         finally:
             self._under_way.discard(task)
 

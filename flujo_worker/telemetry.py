@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.trace import Link, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.queues import task_id
-from flujo_client.protocol.tracing import configure_sdk, context_of, get_tracer
+from flujo_client.protocol.tracing import configure_sdk, context_of, get_tracer, records
 
 __all__ = ["note_refusal", "note_usage", "process_span", "set_up_telemetry"]
 
@@ -35,6 +35,9 @@ def process_span(
             parent, as the message may carry attempts of several runs.
         system: The broker, as `Settings.messaging_system` names it.
     """
+    if not records():
+        yield INVALID_SPAN
+        return
     parent = context_of(message_traceparent if alone else run_traceparent)
     links = []
     if not alone and message_traceparent:

@@ -42,7 +42,7 @@ def advance(run: RunView, events: Sequence[Event]) -> Decision:
             not draft.status.terminal or event.kind is EventKind.CANCELLED
         ):  # a stored cancel came before any stored end
             _RULES[event.kind](draft, event)
-        if draft.missing or draft.incomplete:
+        if draft.missing or draft.needs_free or draft.incomplete:
             break
         draft.applied = event.id
     return draft.decision()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as PydanticValidationError
@@ -17,7 +17,7 @@ from flujo_client.protocol.replies import Alarm, BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import PipelineSpec
 
-__all__ = ["Decision", "LimitWarning", "NodeState", "NodeStatus", "PauseState", "RunView"]
+__all__ = ["FRESH", "Decision", "LimitWarning", "NodeState", "NodeStatus", "PauseState", "RunView"]
 
 
 class NodeStatus(StrEnum):
@@ -123,9 +123,17 @@ class NodeState(BaseModel):
             ) from error
 
 
+#: Of a node that has not been reached.
+FRESH: Final = NodeState()
+
+
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as far as one batch of events concerns it: the nodes on their paths, and what their accounts have free."""
+    """A run as far as one batch of events concerns it: the nodes on their paths, and what their accounts have free.
+
+    Attributes:
+        free: By account; None if that was not read.
+    """
 
     run_id: str
     spec: PipelineSpec
@@ -134,7 +142,7 @@ class RunView:
     limits: Amounts
     accounts: tuple[str, ...] = ()
     owner: str = POOL
-    free: Mapping[str, Amounts] = field(default_factory=dict)
+    free: Mapping[str, Amounts] | None = field(default_factory=dict)
     has_context: bool = False
     traceparent: str = ""
     learned: Mapping[str, Amounts] = field(default_factory=dict)  # estimates of steps that ask for it, by label
@@ -160,6 +168,7 @@ class Decision:
         nodes: The nodes that change.
         missing: Nodes that must be in the view to decide; nothing else in the decision is to be applied then.
         warnings: Of what this decision says that limits are near.
+        needs_free: What accounts have free must be in the view to decide; nothing else is to be applied then either.
         woken: Attempts that waited for budget, which a script has journalled anew: to be published.
         incomplete: More is to be dispatched for the event after `applied`; advance again.
     """
@@ -175,4 +184,5 @@ class Decision:
     alarms: tuple[Alarm, ...] = ()
     warnings: tuple[LimitWarning, ...] = ()
     missing: tuple[str, ...] = ()
+    needs_free: bool = False
     incomplete: bool = False

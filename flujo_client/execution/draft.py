@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
+from flujo_client.execution.decision import FRESH, Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.graph import Kinds, Producer, RunGraph
 from flujo_client.execution.paths import control_path, parent_of
 from flujo_client.protocol.leaves import HANDLERS
@@ -53,10 +53,11 @@ class Draft(RunGraph):
         self.opening: set[str] = set()  # joins that open children at this moment
         self.woken: list[Dispatch] = []
         self._changed: dict[str, NodeState] = {}
-        self.free = {account: dict(amounts) for account, amounts in run.free.items()}
+        self.free = {account: dict(amounts) for account, amounts in (run.free or {}).items()}
+        self.needs_free = False
 
     def _overlaid(self, path: str) -> NodeState:
-        return self._changed.get(path) or self.run.nodes.get(path) or NodeState()
+        return self._changed.get(path) or self.run.nodes.get(path) or FRESH
 
     def needed(self, path: str) -> NodeState:
         """The state of a node that may lie off the events' paths: until it is in the view, nothing can be decided."""
@@ -71,7 +72,7 @@ class Draft(RunGraph):
 
     def ended_before(self, path: str) -> bool:
         """Whether a node had ended when this decision began: its event is advanced again, for the next slice."""
-        return self.run.nodes.get(path, NodeState()).status.ended
+        return self.run.nodes.get(path, FRESH).status.ended
 
     def hoist_context(self, child: str) -> None:
         """A child that had a context of its own has succeeded: the context becomes that of the scope around it."""
@@ -266,8 +267,9 @@ class Draft(RunGraph):
 
     def decision(self) -> Decision:
         """What was decided so far."""
-        if self.missing:
-            return Decision(applied="", status=self.run.status, missing=tuple(dict.fromkeys(self.missing)))
+        if self.missing or self.needs_free:
+            missing = tuple(dict.fromkeys(self.missing))
+            return Decision(applied="", status=self.run.status, missing=missing, needs_free=self.needs_free)
         ended = self.status.terminal
         if not ended:
             self.status = self._rest_or_run()
@@ -289,7 +291,7 @@ class Draft(RunGraph):
         """Paused if something waits for an answer and nothing else can go on; the root counts both."""
         active = paused = 0
         for path, node in self._changed.items():
-            before = self.run.nodes.get(path, NodeState()).status
+            before = self.run.nodes.get(path, FRESH).status
             active += node.status.under_way - before.under_way
             paused += (node.status is NodeStatus.PAUSED) - (before is NodeStatus.PAUSED)
         root = self.state("root")

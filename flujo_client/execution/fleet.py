@@ -34,6 +34,9 @@ class Fleet:
         self._keyspace = keyspace
         self._sets: dict[str, frozenset[str]] = {}
         self._functions: frozenset[str] | None = None
+        self._lacking: dict[
+            tuple[str, int], Lacking
+        ] = {}  # by spec and top-level node, for as long as `_functions` is fresh
         self._read_at = float("-inf")
         self._lock = asyncio.Lock()
 
@@ -48,13 +51,18 @@ class Fleet:
         functions = await self._known()
         if functions is None:
             return ()
-        needed = needs_of(spec, int(path.partition("!")[0].partition(".")[0]))
-        return tuple((step, function) for step, function in needed if function not in functions)
+        start = int(path.partition("!")[0].partition(".")[0])
+        known = (spec.content_hash, start)
+        if known not in self._lacking:
+            needed = needs_of(spec, start)
+            self._lacking[known] = tuple((step, function) for step, function in needed if function not in functions)
+        return self._lacking[known]
 
     async def _known(self) -> frozenset[str] | None:
         async with self._lock:
             if time.monotonic() - self._read_at > _FRESH_S:
                 self._functions = await self._read()
+                self._lacking.clear()
                 self._read_at = time.monotonic()
         return self._functions
 

@@ -7,9 +7,9 @@ What differs between the kinds of nodes is in `kinds/`, one kind a file; everyth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from flujo_client.execution.decision import NodeState
+from flujo_client.execution.decision import FRESH, NodeState
 from flujo_client.execution.paths import child_of, control_of, node_of, parent_of
 from flujo_client.protocol.messages import ANSWER, ASK, CONTROL_PREFIX, Event
 from flujo_client.protocol.payloads import Expression
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from flujo_client.execution.draft import Draft
 
 __all__ = ["Kinds", "NodeKind", "NodeResult", "Producer", "RunGraph", "step_at"]
-
-#: Of a node that has not been reached.
-FRESH: Final = NodeState()
 
 #: A `StepResult` as JSON, with `{"$payload": expression}` in the place of its output.
 NodeResult = dict[str, Any]
@@ -108,6 +105,7 @@ class RunGraph:
         self.kinds = kinds
         self._state_of = state_of
         self._stored = stored or {}
+        self._found: dict[str, NodeSpec] = {}
 
     def state(self, path: str) -> NodeState:
         """What the run remembers of a node."""
@@ -123,15 +121,17 @@ class RunGraph:
 
     def node(self, path: str) -> NodeSpec:
         """The spec of a node."""
-        return self.spec.node(path)
+        if path not in self._found:
+            self._found[path] = self.spec.node(path)
+        return self._found[path]
 
     def kind(self, path: str) -> NodeKind:
         """The kind of a node."""
-        return self.kinds[self.spec.node(path).kind]
+        return self.kinds[self.node(path).kind]
 
     def name(self, path: str) -> str:
         """What people call a node: a sequence has no name but its place."""
-        node = self.spec.node(path)
+        node = self.node(path)
         return path if isinstance(node, SequenceSpec) else node.name
 
     def step(self, path: str) -> StepSpec:
@@ -140,24 +140,24 @@ class RunGraph:
 
     def output(self, path: str) -> Expression:
         """The payloads that make a finished node's output."""
-        return self.kind(path).output(self, path, self.spec.node(path))
+        return self.kind(path).output(self, path, self.node(path))
 
     def input(self, path: str) -> Expression:
         """The payloads that make a node's input."""
         if path == "root":
             return "input"
         parent, index = parent_of(path)
-        return self.kind(parent).child_input(self, parent, self.spec.node(parent), index)
+        return self.kind(parent).child_input(self, parent, self.node(parent), index)
 
     def producer(self, path: str) -> Producer:
         """What makes a node's output."""
-        return self.kind(path).producer(self, path, self.spec.node(path))
+        return self.kind(path).producer(self, path, self.node(path))
 
     def producer_before(self, path: str) -> Producer:
         """What made a node's input; it is called "input" if it is the run's own."""
         while path != "root":
             parent, index = parent_of(path)
-            if index > 0 and isinstance(self.spec.node(parent), SequenceSpec):
+            if index > 0 and isinstance(self.node(parent), SequenceSpec):
                 return self.producer(child_of(parent, index - 1))
             path = parent
         return Producer("input", "Any", "")
@@ -171,7 +171,7 @@ class RunGraph:
         found: dict[str, str] = {}
         while names and path != "root":
             parent, index = parent_of(path)
-            node = self.spec.node(parent)
+            node = self.node(parent)
             if isinstance(node, SequenceSpec):
                 for place in reversed(range(index)):
                     before = node.nodes[place]
@@ -196,9 +196,9 @@ class RunGraph:
         """The accounts as scripts read them: `id=` draws on nobody, `id~meter=amount,...` is a step's own limit."""
         words = []
         for account in self.accounts(path):
-            node = None if account == "root" else self.spec.node(parent_of(account)[0])
+            node = None if account == "root" else self.node(parent_of(account)[0])
             words.append(f"{account}=" if isinstance(node, ParallelSpec) and node.split == "strict" else account)
-        leaf = self.spec.node(node_of(path))
+        leaf = self.node(node_of(path))
         if isinstance(leaf, StepSpec) and leaf.usage_limits and path == node_of(path):
             words.insert(0, f"{path}~{','.join(f'{meter}={most}' for meter, most in leaf.usage_limits.items())}")
         return tuple(words)
@@ -217,7 +217,7 @@ class RunGraph:
     def context_model(self, path: str) -> str:
         """The model of the context that the innermost sub-pipeline around a node has; "" if none names one."""
         for at, _ in self._above(path):
-            above = self.spec.node(parent_of(at)[0])
+            above = self.node(parent_of(at)[0])
             if isinstance(above, SubPipelineSpec) and above.context_model is not None:
                 return above.context_model
         return ""
@@ -234,12 +234,12 @@ class RunGraph:
 
     def results(self, path: str) -> NodeResult:
         """The `StepResult` of a node, with those of its children."""
-        node, kind = self.spec.node(path), self.kind(path)
+        node, kind = self.node(path), self.kind(path)
         parts = []
         for index, label in kind.children(self, path, node):
             child = child_of(path, index)
             state = self.needed(child)
-            if state.status.ended or isinstance(self.spec.node(child), SequenceSpec):
+            if state.status.ended or isinstance(self.node(child), SequenceSpec):
                 part = self.results(child)
                 parts.append(part if label is None else {**part, "name": label})
         return kind.result(self, path, node, parts)

@@ -7,43 +7,40 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flujo_client.execution.advance import advance
 from flujo_client.execution.budget_news import report_budget
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet
-from flujo_client.execution.graph import step_at
+from flujo_client.execution.outbox import Outbox, Ready
 from flujo_client.execution.undecided import AGAIN_S, MOST_TRIES, end_undecided, is_undecidable
-from flujo_client.protocol.errors import BrokerUnavailableError, ControlFlowError, StateUnavailableError
-from flujo_client.protocol.failpoints import failpoint
-from flujo_client.protocol.messages import Event, EventKind, StepRef
+from flujo_client.protocol.errors import ControlFlowError, StateUnavailableError
+from flujo_client.protocol.messages import Event, EventKind, WakeUp
 from flujo_client.protocol.metrics import ManagerMetrics
 from flujo_client.protocol.payloads import json_bytes
-from flujo_client.protocol.queues import task_label
-from flujo_client.protocol.replies import Advanced, Dispatch, Forbidden, LoadedRun, SplitStale
+from flujo_client.protocol.replies import Advanced, Forbidden, LoadedRun, SplitStale
 from flujo_client.protocol.results import PipelineContext, RunStatus
-from flujo_client.publisher import Outgoing, Publisher, make_messages
-from flujo_client.state import SUSPECT_MS, StateManager
+from flujo_client.publisher import Publisher
+from flujo_client.state import StateManager
 
 __all__ = ["ExecutionManager", "RunKeeper", "RunObserver"]
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 
 #: What a timer here may run ahead of Redis' clock, ms.
 _TIMER_SLACK_MS = 50
 
-#: Most back-off of a step that no living worker has, ms.
-_NOWHERE_MS = 5_000
-
-
-#: Waiters of a named account that one script calls.
-_MOST_CALLED = 100
-
 
 class RunObserver(Protocol):
     """Sees the runs that the caller's own manager drives: the place of hooks that run in the caller."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether it wants to know what a run's accounts have free before each decision."""
 
     async def before_storing(self, run: RunView, decision: Decision, told: set[str]) -> None:
         """Called before a decision is stored: what it ends is committed, what it starts has not started.
@@ -83,6 +80,9 @@ class ExecutionManager:
         on_failure: Told what was raised while a run was driven, which nobody else will drive. On a fleet others will.
         keeper: Keeps the runs that it drives; None if Redis is enough.
         fleet: What living workers can run: a run waits, and spends nothing, while a step ahead of it is nobody's. None: in process.
+
+    Attributes:
+        outbox: Publishes what its decisions dispatch.
     """
 
     def __init__(
@@ -97,19 +97,24 @@ class ExecutionManager:
         fleet: Fleet | None = None,
     ) -> None:
         self._state = state
-        self._publisher = publisher
         self._retention_ms = retention_ms
         self._observer = observer
         self._on_failure = on_failure
         self.keeper = keeper
-        self._fleet = fleet
+        self.outbox = Outbox(state, publisher, fleet)
         self._driving: dict[str, bool] = {}
         self._drives: dict[str, asyncio.Task[None]] = {}
         self._undecided: dict[str, list[BaseException]] = {}  # what was raised at each try, of runs not decided since
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._outgoing: list[Outgoing] = []
         self._metrics = ManagerMetrics()
         self.advanced = 0  # decisions stored by this manager, for its metrics
+
+    def hear(self, entry: bytes) -> None:
+        """Drive the run that an entry of an inbox names; see `WakeUp`."""
+        wake_up = WakeUp.parse(entry)
+        if self._observer is None or not self._observer.asks:
+            self._state.recent.hear(wake_up)
+        self.wake(wake_up.run_id)
 
     def wake(self, run_id: str) -> None:
         """Drive a run until nothing is left to decide. Called while it is being driven: once more after that."""
@@ -120,6 +125,11 @@ class ExecutionManager:
         self._drives[run_id] = asyncio.create_task(self._drive(run_id))
         self._drives[run_id].add_done_callback(functools.partial(self._judge_drive, run_id))
         self._keep(self._drives[run_id])
+
+    @property
+    def busy(self) -> bool:
+        """Whether several runs are being driven at this moment: where there are so many, more wake-ups wait."""
+        return len(self._driving) > 1
 
     def _judge_drive(self, run_id: str, drive: asyncio.Task[None]) -> None:
         error = None if drive.cancelled() else drive.exception()
@@ -143,13 +153,13 @@ class ExecutionManager:
         if loaded is None:
             return
         if RunStatus(loaded.record["status"]).terminal:
-            await self._finish(run_id, await self._state.bare_result(run_id))
+            await self._finish(run_id, loaded.record["owner"], await self._state.bare_result(run_id))
             return
         outcome = await self._state.persist_workflow_state(loaded, end_undecided(loaded.record, error))
         logger.critical("run ended, nobody can decide it", extra={"run_id": run_id, "error": repr(error)})
         if isinstance(outcome, Advanced):
             del self._undecided[run_id]  # its result may be told all the same
-            await self.persist_final_state(run_id)
+            await self.persist_final_state(run_id, loaded.record["owner"])
 
     async def rest(self, run_id: str) -> None:
         """Wait until a run is not being driven."""
@@ -163,7 +173,7 @@ class ExecutionManager:
                 if len(errors := self._undecided.get(run_id, [])) >= MOST_TRIES:
                     await self._end_undecided(run_id, errors[-1])
                 else:
-                    await self.execute_steps(PipelineContext.model_construct(run_id=run_id))
+                    await self.execute_steps(PipelineContext(run_id=run_id))
                 if not self._driving[run_id]:
                     return
         except StateUnavailableError as error:
@@ -191,17 +201,15 @@ class ExecutionManager:
                 return None
             loaded, run = found
             if run.status.terminal:
-                await self.persist_final_state(run_id)
+                await self.persist_final_state(run_id, run.owner)
                 return run.status
             events = _with_cancel(loaded)
-            decision = advance(run, events)
-            while decision.missing:
-                more = await self._state.load_nodes(run_id, decision.missing)
-                run = replace(run, nodes={**run.nodes, **more})
-                decision = advance(run, events)
-            if not await self._tell_observer(run, decision, told):
-                continue
-            outcome = await self._state.persist_workflow_state(loaded, decision)
+            run, decision = await self._decide(run, events)
+            if decision.needs_free or not await self._tell_observer(run, decision, told):
+                continue  # and read the run
+            starting = (*decision.dispatches, *decision.woken)
+            preparing = self._keep(asyncio.create_task(self.outbox.make_ready(run, starting)))
+            outcome = await self._state.persist_workflow_state(loaded, decision, run)
             if isinstance(outcome, SplitStale | Forbidden):
                 continue
             if not isinstance(outcome, Advanced):
@@ -209,22 +217,35 @@ class ExecutionManager:
             self.advanced += 1
             self._metrics.decided(run.spec.name, len(decision.dispatches) + len(decision.woken))
             report_budget(run, events, decision.applied, self._metrics)
-            await self._go_on(run, decision)
+            await self._go_on(run, decision, await preparing)
             if decision.status.terminal:
-                await self.persist_final_state(run_id)
+                await self.persist_final_state(run_id, run.owner)
                 return decision.status
             if not (decision.incomplete or outcome.dirty):
                 return decision.status
 
-    async def persist_final_state(self, run_id: str) -> None:
-        """Store the result of a run that has ended and start its retention. Once; called again it changes nothing."""
-        await self._finish(run_id, await self._state.final_result(run_id))
+    async def _decide(self, run: RunView, events: Sequence[Event]) -> tuple[RunView, Decision]:
+        """What follows from new events, and the run with the nodes that had to be read for it."""
+        decision = advance(run, events)
+        while decision.missing:
+            more = await self._state.load_nodes(run.run_id, decision.missing)
+            run = replace(run, nodes={**run.nodes, **more})
+            decision = advance(run, events)
+        return run, decision
 
-    async def _finish(self, run_id: str, result: dict[str, Any]) -> None:
+    async def persist_final_state(self, run_id: str, owner: str) -> None:
+        """Store the result of a run that has ended and start its retention. Once; called again it changes nothing.
+
+        Args:
+            owner: Of the run, as it was when it ended.
+        """
+        await self._finish(run_id, owner, await self._state.final_result(run_id))
+
+    async def _finish(self, run_id: str, owner: str, result: dict[str, Any]) -> None:
         self.set_final_context(result, RunStatus(result["status"]))
         if self._observer is not None:
             await self._observer.after_end(run_id, result)
-        if await self._state.finish(run_id, json_bytes(result), self._retention_ms):
+        if await self._state.finish(run_id, owner, json_bytes(result), self._retention_ms):
             self._metrics.run_ended(result["status"])
 
     def set_final_context(self, result: dict[str, Any], status: RunStatus) -> None:
@@ -280,112 +301,24 @@ class ExecutionManager:
         if await self._state.scripts.ring(run_id, path, what, owner):
             self.wake(run_id)
 
-    async def _go_on(self, run: RunView, decision: Decision) -> None:
+    async def _go_on(self, run: RunView, decision: Decision, ready: Ready) -> None:
         """Start what was decided, once whoever keeps the run has it."""
         if self.keeper is not None and not decision.status.terminal:
             await self.keeper.decided(run.run_id)
-        starting = (*decision.dispatches, *decision.woken)
-        if not await self._wait_for_workers(run, starting):
-            self._queue(run, starting)
+        await self.outbox.send(run, ready)
         self._set_alarms(run, decision)
         if decision.status is RunStatus.PAUSED and self._observer is not None:
             await self._observer.after_pause(run.run_id)
 
-    async def _wait_for_workers(self, run: RunView, dispatches: Sequence[Dispatch]) -> bool:
-        """Hold dispatches of a run that needs what no living worker has; the sweep asks again."""
-        if self._fleet is None or not dispatches:
-            return False
-        lacking = await self._fleet.lacking(run.spec, dispatches[0].path)
-        if not lacking:
-            return False
-        names = ", ".join(f"{step} ({function})" for step, function in lacking)
-        for dispatch in dispatches:
-            member = f"{run.run_id} {dispatch.path} {dispatch.attempt} {dispatch.queue}"
-            await self._state.scripts.decline(member, dispatch.path, dispatch.attempt, names, _NOWHERE_MS)
-        logger.info("run waits, no worker has what it needs", extra={"run_id": run.run_id, "lacking": names})
-        return True
-
-    def _queue(self, run: RunView, dispatches: Sequence[Dispatch]) -> None:
-        for dispatch in dispatches:
-            if dispatch.delay_ms:
-                member = f"{run.run_id} {dispatch.path} {dispatch.attempt} {dispatch.queue}"
-                asyncio.get_running_loop().call_later(dispatch.delay_ms / 1000, self._publish_due, member)
-            else:
-                self._outgoing.append(self._outgoing_of(run, dispatch))
-        if self._outgoing:
-            self._keep(asyncio.create_task(self._flush()))
-
-    def _outgoing_of(self, run: RunView, dispatch: Dispatch) -> Outgoing:
-        ref = StepRef(
-            run_id=run.run_id,
-            path=dispatch.path,
-            attempt=dispatch.attempt,
-            function=dispatch.function,
-            label=dispatch.label,
-            owner=run.owner,
-        )
-        return Outgoing(dispatch.queue, dispatch.is_async, run.traceparent, ref)
-
-    async def _flush(self) -> None:
-        """Publish what has gathered: the runs that one reply of Redis advanced go out together."""
-        steps, self._outgoing = self._outgoing, []
-        if not steps:
-            return
-        try:
-            failpoint("before", "publish")
-            await self._publisher.publish(make_messages(steps))
-            failpoint("after", "publish")
-        except BrokerUnavailableError as error:
-            logger.warning("not published, the sweep tries again", extra={"steps": len(steps), "error": str(error)})
-
-    def _publish_due(self, member: str) -> None:
-        self._keep(asyncio.create_task(self.redispatch(member, 0, SUSPECT_MS)))
-
-    async def redispatch(self, member: str, copies: int, suspect_ms: int) -> None:
-        """Publish a journalled dispatch (again), unless somebody else does or it was leased.
-
-        Args:
-            member: "run path attempt queue", as the journal names it.
-            copies: How often it was published; what the journal must still say.
-            suspect_ms: After how long it is looked at again.
-        """
-        if not await self._state.scripts.redispatch(member, copies, suspect_ms):
-            return
-        run_id, path, attempt, queue = member.split(" ")
-        found = await self._state.load_workflow_state(run_id)
-        if found is None:
-            return
-        run = found[1]
-        state = (await self._state.load_nodes(run_id, [path]))[path]
-        step = step_at(run.spec, path, state)
-        label = task_label(run.spec.name, step.name)
-        dispatch = Dispatch(path, int(attempt), queue, step.wanted, label, is_async=step.is_async)
-        if await self._wait_for_workers(run, [dispatch]):
-            return
-        self._outgoing.append(self._outgoing_of(run, dispatch))
-        await self._flush()
-
-    def call_waiters(self, account: str) -> None:
-        """Let those who wait for a named account go on, as far as it can pay for them now."""
-        self._keep(asyncio.create_task(self._call_waiters(account)))
-
-    async def _call_waiters(self, account: str) -> None:
-        try:
-            called = [""]
-            while called:
-                called = await self._state.scripts.call_waiters(account, _MOST_CALLED)
-                await asyncio.gather(*(self.redispatch(member, 0, SUSPECT_MS) for member in called))
-        except StateUnavailableError as error:
-            logger.warning("waiters not called, the sweep looks again", extra={"account": account, "error": str(error)})
-
-    def _keep(self, task: asyncio.Task[Any]) -> None:
+    def _keep(self, task: asyncio.Task[_T]) -> asyncio.Task[_T]:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def settle(self) -> None:
         """Wait until every run that is being driven has been advanced as far as it can be now."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        while tasks := self._tasks | self.outbox.tasks:
+            await asyncio.wait(tasks)
 
 
 def _with_cancel(loaded: LoadedRun) -> list[Event]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["child_of", "control_of", "control_path", "node_of", "parent_of"]
+import re
+
+__all__ = ["child_of", "control_of", "control_path", "lineage_of", "node_of", "parent_of"]
 
 
 def parent_of(path: str) -> tuple[str, int]:
@@ -30,3 +32,14 @@ def control_of(path: str) -> tuple[str, int]:
 def node_of(path: str) -> str:
     """The path of the node that a path's control step belongs to; of any other path, itself."""
     return path.partition("!")[0]
+
+
+def lineage_of(path: str) -> list[str]:
+    """A place, and every one above it up to the root: what load_run.lua reads for an event."""
+    places = [path]
+    while above := _ABOVE.fullmatch(places[-1]):
+        places.append(above[1])
+    return places if path == "root" else [*places, "root"]
+
+
+_ABOVE = re.compile(r"(.+)[.!][^.!]+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.execution.decision import FRESH, NodeState, NodeStatus
 from flujo_client.execution.faults import error_of
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
@@ -57,7 +57,7 @@ def assemble_result(
         `final_pipeline_context` is `{"$context": [payload, ...]}`, with `set` and `payloads` (expressions) over it.
     """
     status = RunStatus(record["status"])
-    graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, NodeState()), stored)
+    graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, FRESH), stored)
     waiting = first_pause(nodes) if status is RunStatus.PAUSED else None
     return {
         "step_history": graph.results("root")["step_history"],

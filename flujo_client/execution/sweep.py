@@ -61,7 +61,7 @@ class Sweep:
         await self._end_late_runs(page.now_ms)
         await asyncio.gather(*(self._one(alarm[0], self._ring(*alarm)) for alarm in page.alarms))
         for account in page.accounts:
-            self._manager.call_waiters(account)
+            self._manager.outbox.call_waiters(account)
         await self._publish_lost(page)
 
     async def _ring(self, run_id: str, path: str, what: str) -> None:
@@ -147,7 +147,7 @@ class Sweep:
             latest = page.intake.get(f"{queue}|latest", 0)
             judgement = judge_dispatch(published_ms, copies, latest, empty_before.get(queue))
             if judgement.publish:
-                again = self._manager.redispatch(member, copies, judgement.next_ms)
+                again = self._manager.outbox.redispatch(member, copies, judgement.next_ms)
                 publishing.append(self._one(member.split(" ")[0], again))
             else:
                 waiting += [page.now_ms + judgement.next_ms, member]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flujo_client.execution.decision import NodeState, NodeStatus
+from flujo_client.execution.decision import FRESH, NodeState, NodeStatus
 from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import child_of, control_of, node_of
@@ -33,7 +33,7 @@ _TOLD_WITH_FACTS = (
 
 def traced_inputs(spec: PipelineSpec, nodes: Mapping[str, NodeState]) -> dict[str, Expression]:
     """The inputs that a trace shows: of every node that was entered, by path."""
-    graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, NodeState()))
+    graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, FRESH))
     return {path: graph.input(path) for path, _ in _entered(graph, "root")}
 
 
@@ -54,7 +54,7 @@ def build_trace(
         events: All of the run's but its chunks, in order.
         inputs: Of the nodes, as text, by path; and the run's own by `root`.
     """
-    graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, NodeState()), stored)
+    graph = RunGraph(spec, KINDS, lambda path: nodes.get(path, FRESH), stored)
     return _Builder(graph, record, events, inputs).root()
 
 

@@ -8,6 +8,7 @@ what is alive.
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
 from dataclasses import dataclass
@@ -86,13 +87,7 @@ class Keyspace:
 
     def run(self, run_id: str) -> RunKeys:
         """The keys of a run."""
-        shard = self.shard_of(run_id)
-        return RunKeys(
-            *(
-                self._key(shard, "run", run_id, part)
-                for part in ("record", "nodes", "attempts", "accounts", "payloads", "events", "waiters")
-            )
-        )
+        return _run_keys(self, run_id)
 
     def shard(self, name: str, shard: int = 0) -> str:
         """A key of `PERMANENT` on a shard."""
@@ -127,3 +122,12 @@ class Keyspace:
     def owned(self, owner: str, shard: int) -> str:
         """The set of active runs that an owner advances; empty sets vanish."""
         return self._key(shard, "owned", owner)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _run_keys(keyspace: Keyspace, run_id: str) -> RunKeys:
+    """Every call about a run needs them, several times a step."""
+    tag = f"{{{keyspace.namespace}:{keyspace.shard_of(run_id)}}}:run:{run_id}:"
+    return RunKeys(
+        *(tag + part for part in ("record", "nodes", "attempts", "accounts", "payloads", "events", "waiters"))
+    )

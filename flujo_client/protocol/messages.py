@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -25,10 +26,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "Event",
     "EventKind",
+    "Prepared",
     "StepMessage",
     "StepOutputRef",
     "StepRef",
     "TaskRecord",
+    "WakeUp",
     "parse_step_message",
 ]
 
@@ -86,6 +89,20 @@ class StepMessage(_Model):
 
     def _asked(self) -> bytes:
         return self.model_dump_json(include={"version", "queue", "steps"}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A message as it leaves: signed, its PRODUCER span in it.
+
+    Attributes:
+        queue: The broker's name of its queue.
+        text: As it stands in a list of Redis; "" for other brokers.
+    """
+
+    queue: str
+    message: StepMessage
+    text: str = ""
 
 
 def parse_step_message(body: dict[str, Any], keys: Sequence[str]) -> StepMessage:
@@ -210,3 +227,28 @@ class Event(_Model):
                 suggestion="A newer release appended it: upgrade this process before it serves the run; the run waits.",
             ) from error
         return cls(id=entry_id.decode(), kind=kind, path=fields.pop("path"), fields=fields)
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """An entry of a manager's inbox: a run has news. A hint, which may be lost or late: the run's stream has the truth.
+
+    Attributes:
+        before: Id of the outcome before the one that it carries.
+        event: The outcome that was appended, where it is short.
+    """
+
+    run_id: str
+    before: str = ""
+    event: Event | None = None
+
+    @classmethod
+    def parse(cls, entry: bytes) -> WakeUp:
+        """Read an entry as _prelude.lua writes it. What a newer release appended is left to whoever reads the stream."""
+        run_id, *news = entry.split(b"\n")
+        if len(news) < 6 or len(news) % 2:
+            return cls(run_id.decode())
+        try:
+            return cls(run_id.decode(), news[0].decode(), Event.parse(news[1], news[2:]))
+        except SchemaMismatchError:
+            return cls(run_id.decode())

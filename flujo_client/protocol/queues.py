@@ -58,7 +58,7 @@ def celery_message(queue: str, body: dict[str, Any], headers: dict[str, Any]) ->
         body: Keyword arguments of the task, JSON values.
         headers: Celery's headers, as `step_headers` makes them.
     """
-    encoded = base64.b64encode(json.dumps([[], body, _EMBED], separators=(",", ":")).encode()).decode()
+    encoded = base64.b64encode(_JSON.encode([[], body, _EMBED]).encode()).decode()
     properties = {
         "correlation_id": headers["id"],
         "delivery_mode": 2,
@@ -67,16 +67,18 @@ def celery_message(queue: str, body: dict[str, Any], headers: dict[str, Any]) ->
         "body_encoding": "base64",
         "delivery_tag": str(uuid4()),
     }
-    return json.dumps(
+    return _JSON.encode(
         {
             "body": encoded,
             "content-encoding": "utf-8",
             "content-type": "application/json",
             "headers": headers,
             "properties": properties,
-        },
-        separators=(",", ":"),
+        }
     )
+
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

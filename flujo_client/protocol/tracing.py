@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-__all__ = ["configure_sdk", "context_of", "flush_sdk", "get_tracer", "new_root", "traceparent_of"]
+__all__ = ["configure_sdk", "context_of", "flush_sdk", "get_tracer", "new_root", "records", "traceparent_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,11 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 def get_tracer(name: str) -> Tracer:
     """The tracer of one package; does nothing until an SDK is set up at an entry point."""
     return trace.get_tracer(name)
+
+
+def records() -> bool:
+    """Whether anybody records spans here. If not, what comes in with a message goes on as it came."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
 
 
 def traceparent_of(span: Span) -> str:

@@ -18,7 +18,7 @@ class PreStepHookPolicy:
         dispatch: The coordinator's.
     """
 
-    def __init__(self, dispatch: Callable[[HookPayload], Awaitable[None]]) -> None:
+    def __init__(self, dispatch: Callable[[Callable[[], HookPayload]], Awaitable[None]]) -> None:
         self._dispatch = dispatch
 
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
@@ -26,7 +26,7 @@ class PreStepHookPolicy:
         attempt, ref = call.attempt, call.attempt.ref
         left_usd, left_tokens = attempt.quota_before
         await self._dispatch(
-            PreStepPayload(
+            lambda: PreStepPayload(
                 run_id=ref.run_id,
                 path=ref.path,
                 step=call.definition,

@@ -29,11 +29,13 @@ class ContextPolicy:
         self._reader = reader
         self._registry = registry
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps that have to do with the context."""
+        return call.step.wants_context
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises `ContextError` if the context does not fit its model, or the output its field."""
         step = call.step
-        if not step.wants_context:
-            return await proceed(call)
         model = self._registry.context_model_for(
             call.definition.context_type, call.attempt.task.context_model, step.function
         )

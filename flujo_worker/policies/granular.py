@@ -31,6 +31,10 @@ _BYTES_A_TOKEN: Final = 4
 class GranularPolicy:
     """Gives a turn its history, and writes into the context what came of it."""
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: turns of granular steps."""
+        return call.step.turn is not None
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`.
 
@@ -39,8 +43,7 @@ class GranularPolicy:
             PayloadError: The agent's answer is no JSON value.
         """
         terms = call.step.turn
-        if terms is None:
-            return await proceed(call)
+        assert terms is not None
         assert call.context is not None
         run: StepRun = call.injected["run"]
         prints = _fingerprints(call)

@@ -30,6 +30,10 @@ class InvariantPolicy:
         self._calls = calls
         self._registry = registry
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps with an invariant."""
+        return bool(call.step.invariants or call.attachments.invariants or call.step.invariant_functions)
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises `InvariantViolatedError`, which fails the step."""
         output = await proceed(call)

@@ -23,6 +23,10 @@ class PluginPolicy:
     def __init__(self, calls: UserCalls) -> None:
         self._calls = calls
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps with a plugin."""
+        return bool(call.attachments.plugins)
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`.
 

@@ -22,6 +22,10 @@ class ReferencePolicy:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps with a context."""
+        return call.context is not None
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises `ConfigurationError` for a reference to a provider that is not here."""
         model = call.context_model

@@ -21,11 +21,13 @@ class PromptProcessorPolicy:
     def __init__(self, calls: UserCalls) -> None:
         self._calls = calls
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps with such a processor."""
+        return bool(call.attachments.prompt_processors)
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises whatever a processor raises."""
-        processors = call.attachments.prompt_processors
-        if processors:
-            call.value = await _through(self._calls, call, processors, call.value)
+        call.value = await _through(self._calls, call, call.attachments.prompt_processors, call.value)
         return await proceed(call)
 
 
@@ -38,6 +40,10 @@ class OutputProcessorPolicy:
 
     def __init__(self, calls: UserCalls) -> None:
         self._calls = calls
+
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps with such a processor."""
+        return bool(call.attachments.output_processors)
 
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises whatever a processor raises."""

@@ -23,6 +23,10 @@ class ResourcesPolicy:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: every step, where there are resources."""
+        return self._registry.resources is not None
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises whatever entering or leaving them raises."""
         async with _entered(self._registry.resources) as resources:

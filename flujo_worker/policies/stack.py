@@ -12,7 +12,7 @@ from flujo_client.protocol.types import StepDefinition
 from flujo_worker.attempt import Attempt
 from flujo_worker.policies.step_context import StepContext
 
-__all__ = ["Policy", "Proceed", "StepCall", "stacked"]
+__all__ = ["Always", "Policy", "Proceed", "SelectivePolicy", "StepCall", "stacked"]
 
 
 @dataclass(slots=True)
@@ -64,7 +64,36 @@ class Policy(Protocol):
         """Return the step's output, as the policies outside this one get it."""
 
 
-def stacked(policies: Iterable[Policy], innermost: Proceed) -> Proceed:
+class SelectivePolicy(Protocol):
+    """A policy that most steps have nothing to do with: it is asked first, as each that takes part costs every step its share."""
+
+    def concerns(self, call: StepCall, /) -> bool:
+        """Whether it takes part in this attempt."""
+
+    def __call__(self, call: StepCall, proceed: Proceed, /) -> Awaitable[Any]:
+        """As `Policy`."""
+
+
+class Always:
+    """A policy that takes part in every attempt.
+
+    Args:
+        policy: Which.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def concerns(self, _: StepCall, /) -> bool:
+        """Yes."""
+        return True
+
+    def __call__(self, call: StepCall, proceed: Proceed, /) -> Awaitable[Any]:
+        """As the policy itself."""
+        return self._policy(call, proceed)
+
+
+def stacked(policies: Iterable[SelectivePolicy], innermost: Proceed) -> Proceed:
     """The policies as one function, the first outermost."""
     way = innermost
     for policy in reversed(list(policies)):
@@ -72,8 +101,8 @@ def stacked(policies: Iterable[Policy], innermost: Proceed) -> Proceed:
     return way
 
 
-def _around(policy: Policy, proceed: Proceed) -> Proceed:
+def _around(policy: SelectivePolicy, proceed: Proceed) -> Proceed:
     def run(call: StepCall) -> Awaitable[Any]:
-        return policy(call, proceed)
+        return policy(call, proceed) if policy.concerns(call) else proceed(call)
 
     return run

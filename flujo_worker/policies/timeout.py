@@ -13,14 +13,17 @@ __all__ = ["TimeoutPolicy"]
 class TimeoutPolicy:
     """Ends an attempt after the step's timeout; without one, its lease does."""
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps with a timeout."""
+        return call.step.timeout_ms is not None
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`.
 
         Raises:
             TimeoutError: The time is over. An async function was cancelled; a sync one runs on in its thread (`SyncBodies`).
         """
-        if call.step.timeout_ms is None:
-            return await proceed(call)
+        assert call.step.timeout_ms is not None
         limit_s = call.step.timeout_ms / 1000
         try:
             async with asyncio.timeout(limit_s) as limit:

@@ -22,6 +22,10 @@ class ValidatorPolicy:
     def __init__(self, calls: UserCalls) -> None:
         self._calls = calls
 
+    def concerns(self, call: StepCall) -> bool:
+        """See `SelectivePolicy`: steps with a validator."""
+        return bool(call.attachments.validators)
+
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`.
 

@@ -107,16 +107,16 @@ async def test_a_rabbitmq_that_says_nothing_is_one_that_is_away_until_it_speaks_
         async with Proxy(5672).listening() as proxy:
             url = RABBITMQ.replace("localhost:5672", proxy.url.removeprefix("redis://").removesuffix("/0"))
             publisher = KombuPublisher(url, namespace, patience_s=0.5)
-            await publisher.publish([message])
+            await publisher.publish([publisher.prepare(message)])
             proxy.silent = True
 
             with pytest.raises(BrokerUnavailableError, match="does not answer"):
-                await asyncio.wait_for(publisher.publish([message]), 10)
+                await asyncio.wait_for(publisher.publish([publisher.prepare(message)]), 10)
             with pytest.raises(BrokerUnavailableError, match="does not answer"):
                 await asyncio.wait_for(publisher.depth("default"), 10)
 
             proxy.silent = False
-            await publisher.publish([message])
+            await publisher.publish([publisher.prepare(message)])
             assert await publisher.depth("default") >= 2
             await publisher.close()
 

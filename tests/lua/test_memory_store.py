@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[[random.Random], Words]] = {
     "HSET, a value too few": lambda chance: ("HSET", "h", "a", 1, "b"),
     "HSETNX": lambda chance: ("HSETNX", "h", _name(chance), 5),
     "HSTRLEN": lambda chance: ("HSTRLEN", "h", _name(chance)),
+    "LPOP": lambda chance: ("LPOP", "l", chance.choice(("1", "3"))),
     "LPUSH": lambda chance: ("LPUSH", "l", _name(chance)),
     "PEXPIRE": lambda chance: ("PEXPIRE", "h", chance.choice([60_000, 0, -1])),
     "SADD": lambda chance: ("SADD", "s", _name(chance), _name(chance)),

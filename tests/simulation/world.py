@@ -14,7 +14,7 @@ from flujo_client.execution.manager import ExecutionManager
 from flujo_client.execution.service import ManagerService
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.messages import StepMessage
+from flujo_client.protocol.messages import Prepared, StepMessage
 from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.scripts import Scripts
@@ -322,10 +322,14 @@ class World:
         self.history += [f"{self.loop.time():.3f} {process.name}: {fault}" for fault in found]
         return found
 
-    async def publish(self, messages: Sequence[StepMessage]) -> None:
+    def prepare(self, message: StepMessage) -> Prepared:
+        """See `Publisher.prepare`."""
+        return Prepared(message.queue, message)
+
+    async def publish(self, messages: Sequence[Prepared]) -> None:
         """See `Publisher.publish`: the broker loses, copies and delays."""
         await CURRENT.get().lives()
-        for message in messages:
+        for message in (prepared.message for prepared in messages):
             self.published += 1
             hit = [fault for fault in self.faults if fault.nth == self.published]
             copies = 1 + sum(fault.amount for fault in hit if fault.kind == "copy")

@@ -21,7 +21,7 @@ from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.errors import NonRetryableError, PipelineAbortSignal, StateUnavailableError
 from flujo_client.protocol.hooks import Hook
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.messages import StepMessage, StepRef
+from flujo_client.protocol.messages import Prepared, StepMessage, StepRef
 from flujo_client.protocol.payloads import JsonCodec, LiveCodec
 from flujo_client.protocol.replies import Claim
 from flujo_client.protocol.results import (
@@ -50,8 +50,11 @@ class Outbox:
     def __init__(self) -> None:
         self.refs: list[tuple[StepRef, str]] = []
 
-    async def publish(self, messages: Sequence[StepMessage]) -> None:
-        self.refs += [(ref, message.queue) for message in messages for ref in message.steps]
+    def prepare(self, message: StepMessage) -> Prepared:
+        return Prepared(message.queue, message)
+
+    async def publish(self, messages: Sequence[Prepared]) -> None:
+        self.refs += [(ref, prepared.queue) for prepared in messages for ref in prepared.message.steps]
 
     async def depth(self, queue: str) -> int:
         return 0

@@ -128,6 +128,8 @@ class TestExecutionManager:
         ended = asyncio.Event()
 
         class Watch:
+            asks = False
+
             async def before_storing(self, run: Any, decision: Any, told: set[str]) -> None: ...
             async def after_pause(self, run_id: str) -> None: ...
             async def after_end(self, run_id: str, result: dict[str, Any]) -> None:

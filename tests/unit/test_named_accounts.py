@@ -59,7 +59,7 @@ async def test_an_attempt_that_is_delayed_used_no_attempt_and_runs_when_it_is_ca
 
     delayed = await bench.coordinator.execute_step(second, queue)
     await bench.scripts.lose(claim, POOL, "handed_over", {})
-    bench.manager.call_waiters("key")
+    bench.manager.outbox.call_waiters("key")
     await bench.manager.settle()
     result = await bench.finish()
 

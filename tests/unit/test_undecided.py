@@ -128,6 +128,8 @@ async def test_a_fault_of_ours_ends_a_run_in_process_as_well_and_the_engine_goes
     monkeypatch.setitem(_RULES, EventKind.SUCCEEDED, faulty)
 
     class Watch:
+        asks = False
+
         async def before_storing(self, run: Any, decision: Any, told: set[str]) -> None: ...
         async def after_pause(self, run_id: str) -> None: ...
         async def after_end(self, run_id: str, result: dict[str, Any]) -> None:

@@ -115,6 +115,9 @@ def end_branch(draft: Draft, path: str, index: int) -> None:
 
 def _split_budget(draft: Draft, path: str, count: int, weights: tuple[int, ...]) -> None:
     """Share out what the enclosing account has free; advance.lua refuses it if the account has moved."""
+    if draft.run.free is None and draft.run.limits:
+        draft.needs_free = True
+        return
     chain = draft.accounts(path)
     free = draft.free.get(chain[0], {})
     draft.free[chain[0]] = {meter: 0 for meter in free}

@@ -31,6 +31,14 @@ local function terms_of(text)
   return list
 end
 
+-- What an inbox gets: the run, with the outcome where it is short: "run", or the lines run, id before, id, field, value, ...
+local function wake_up(run_id, before, id, fields)
+  for _, value in ipairs(fields) do
+    if #value > 2048 or string.find(value, '\n', 1, true) then return run_id end
+  end
+  return table.concat({run_id, before, id, table.concat(fields, '\n')}, '\n')
+end
+
 -- Appends an outcome to the run's stream and marks the run dirty; wakes its manager if it was not dirty before.
 local function append(run, events, dirty, inbox, run_id, fields)
   local id = redis.call('XADD', events, '*', unpack(fields))
@@ -38,7 +46,7 @@ local function append(run, events, dirty, inbox, run_id, fields)
   redis.call('HSET', run, 'last_event', id, 'next|' .. before, id)  -- managers go from outcome to outcome, past every chunk
   local at = string.match(id, '^(%d+)')  -- stream ids begin with Redis' own time
   if redis.call('ZADD', dirty, 'NX', at, run_id) == 1 then
-    redis.call('LPUSH', inbox, run_id)
+    redis.call('LPUSH', inbox, wake_up(run_id, before, id, fields))
     redis.call('EXPIRE', inbox, 60)
   end
   return id

@@ -7,6 +7,7 @@ if deadline and tonumber(deadline) >= now_ms() then return {0} end
 redis.call('SREM', KEYS[2], ARGV[1])
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[2] then return {0} end
 redis.call('HSET', KEYS[1], 'owner', ARGV[3])
+redis.call('HINCRBY', KEYS[1], 'revision', 1)  -- whoever remembers the run under its old owner reads it again
 if ARGV[2] ~= 'pool' then redis.call('HSET', KEYS[1], 'left', '1') end  -- its caller's hooks run no more
 redis.call('SADD', KEYS[3], ARGV[1])
 redis.call('ZADD', KEYS[5], 'NX', int(now_ms()), ARGV[1])

@@ -7,6 +7,7 @@ local run = redis.call('HMGET', KEYS[1], 'gate', 'status', 'final')
 if run[1] ~= 'closed' then return {-1, run[2] or 'unknown'} end
 if run[3] then
   redis.call('ZREM', KEYS[7], ARGV[1])
+  redis.call('SREM', KEYS[10], ARGV[1])  -- whoever finished it may have known it under another owner
   return {0}
 end
 redis.call('HSET', KEYS[1], 'final', '1')

@@ -1,0 +1,186 @@
+"""`Outbox`: what was journalled leaves as messages, at its time, and again where it was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flujo_client.execution.decision import RunView
+from flujo_client.execution.fleet import Fleet, Lacking
+from flujo_client.execution.graph import step_at
+from flujo_client.protocol.errors import BrokerUnavailableError, StateUnavailableError
+from flujo_client.protocol.failpoints import failpoint
+from flujo_client.protocol.messages import StepRef
+from flujo_client.protocol.queues import task_label
+from flujo_client.protocol.replies import Dispatch
+from flujo_client.publisher import Outgoing, Publisher, pack_messages
+from flujo_client.state import SUSPECT_MS, StateManager
+
+__all__ = ["Outbox", "Ready"]
+
+logger = logging.getLogger(__name__)
+
+#: Most back-off of a step that no living worker has, ms.
+_NOWHERE_MS = 5_000
+
+#: Waiters of a named account that one script calls.
+_MOST_CALLED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Dispatches that are about to be journalled, as they will leave.
+
+    Attributes:
+        lacking: What the run needs and no living worker has: nothing leaves then.
+        now: What leaves as soon as it is journalled.
+        delayed: The members of those that leave later, with the delay in ms.
+    """
+
+    dispatches: Sequence[Dispatch]
+    lacking: Lacking
+    now: list[Outgoing]
+    delayed: list[tuple[str, int]]
+
+
+class Outbox:
+    """Publishes the dispatches of a manager's runs.
+
+    Args:
+        state: The runs, with their journal.
+        publisher: Takes the messages.
+        fleet: What living workers can run; None: in process.
+    """
+
+    def __init__(self, state: StateManager, publisher: Publisher, fleet: Fleet | None) -> None:
+        self._state = state
+        self._publisher = publisher
+        self._fleet = fleet
+        self._outgoing: list[Outgoing] = []
+        self._making_ready = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def make_ready(self, run: RunView, dispatches: Sequence[Dispatch]) -> Ready:
+        """Prepare what leaves once it is journalled. Called while Redis journals it, so that this costs the step no time."""
+        self._making_ready += 1
+        await asyncio.sleep(0)  # the decision leaves first
+        crowded = self._making_ready > 1 or len(dispatches) > 1  # then messages will be packed
+        self._making_ready -= 1
+        now: list[Outgoing] = []
+        delayed: list[tuple[str, int]] = []
+        for dispatch in dispatches:
+            if dispatch.delay_ms:
+                delayed.append((_member(run, dispatch), dispatch.delay_ms))
+            else:
+                now.append(self._outgoing_of(run, dispatch))
+        if not crowded:
+            now = [replace(outgoing, alone=self._publisher.prepare(outgoing.message)) for outgoing in now]
+        return Ready(dispatches, await self._lacking(run, dispatches), now, delayed)
+
+    async def _lacking(self, run: RunView, dispatches: Sequence[Dispatch]) -> Lacking:
+        if self._fleet is None or not dispatches:
+            return ()
+        try:
+            return await self._fleet.lacking(run.spec, dispatches[0].path)
+        except StateUnavailableError:  # then a worker says whether it has the step
+            return ()
+
+    async def send(self, run: RunView, ready: Ready) -> None:
+        """Publish what is journalled now; hold it if nobody has what the run needs: the sweep asks again."""
+        if ready.lacking:
+            await self._hold(run, ready.dispatches, ready.lacking)
+            return
+        for member, delay_ms in ready.delayed:
+            asyncio.get_running_loop().call_later(delay_ms / 1000, self._publish_due, member)
+        if ready.now:
+            self._outgoing += ready.now
+            self._keep(asyncio.create_task(self._flush()))
+
+    async def _hold(self, run: RunView, dispatches: Sequence[Dispatch], lacking: Lacking) -> None:
+        names = ", ".join(f"{step} ({function})" for step, function in lacking)
+        for dispatch in dispatches:
+            await self._state.scripts.decline(
+                _member(run, dispatch), dispatch.path, dispatch.attempt, names, _NOWHERE_MS
+            )
+        logger.info("run waits, no worker has what it needs", extra={"run_id": run.run_id, "lacking": names})
+
+    def _outgoing_of(self, run: RunView, dispatch: Dispatch) -> Outgoing:
+        ref = StepRef(
+            run_id=run.run_id,
+            path=dispatch.path,
+            attempt=dispatch.attempt,
+            function=dispatch.function,
+            label=dispatch.label,
+            owner=run.owner,
+        )
+        return Outgoing(dispatch.queue, dispatch.is_async, run.traceparent, ref)
+
+    async def _flush(self) -> None:
+        """Publish what has gathered: the runs that one reply of Redis advanced go out together."""
+        steps, self._outgoing = self._outgoing, []
+        if not steps:
+            return
+        try:
+            failpoint("before", "publish")
+            await self._publisher.publish(pack_messages(steps, self._publisher.prepare))
+            failpoint("after", "publish")
+        except BrokerUnavailableError as error:
+            logger.warning("not published, the sweep tries again", extra={"steps": len(steps), "error": str(error)})
+
+    def _publish_due(self, member: str) -> None:
+        self._keep(asyncio.create_task(self.redispatch(member, 0, SUSPECT_MS)))
+
+    async def redispatch(self, member: str, copies: int, suspect_ms: int) -> None:
+        """Publish a journalled dispatch (again), unless somebody else does or it was leased.
+
+        Args:
+            member: "run path attempt queue", as the journal names it.
+            copies: How often it was published; what the journal must still say.
+            suspect_ms: After how long it is looked at again.
+        """
+        if not await self._state.scripts.redispatch(member, copies, suspect_ms):
+            return
+        run_id, path, attempt, queue = member.split(" ")
+        found = await self._state.read_run(run_id)
+        if found is None:
+            return
+        run = found[1]
+        state = (await self._state.load_nodes(run_id, [path]))[path]
+        step = step_at(run.spec, path, state)
+        label = task_label(run.spec.name, step.name)
+        dispatch = Dispatch(path, int(attempt), queue, step.wanted, label, is_async=step.is_async)
+        lacking = await self._lacking(run, [dispatch])
+        if lacking:
+            await self._hold(run, [dispatch], lacking)
+            return
+        self._outgoing.append(self._outgoing_of(run, dispatch))
+        await self._flush()
+
+    def call_waiters(self, account: str) -> None:
+        """Let those who wait for a named account go on, as far as it can pay for them now."""
+        self._keep(asyncio.create_task(self._call_waiters(account)))
+
+    async def _call_waiters(self, account: str) -> None:
+        try:
+            called = [""]
+            while called:
+                called = await self._state.scripts.call_waiters(account, _MOST_CALLED)
+                await asyncio.gather(*(self.redispatch(member, 0, SUSPECT_MS) for member in called))
+        except StateUnavailableError as error:
+            logger.warning("waiters not called, the sweep looks again", extra={"account": account, "error": str(error)})
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """What is being published."""
+        return set(self._tasks)
+
+
+def _member(run: RunView, dispatch: Dispatch) -> str:
+    return f"{run.run_id} {dispatch.path} {dispatch.attempt} {dispatch.queue}"
