@@ -159,11 +159,11 @@ async def test_an_audit_derives_named_accounts_from_their_runs_and_finds_what_wa
     assert await auditor.audit() == []
     assert await bench.scripts.lose(claim, POOL, "handed_over", {})
     await bench.advance()
-    bench.manager.call_waiters("key")
+    bench.manager.outbox.call_waiters("key")
     await bench.manager.settle()
     assert await auditor.audit() == []
     await bench.finish()
-    bench.manager.call_waiters("key")  # the second had the slot, and the first's other attempt waits for it
+    bench.manager.outbox.call_waiters("key")  # the second had the slot, and the first's other attempt waits for it
     await bench.manager.settle()
     assert (await bench.finish())["status"] == "completed"
     assert (await AccountBook(bench.scripts).status("key")).meters["tokens"] == MeterStatus(100, 0, 2, 30)
