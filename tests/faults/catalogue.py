@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults.crowd_faults import CROWD_FAULTS
 from tests.faults.deploy_faults import DEPLOY_FAULTS
+from tests.faults.failover_faults import FAILOVER_FAULTS
 from tests.faults.failpoints import die_at_a_place
 from tests.faults.poison_faults import POISON_FAULTS
 from tests.faults.processes import PROCESS_FAULTS
@@ -21,6 +22,7 @@ FAULTS: FaultTable = {
     **POISON_FAULTS,
     **CROWD_FAULTS,
     **STREAM_FAULTS,
+    **FAILOVER_FAULTS,
     **DEPLOY_FAULTS,
     "F4": ("death at each place between two effects", die_at_a_place),
 }
