@@ -39,9 +39,9 @@ test: $(DEV_STAMP)
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# make faults F=F7 SEEDS=200 FIRST=0 RESULTS=docs/reliability.jsonl
+# make faults F=F7 SEEDS=200 FIRST=0 RESULTS=docs/reliability.jsonl; BROKER=rabbitmq: one that answers on localhost:5672
 faults: $(DEV_STAMP)
-	$(BIN)/python -m tests.faults $(or $(F),all) --seeds $(or $(SEEDS),5) --first $(or $(FIRST),0) $(if $(RESULTS),--results $(RESULTS))
+	$(BIN)/python -m tests.faults $(or $(F),all) --seeds $(or $(SEEDS),5) --first $(or $(FIRST),0) $(if $(BROKER),--$(BROKER)) $(if $(RESULTS),--results $(RESULTS))
 
 docs: $(DEV_STAMP)
 	$(BIN)/pdoc --docformat google -o site flujo_client flujo_client.archive.sql flujo_worker

@@ -9,28 +9,30 @@ import tempfile
 from pathlib import Path
 
 from tests.faults.arena import Arena
-from tests.faults.catalogue import FAULTS
+from tests.faults.catalogue import FAULTS, ON_RABBITMQ
 from tests.faults.report import Report
-from tests.faults.rounds import Outcome, play
+from tests.faults.rounds import Inject, Outcome, play
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("fault", nargs="+", choices=[*FAULTS, "all"])
+    parser.add_argument("fault", nargs="+", choices=[*ON_RABBITMQ, "all"])
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--results", type=Path, help="append one JSON line per fault to this file")
+    parser.add_argument("--rabbitmq", action="store_true", help="RabbitMQ of this machine carries the messages")
     parser.add_argument("--keep", type=Path, help="a new folder for logs, ledger and the stories of what failed")
     options = parser.parse_args()
-    names = list(FAULTS) if "all" in options.fault else options.fault
+    table = ON_RABBITMQ if options.rabbitmq else FAULTS
+    names = list(table) if "all" in options.fault else options.fault
     failed = False
     with tempfile.TemporaryDirectory(prefix="flujo-faults-") as folder:
         kept = options.keep or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
-        arena = Arena(kept.absolute())
+        arena = Arena(kept.absolute(), on_rabbitmq=options.rabbitmq)
         try:
             for name in names:
-                report = asyncio.run(_play_all(name, options.first, options.seeds, arena))
+                report = asyncio.run(_play_all(name, table[name], options.first, options.seeds, arena))
                 print(report.markdown(), flush=True)
                 if options.results:
                     report.append_to(options.results)
@@ -40,8 +42,8 @@ def main() -> int:
     return int(failed)
 
 
-async def _play_all(name: str, first: int, seeds: int, arena: Arena) -> Report:
-    title, inject = FAULTS[name]
+async def _play_all(name: str, fault: tuple[str, Inject], first: int, seeds: int, arena: Arena) -> Report:
+    title, inject = fault
     outcomes: list[Outcome] = []
     for seed in range(first, first + seeds):
         outcome = await play(name, inject, seed, arena)
@@ -51,7 +53,7 @@ async def _play_all(name: str, first: int, seeds: int, arena: Arena) -> Report:
             *outcome.violations,
             sep="\n  ",
         )
-    return Report(name, title, outcomes)
+    return Report(name, title, outcomes, arena.broker.kind)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flujo_client import AsyncFlujoClient
 from flujo_client.cli.redis_server import RedisServer
+from tests.faults.brokers import Broker, RabbitBroker, RedisBroker
 from tests.faults.workload import ANYWHERE, CPU, FAR, now_ms
 from tests.integration.conftest import Fleet
 
@@ -25,9 +26,12 @@ class Arena:
 
     Args:
         folder: Of its logs and its ledger.
+        on_rabbitmq: Whether RabbitMQ carries the messages, instead of Redis.
     """
 
     folder: Path
+    on_rabbitmq: bool = False
+    broker: Broker = field(init=False)
     fleet: Fleet = field(init=False)
     managers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -35,18 +39,18 @@ class Arena:
 
     def __post_init__(self) -> None:
         server = RedisServer(self.folder / "redis").start()
-        broker = server.url.removesuffix("0") + "1"  # messages have a database of their own, so that it can be lost
-        extra = {"FLUJO_PIPELINES": PIPELINES, "FLUJO_BROKER_URL": broker}
+        self.broker = RabbitBroker() if self.on_rabbitmq else RedisBroker(server)
+        extra = {
+            "FLUJO_PIPELINES": PIPELINES,
+            "FLUJO_BROKER_URL": self.broker.url,
+            "FLUJO_NAMESPACE": self.broker.namespace,
+        }
         self.fleet = Fleet(self.folder, server, extra)
         os.environ["TEST_LEDGER"] = str(self.ledger)
 
     @property
     def ledger(self) -> Path:
         return self.folder / "ledger"
-
-    @property
-    def broker_url(self) -> str:
-        return self.fleet.extra["FLUJO_BROKER_URL"]
 
     def worker(self, queues: str = f"{ANYWHERE},{FAR}", **environment: str) -> subprocess.Popen[bytes]:
         """Start a worker of async steps."""
@@ -91,6 +95,7 @@ class Arena:
 
     def stop(self) -> None:
         self.fleet.stop()
+        self.broker.stop()
 
 
 def _living(processes: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:

@@ -8,12 +8,13 @@ from tests.faults.failover_faults import FAILOVER_FAULTS
 from tests.faults.failpoints import die_at_a_place
 from tests.faults.poison_faults import POISON_FAULTS
 from tests.faults.processes import PROCESS_FAULTS
+from tests.faults.rabbit_faults import RABBIT_FAULTS
 from tests.faults.redis_faults import REDIS_FAULTS
 from tests.faults.rounds import FaultTable
 from tests.faults.stream_faults import STREAM_FAULTS
 from tests.faults.wire_faults import WIRE_FAULTS
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "ON_RABBITMQ"]
 
 FAULTS: FaultTable = {
     **PROCESS_FAULTS,
@@ -26,3 +27,6 @@ FAULTS: FaultTable = {
     **DEPLOY_FAULTS,
     "F4": ("death at each place between two effects", die_at_a_place),
 }
+
+#: The same with RabbitMQ for the messages: it repeats them in another way, and may itself restart.
+ON_RABBITMQ: FaultTable = {**FAULTS, **RABBIT_FAULTS}

@@ -289,9 +289,7 @@ def judge_answers(story: Story, ledger: Sequence[dict[str, Any]], given: Sequenc
     yield from (f"I10 {answer.by} was not told why" for answer in given if not (answer.accepted or answer.told))
 
 
-async def left_over(
-    client: Any, broker: Any, keyspace: Keyspace, run_ids: Collection[str], queues: Collection[str]
-) -> list[str]:
+async def left_over(client: Any, keyspace: Keyspace, run_ids: Collection[str]) -> list[str]:
     """What is left when nothing runs any more: open reservations, leases, work that nobody waits for, keys for ever."""
     told = [
         f"I7 {name} holds {size}" for name in _EMPTY_WHEN_QUIET if (size := await _size(client, keyspace.shard(name)))
@@ -310,9 +308,6 @@ async def left_over(
         told += [
             f"I7 {run_id}: {part} is {left}" for part, left in parts.items() if part.endswith("|reserved") and left
         ]
-    for queue in queues:
-        if waiting := await broker.llen(queue):
-            told.append(f"I7 {waiting} messages wait in {queue}")
     return told
 
 

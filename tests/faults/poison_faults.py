@@ -8,10 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import redis.asyncio as aioredis
-
 from flujo_client import AsyncFlujoClient
-from flujo_client.protocol.queues import broker_queue
 from tests.faults.arena import SITE
 from tests.faults.poison import POISON
 from tests.faults.rounds import Round
@@ -71,17 +68,15 @@ async def supervised(this: Round, queues: str, count: int, **environment: str) -
 async def poison(this: Round) -> None:
     """A step that kills, blocks or ignores, beside others in the same processes; and garbage in their queue."""
     this.how = how = list(_STEPS)[this.seed % len(_STEPS)]
-    broker = aioredis.Redis.from_url(this.arena.broker_url)
     async with supervised(this, f"{FAR},{POISON}", 2, FLUJO_LOOP_STALL_S="2") as pids:
         for entry in this.chance.sample(_GARBAGE, 4):
-            await broker.lpush(broker_queue("flujo", POISON), entry)
+            await this.arena.broker.put(POISON, entry)
         run = await this.client.submit(how, 1, run_id=f"{this.name}-poison")
         await this.load(queue=FAR, held=2, free=6)
         this.open_gates()
         await _bounded(this, run.run_id, _STEPS[how])
         await this.all_end()
         assert len(pids) <= 2 + 3, f"{len(pids)} workers: three may die of it"
-    await broker.aclose()
 
 
 async def _bounded(this: Round, run_id: str, says: str | None) -> None:

@@ -1,8 +1,9 @@
-"""A TCP proxy between one worker and Redis that delays, drops, or cuts what passes."""
+"""A TCP proxy that delays, drops, or cuts what passes. `python -m tests.faults.proxy PORT TARGET` is one in a process."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -30,8 +31,8 @@ class Link:
         return f"redis://127.0.0.1:{self._port}/{database}"
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[Link]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+    async def listening(self, port: int = 0) -> AsyncIterator[Link]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", port)
         self._port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -83,3 +84,13 @@ class Link:
                 if upwards and self.cut_after_send:
                     self.cuts += 1
                     return
+
+
+async def main(port: int, target: int) -> None:
+    """Forward until killed."""
+    async with Link(target).listening(port):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

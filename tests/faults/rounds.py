@@ -17,7 +17,6 @@ import redis.asyncio as aioredis
 
 from flujo_client import AsyncFlujoClient, UsageLimits
 from flujo_client.protocol.errors import FlujoError, ResultTimeoutError, StateUnavailableError
-from flujo_client.protocol.queues import broker_queue
 from tests.faults.arena import Arena
 from tests.faults.ledger import Ledger
 from tests.faults.oracle import (
@@ -43,6 +42,8 @@ LIMIT = UsageLimits(total_tokens_limit=60 * TOKENS_EXPECTED)
 
 #: A worker that is not deaf runs a step within this time after its Redis is back.
 DEAF_AFTER_S = 10.0
+
+QUEUES = (ANYWHERE, FAR, CPU)
 
 
 @dataclass
@@ -156,12 +157,8 @@ class Round:
         return await self.arena.fleet.until(condition, what, timeout_s)
 
     async def lose_messages(self) -> None:
-        """Empty the broker's database."""
-        broker = aioredis.Redis.from_url(self.arena.broker_url)
-        try:
-            await broker.flushdb()
-        finally:
-            await broker.aclose()
+        """Lose every message that waits."""
+        await self.arena.broker.empty(QUEUES)
 
     async def until_rerun(self) -> None:
         """Wait until everything that the dead had in hand runs elsewhere."""
@@ -229,19 +226,16 @@ class Round:
 
     async def _left_over(self) -> list[str]:
         """What is left once the last wake-ups and copies of messages have been taken."""
-        queues = [broker_queue("flujo", queue) for queue in (ANYWHERE, FAR, CPU)]
-        broker = aioredis.Redis.from_url(self.arena.broker_url)
-        try:
-            told: list[str] = []
-            deadline = time.monotonic() + 15
-            while time.monotonic() < deadline:
-                told = await left_over(self.client.client, broker, self.client.keyspace, self.inputs, queues)
-                if not told:
-                    break
-                await asyncio.sleep(0.2)
-            return told
-        finally:
-            await broker.aclose()
+        told: list[str] = []
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            told = await left_over(self.client.client, self.client.keyspace, self.inputs)
+            waiting = {queue: await self.arena.broker.waiting(queue) for queue in QUEUES}
+            told += [f"I7 {count} messages wait in {queue}" for queue, count in waiting.items() if count]
+            if not told:
+                break
+            await asyncio.sleep(0.2)
+        return told
 
     @asynccontextmanager
     async def accounts_watched(self) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.arena import Arena
-from tests.faults.catalogue import FAULTS
+from tests.faults.brokers import rabbitmq_answers
+from tests.faults.catalogue import FAULTS, ON_RABBITMQ
 from tests.faults.failpoints import PLACES, UNSWEPT, places
 from tests.faults.rounds import play
 
@@ -35,6 +37,26 @@ async def test_every_invariant_holds_under(name: str, arena: Arena, record_tests
     if outcome.recoveries_ms:
         record_testsuite_property(f"{name}_recovery_ms_max", max(outcome.recoveries_ms))
     assert outcome.violations == [], f"{FAULTS[name][0]}, {outcome.how}"
+
+
+@pytest.fixture(scope="module")
+def rabbit_arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    """The same, with RabbitMQ for the messages."""
+    made = Arena(tmp_path_factory.mktemp("rabbit-arena"), on_rabbitmq=True)
+    yield made
+    made.stop()
+
+
+@pytest.mark.skipif(
+    not rabbitmq_answers() and not os.environ.get("FLUJO_REQUIRE_RABBITMQ"),
+    reason="no RabbitMQ answers on localhost:5672",
+)
+@pytest.mark.parametrize("name", ["F1", "F2", "F9", "F23"])
+async def test_every_invariant_holds_on_rabbitmq_under(name: str, rabbit_arena: Arena) -> None:
+    """A sample: the rest is `make faults BROKER=rabbitmq`."""
+    outcome = await play(name, ON_RABBITMQ[name][1], 1, rabbit_arena)
+
+    assert outcome.violations == [], f"{ON_RABBITMQ[name][0]}, {outcome.how}"
 
 
 @pytest.mark.parametrize(

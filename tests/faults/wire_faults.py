@@ -20,7 +20,7 @@ async def cut_worker_off(this: Round) -> None:
     """One worker reaches Redis through a bad link: slow, one-way, dead, or reset after each command."""
     link = Link(this.arena.fleet.server.port)
     async with link.listening():
-        worker = this.arena.worker(FAR, FLUJO_URL=link.url(0), FLUJO_BROKER_URL=link.url(1))
+        worker = this.arena.worker(FAR, FLUJO_URL=link.url(0), **_broker_behind(this, link))
         this.paused.add(worker.pid)
         try:
             await this.arena.at_work(worker)
@@ -45,9 +45,14 @@ async def cut_worker_off(this: Round) -> None:
             await asyncio.to_thread(worker.wait)
 
 
+def _broker_behind(this: Round, link: Link) -> dict[str, str]:
+    """The way to the broker, where it is the same server."""
+    return {"FLUJO_BROKER_URL": link.url(1)} if this.arena.broker.kind == "redis" else {}
+
+
 async def repeat_messages(this: Round) -> None:
     """Every message arrives up to five times, in another order, some of them after the run's end."""
-    broker = aioredis.Redis.from_url(this.arena.broker_url)
+    broker = aioredis.Redis.from_url(this.arena.broker.url)
     queue, seen = broker_queue("flujo", ANYWHERE), list[bytes]()
     repeating = asyncio.create_task(_repeat(this, queue, seen))
     try:
@@ -70,8 +75,8 @@ async def repeat_messages(this: Round) -> None:
 
 async def _repeat(this: Round, queue: str, seen: list[bytes]) -> None:
     """Watch what is pushed, and push it again later."""
-    watcher = aioredis.Redis.from_url(this.arena.broker_url, socket_timeout=None)
-    pusher = aioredis.Redis.from_url(this.arena.broker_url)
+    watcher = aioredis.Redis.from_url(this.arena.broker.url, socket_timeout=None)
+    pusher = aioredis.Redis.from_url(this.arena.broker.url)
     later: set[asyncio.Task[None]] = set()
 
     async def again(message: bytes, delay_s: float) -> None:
