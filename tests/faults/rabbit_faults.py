@@ -44,7 +44,7 @@ async def repeat_messages(this: Round) -> None:
         late = list(seen.values())
         this.chance.shuffle(late)
         assert late, "messages were seen"
-        await publisher.publish(late)
+        await publisher.publish([publisher.prepare(message) for message in late])
 
         async def taken() -> bool:
             return not await broker.waiting(ANYWHERE)
@@ -61,7 +61,7 @@ async def _repeat(this: Round, publisher: KombuPublisher, seen: dict[str, StepMe
 
     async def again(message: StepMessage, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        await publisher.publish([message])
+        await publisher.publish([publisher.prepare(message)])
 
     key = this.client.keyspace.shard("dispatches")
     try:
