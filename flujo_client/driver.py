@@ -223,7 +223,9 @@ class RunDriver:
 
     async def resume(self, engine: Engine, run_id: str, token: str | None, answer: Any) -> PipelineResult:
         """Answer a pause and follow the run until it ends or pauses again; see `Flujo.resume_async`."""
-        await self._bring_back(engine, run_id)
+        kept = await self._bring_back(engine, run_id)
+        if kept is not None and RunStatus(kept.status).terminal:
+            raise ResumeError(f"Run {run_id} takes no answer any more: it is {kept.status}.", run_id=run_id)
         desk = PauseDesk(engine.state, engine.codec)
         pause = await desk.find(run_id, token)
         if pause is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +179,55 @@ def test_a_pause_is_answered_in_another_process(tmp_path: Path) -> None:
             return await flujo.resume_async(paused, "yes")
 
     assert asyncio.run(answer()).output == "told yes"
+
+
+_PAUSING = """
+import asyncio, sys
+from flujo_client import Flujo, Pipeline, PipelineResult, ResumeError, SQLiteBackend, Step, step
+
+@step
+async def double(number: int) -> int:
+    return 2 * number
+
+@step
+async def done(answer: str) -> str:
+    return f"done: {answer}"
+
+ask = Step.human_in_the_loop("ask", "Go on with {{ previous_step }}?")
+asking = Step.loop_until("again", ask >> done, lambda output, context: True)
+pipeline = Pipeline([double, Step.parallel("both", {"asks": asking, "works": double})])
+
+async def main():
+    async with Flujo(pipeline, state_backend=SQLiteBackend("runs.db")) as flujo:
+        if sys.argv[1] == "start":
+            result = await flujo.run_async(2)
+            open("paused.json", "w").write(result.model_dump_json())
+        else:
+            paused = PipelineResult.model_validate_json(open("paused.json").read())
+            try:
+                result = await flujo.resume_async(paused, "yes")
+            except ResumeError as error:
+                return print(f"refused: {error.message}")
+    print(result.status.value, result.output, result.total_tokens)
+
+asyncio.run(main())
+"""
+
+
+def test_a_run_that_nobody_named_is_answered_by_a_process_that_never_saw_it_and_only_once(tmp_path: Path) -> None:
+    (tmp_path / "asking.py").write_text(_PAUSING)
+
+    def process(what: str) -> str:
+        root = str(Path(__file__).parents[2])
+        command = [sys.executable, "asking.py", what]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert process("start").startswith("paused")
+    assert process("answer") == "completed {'asks': 'done: yes', 'works': 8} 1"
+    assert "takes no answer any more: it is completed" in process("answer")
 
 
 def test_a_run_of_another_pipeline_is_not_taken_for_this_one(tmp_path: Path) -> None:
