@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self
 from uuid import uuid4
@@ -183,8 +183,9 @@ class Flujo(RunForms, BackgroundAdmin):
         self, value: Any, run_id: str | None, data: dict[str, Any] | None
     ) -> AsyncGenerator[StepOutcome | PipelineResult]:
         refuse_while_importing()
+        model = self._terms.context_model or PipelineContext
+        engine = await self._opened({*model.model_fields, *self._terms.context_data, *(data or {})})
         refuse_forbidden_pauses(self.pipeline)
-        engine = await self._opened()
         if self.queued:
             await self._refuse_unpublished_script(engine)
         name = run_id or f"run_{uuid4().hex}"
@@ -233,12 +234,16 @@ class Flujo(RunForms, BackgroundAdmin):
         """
         return await self._driver.replay(await self._opened(), run_id)
 
-    async def _opened(self) -> Engine:
-        """The engine of the running loop. The pipeline is checked and read when it is made, and counts as it was then."""
+    async def _opened(self, context_keys: Collection[str] | None = None) -> Engine:
+        """The engine of the running loop. The pipeline is checked and read when it is made, and counts as it was then.
+
+        Args:
+            context_keys: Fields of the context of the run that needs it; None if no run begins.
+        """
         loop = asyncio.get_running_loop()
         if self._opening is not None and self._loop is loop and not _failed(self._opening):
             return await asyncio.shield(self._opening)
-        check_pipeline(self.pipeline, queued=self.queued)  # no I/O before this line
+        check_pipeline(self.pipeline, queued=self.queued, context_keys=context_keys)  # no I/O before this line
         self._driver.read_pipeline()
         if self.queued and (self._resources is not None or self._policies or self._state_providers):
             raise ConfigurationError(

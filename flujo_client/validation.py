@@ -3,65 +3,89 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 from flujo_client.dsl.callables import lives_in_script, unqueueable_reason
+from flujo_client.dsl.context_keys import unwritten_keys
 from flujo_client.dsl.findings import ValidationFinding, ValidationReport
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import UNNAMED, Pipeline
-from flujo_client.protocol.errors import ConfigurationError, HitlPolicyError, PipelineValidationError, UnqueueableError
+from flujo_client.protocol.errors import (
+    ConfigurationError,
+    HitlPolicyError,
+    MissingAgentError,
+    PipelineValidationError,
+    UnqueueableError,
+)
+from flujo_client.protocol.pipeline_context import PipelineContext
 
 __all__ = ["check_pipeline", "defined_in_script", "refuse_forbidden_pauses", "report_on"]
 
 
-def check_pipeline(pipeline: Pipeline, *, queued: bool) -> None:
+#: What is raised where everything that is wrong is of one kind; if not, `PipelineValidationError`.
+_RAISED: Final[Mapping[str, type[ConfigurationError]]] = {
+    "empty": ConfigurationError,
+    "unnamed": ConfigurationError,
+    "agent": ConfigurationError,
+    "missing_agent": MissingAgentError,
+    "unqueueable": UnqueueableError,
+    "hitl_forbidden": HitlPolicyError,
+}
+
+
+def check_pipeline(pipeline: Pipeline, *, queued: bool, context_keys: Collection[str] | None = None) -> None:
     """Check a pipeline.
 
     Args:
-        queued: Whether workers will run it, so that every step must have a name that they can import.
+        queued: Whether workers will run it, so that it must have a name, and every step one that they can import.
+        context_keys: Fields of the context that its run begins with; None if they are not known.
 
     Raises:
-        PipelineValidationError: Neighbours do not fit, at any depth; lists what cannot be queued as well.
-        UnqueueableError: Lists each callable that no worker could find, and how to name it.
-        MissingAgentError: A step has nothing to run.
-        ConfigurationError: It has no steps, or no name although it is queued; an agent cannot be found, or asks for what
-            there is not.
+        PipelineValidationError: Types do not fit, or several kinds of things are wrong: everything at once, each with its place.
+        MissingAgentError, UnqueueableError, HitlPolicyError, ConfigurationError: The same, where everything is of one kind.
     """
-    if not pipeline.steps:
-        raise ConfigurationError(f"Pipeline '{pipeline.name or UNNAMED}' has no steps.")
-    if queued and pipeline.name is None:
-        raise ConfigurationError(
-            "A pipeline without a name cannot be queued.", suggestion='Name it: Pipeline(name="digest", steps=[...]).'
-        )
-    for leaf in pipeline.leaves():
-        _ = leaf.call
-    faults = [str(finding) for finding in pipeline.validate_graph().errors]
-    unqueueable = [str(finding) for finding in _unqueueable(pipeline)] if queued else []
-    if faults:
-        raise PipelineValidationError(
-            "; ".join(faults + unqueueable) + ".",
-            suggestion="Insert an adapter step or adjust types.",
-            faults=faults + unqueueable,
-        )
-    if unqueueable:
-        raise UnqueueableError(
-            f"Pipeline '{pipeline.name}' cannot be queued: " + "; ".join(unqueueable) + ".",
-            suggestion="In process it runs as it is: without url=, and with FLUJO_URL unset.",
-            faults=unqueueable,
-        )
+    errors = [*pipeline.validate_graph().errors, *_unread(pipeline, context_keys), *_forbidden(pipeline)]
+    if queued:
+        errors += [*_unnamed(pipeline), *_unqueueable(pipeline)]
+    if not errors:
+        return
+    kinds = {_RAISED.get(finding.rule, PipelineValidationError) for finding in errors}
+    raised = kinds.pop() if len(kinds) == 1 else PipelineValidationError
+    told = "; ".join(str(finding).removesuffix(".") for finding in errors)
+    if raised is UnqueueableError:
+        told = f"Pipeline '{pipeline.name}' cannot be queued: {told}"
+    raise raised(f"{told}.", suggestion=errors[0].suggestion, faults=[str(finding) for finding in errors])
 
 
 def report_on(pipeline: Pipeline) -> ValidationReport:
     """Everything that keeps a pipeline from being queued, or may be wrong with it, at once; see `flujo check`."""
-    findings = [*pipeline.validate_graph().findings, *_unqueueable(pipeline)]
-    if pipeline.name is None:
-        text, remedy = "a pipeline without a name cannot be queued", 'Name it: Pipeline(name="digest", steps=[...]).'
-        findings.append(ValidationFinding(rule="unnamed", message=text, suggestion=remedy))
+    unread = [
+        finding.model_copy(update={"severity": "warning"})
+        for finding in _unread(pipeline, PipelineContext.model_fields)
+    ]
+    graph = pipeline.validate_graph().findings
+    more = [*unread, *_unqueueable(pipeline), *_unnamed(pipeline), *_forbidden(pipeline)]
+    return ValidationReport(findings=(*graph, *more))
+
+
+def _unread(pipeline: Pipeline, known: Collection[str] | None) -> list[ValidationFinding]:
+    return [] if known is None else list(unwritten_keys(pipeline, pipeline.name or UNNAMED, known))
+
+
+def _unnamed(pipeline: Pipeline) -> list[ValidationFinding]:
+    if pipeline.name is not None:
+        return []
+    text, remedy = "A pipeline without a name cannot be queued", 'Name it: Pipeline(name="digest", steps=[...]).'
+    return [ValidationFinding(rule="unnamed", message=text, suggestion=remedy)]
+
+
+def _forbidden(pipeline: Pipeline) -> list[ValidationFinding]:
     try:
         refuse_forbidden_pauses(pipeline)
     except HitlPolicyError as error:
-        findings.append(ValidationFinding(rule="hitl_forbidden", message=error.message, suggestion=error.suggestion))
-    return ValidationReport(findings=tuple(findings))
+        return [ValidationFinding(rule="hitl_forbidden", message=error.message, suggestion=error.suggestion)]
+    return []
 
 
 def refuse_forbidden_pauses(pipeline: Pipeline) -> None:

@@ -39,6 +39,8 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         is_async=step.is_async,
         streams=step.signature.only_streams,
         uses_context=_uses_context(step),
+        input_keys=tuple(step.input_keys),
+        output_keys=tuple(step.output_keys),
         updates_context=step.updates_context,
         validate_fields=step.validate_fields,
         sink_to=step.sink_to,

@@ -12,21 +12,20 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, fi
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.dsl.adapters import SelectKey
-from flujo_client.dsl.callables import Signature, check_injection, inspect_callable, reference_of
+from flujo_client.dsl.callables import check_injection
 from flujo_client.dsl.composites import COMPOSITES
 from flujo_client.dsl.config import StepConfig, adapter_marks, override_config, refused_options
+from flujo_client.dsl.definition import Definition
 from flujo_client.dsl.factories import Factories
 from flujo_client.dsl.findings import ValidationFinding
 from flujo_client.dsl.leaf import leaf_of
-from flujo_client.dsl.skills import resolve_agent
-from flujo_client.protocol.attachments import AgentProcessors, Attachments
+from flujo_client.protocol.attachments import AgentProcessors
 from flujo_client.protocol.errors import (
     ConfigurationError,
     ImproperStepInvocationError,
     InfiniteFallbackError,
     StepInvocationError,
 )
-from flujo_client.protocol.leaves import TurnSpec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.spec import NodeSpec, StepSpec
 
@@ -53,7 +52,7 @@ class _Declared:
         return object if step is None else getattr(step, self._attribute)
 
 
-class Step(Factories, BaseModel, Generic[In, Out]):
+class Step(Factories, Definition, BaseModel, Generic[In, Out]):
     """A named function with its terms. Data, not a call: compose it and run the pipeline.
 
     Attributes:
@@ -77,7 +76,8 @@ class Step(Factories, BaseModel, Generic[In, Out]):
         updates_context: Its output's keys are set on the context.
         validate_fields: Such a key must be a field of the context's model.
         sink_to: Dotted place in the context that gets its output.
-        input_keys, output_keys: Places in the context that it reads and writes, for those who read the pipeline.
+        input_keys, output_keys: Dotted places of the context that it reads and writes. They must be there before it runs,
+            and after it; what nobody can have written is found before anything runs.
         meta: The user's own, and what marks adapters.
     """
 
@@ -224,49 +224,6 @@ class Step(Factories, BaseModel, Generic[In, Out]):
             yield link
             link = link.fallback_step
 
-    @property
-    def resolved_agent(self) -> Any:
-        """See `StepDefinition.resolved_agent`."""
-        return self._resolved[1]
-
-    @property
-    def signature(self) -> Signature:
-        """The function, analysed."""
-        return self._resolved[2]
-
-    @property
-    def _resolved(self) -> tuple[Any, Any, Signature]:
-        """The agent as given, the agent itself, and its signature; anew if the agent was set since."""
-        known = self.__dict__.get("_known")
-        if known is None or known[0] is not self.agent:
-            agent = resolve_agent(self.agent, self.name)
-            signature = inspect_callable(agent, self.name)
-            if not self._of_function:
-                check_injection(agent, self.name)
-            known = self.__dict__["_known"] = (self.agent, agent, signature)
-        return known
-
-    @property
-    def attachments(self) -> Attachments:
-        """See `StepDefinition.attachments`."""
-        return Attachments(
-            plugins=tuple(plugin for plugin, _ in sorted(self.plugins, key=lambda entry: -entry[1])),
-            validators=(*self.processors.validators, *self.validators),
-            prompt_processors=tuple(self.processors.prompt_processors),
-            output_processors=tuple(self.processors.output_processors),
-            invariants=tuple(rule for rule in self.static_invariants if not isinstance(rule, str)),
-        )
-
-    @property
-    def template(self) -> Any:
-        """What takes the place of the output of the step before; None: nothing does."""
-        return self.input_
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether the step may stand between two whose types do not fit."""
-        return bool(self.meta.get("is_adapter"))
-
     def redirected(self, target: Any) -> Step[Any, Any]:
         """See `StepDefinition.redirected`."""
         if isinstance(target, Step):
@@ -277,61 +234,6 @@ class Step(Factories, BaseModel, Generic[In, Out]):
     def is_complex(self) -> bool:
         """Whether the step holds other steps."""
         return False
-
-    @property
-    def function(self) -> str:
-        """See `StepDefinition.function`."""
-        return reference_of(self.agent, self.name, attached=bool(self.attachments))
-
-    @property
-    def call(self) -> Callable[..., Any]:
-        """See `StepDefinition.call`."""
-        return self.signature.call
-
-    @property
-    def stream_call(self) -> Callable[..., Any] | None:
-        """See `StepDefinition.stream_call`."""
-        return self.signature.stream
-
-    @property
-    def is_async(self) -> bool:
-        """See `StepDefinition.is_async`."""
-        return self.signature.is_async
-
-    @property
-    def injects(self) -> frozenset[str]:
-        """See `StepDefinition.injects`."""
-        return self.signature.injects
-
-    @property
-    def input_type(self) -> Any:
-        """The annotation of the function's first parameter."""
-        return Any if self.agent is None else self.signature.input_type
-
-    @property
-    def output_type(self) -> Any:
-        """The annotation of what the function returns."""
-        return Any if self.agent is None else self.signature.output_type
-
-    @property
-    def turn(self) -> TurnSpec | None:
-        """What it keeps between its turns; None: it has no turns."""
-        return None
-
-    @property
-    def turn_facts(self) -> Mapping[str, Mapping[str, Any]]:
-        """See `StepDefinition.turn_facts`."""
-        return {}
-
-    @property
-    def in_background(self) -> bool:
-        """Whether the pipeline goes on beside it, with its input."""
-        return self.config.execution_mode == "background"
-
-    @property
-    def context_type(self) -> Any:
-        """The annotation of its `context` parameter."""
-        return self.signature.context_type
 
     def parts(self) -> Mapping[str, Pipeline]:
         """The pipelines that it holds, by what people call them."""

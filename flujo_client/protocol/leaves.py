@@ -150,6 +150,8 @@ class StepSpec(_Leaf):
     template: Any = Field(None, description="the input instead of the step before's output; may hold {{ }} templates")
     reads: tuple[str, ...] = Field((), description="earlier steps whose outputs it reads as well; * for all")
     uses_context: bool = False
+    input_keys: tuple[str, ...] = Field((), description="places that have to be in the context before it")
+    output_keys: tuple[str, ...] = Field((), description="places that have to be in the context after it")
     updates_context: bool = False
     validate_fields: bool = Field(False, description="only fields of the context's model may be updated")
     sink_to: str | None = None
@@ -182,7 +184,8 @@ class StepSpec(_Leaf):
     def wants_context(self) -> bool:
         """Whether an attempt needs the context, to read or to write."""
         kept = self.persist_feedback_to or self.persist_validation_to
-        return self.uses_context or self.updates_context or self.sink_to is not None or kept is not None
+        keyed = bool(self.input_keys or self.output_keys)
+        return self.uses_context or self.updates_context or self.sink_to is not None or kept is not None or keyed
 
     @property
     def wanted(self) -> str:

@@ -41,6 +41,7 @@ class ContextPolicy:
         )
         call.context = self._reader.of(call.attempt).context(model, call.attempt.ref.run_id)
         call.injected["context"] = call.context.model
+        call.context.require(step.input_keys, f"Step '{step.name}' reads what no step before it has written:")
         try:
             output = await proceed(call)
         except (asyncio.CancelledError, PausedException, PipelineAbortSignal):
@@ -51,6 +52,7 @@ class ContextPolicy:
         if step.persist_validation_to is not None and call.findings:
             call.context.append(step.persist_validation_to, call.findings)
         call.context.apply(step, output)
+        call.context.require(step.output_keys, f"Step '{step.name}' has not written what it declares:")
         return output
 
     def _keep(self, call: StepCall, error: BaseException) -> None:

@@ -24,6 +24,9 @@ STEP_OUTPUTS: Final = "step_outputs"
 #: What no step may put into a context: a place for everything is a place for nothing.
 SCRATCHPAD: Final = "scratchpad"
 
+#: What a place holds that there is not.
+_MISSING: Final = object()
+
 #: Fields of the run itself, which an output that is a whole context does not change.
 _OF_THE_RUN = frozenset({"run_id", "initial_prompt", "status", STEP_OUTPUTS})
 
@@ -113,15 +116,25 @@ class StepContext:
             )
         set_in_context(self.model, place, [*(held or []), *items])
 
+    def require(self, places: Sequence[str], story: str) -> None:
+        """Make sure that dotted places are there, whatever is in them.
+
+        Raises:
+            ContextFieldError: Names those that are not.
+        """
+        missing = [place for place in places if self._get(place, _MISSING) is _MISSING]
+        if missing:
+            raise ContextFieldError(f"Context validation failed: {story} {', '.join(map(repr, missing))}")
+
     def untouched(self) -> StepContext:
         """The same context as before the attempt, for what a failure keeps."""
         model = type(self.model).model_validate(self._stored)
         return StepContext(model, self._stored, self._before, self._unknown, self._deltas)
 
-    def _get(self, place: str) -> Any:
+    def _get(self, place: str, missing: Any = None) -> Any:
         target: Any = self.model
         for name in place.split("."):
-            target = target.get(name) if isinstance(target, dict) else getattr(target, name, None)
+            target = target.get(name, missing) if isinstance(target, dict) else getattr(target, name, missing)
         return target
 
     def _merge(self, key: str, value: Any) -> None:

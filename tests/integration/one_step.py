@@ -487,3 +487,19 @@ paged = Pipeline(
     name="paged",
 )
 unpaged = Pipeline([refuse_order.model_copy(update={"failure_handlers": [page_nobody]})], name="unpaged")
+
+
+# declared keys
+
+
+@step(sink_to="facts.title", output_keys=["facts.title"])
+async def entitle(data: str) -> str:
+    return data.title()
+
+
+@step(input_keys=["facts.title"], output_keys=["facts.body"], max_retries=0)
+async def forgets(data: str) -> str:
+    return data
+
+
+keyed = Pipeline([entitle, forgets], name="keyed")

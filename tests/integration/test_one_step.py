@@ -276,3 +276,10 @@ async def test_failure_handlers_are_called_where_the_step_ran_and_may_end_the_ru
     assert result.output == ["first", "second"]
     with pytest.raises(RunFailedError, match="RuntimeError: no pager"):
         await modes.run(one_step.unpaged, "chair")
+
+
+async def test_what_a_step_declares_to_read_and_write_is_looked_for(modes: Modes) -> None:
+    result = await modes.run(one_step.keyed, "moon", context_model=Notes)
+
+    assert result.step_history[0].success
+    assert told(result) == "Context validation failed: Step 'forgets' has not written what it declares: 'facts.body'"

@@ -8,15 +8,20 @@ from typing import Any, Literal
 import pytest
 
 from flujo_client import (
+    ConfigurationError,
     Flujo,
+    MissingAgentError,
     Pipeline,
+    PipelineContext,
     PipelineValidationError,
     StateMachineStep,
     Step,
+    UnqueueableError,
     ValidationReport,
     step,
 )
-from flujo_client.validation import report_on
+from flujo_client.dsl.context_keys import unwritten_keys
+from flujo_client.validation import check_pipeline, report_on
 
 
 @step
@@ -160,6 +165,124 @@ def test_agents_that_are_missing_or_cannot_be_called_are_all_told(monkeypatch: p
     assert ("missing_agent", "unnamed/both/x/deep") in found(report)
     assert all(finding.suggestion for finding in report.errors)
     assert found(Pipeline([Step(name="odd", agent=7)], name="p").validate_graph()) == [("agent", "p/odd")]
+
+
+def test_everything_that_is_wrong_is_raised_at_once_whatever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUJO_ALLOW_HITL", "0")
+    bad = Pipeline(
+        [
+            Step.parallel("both", {"x": Step(name="deep"), "y": Pipeline()}),
+            Step.human_in_the_loop("ask"),
+            Step.from_callable(lambda value: value, name="lambda", input_keys=["draft"]),
+            Step.branch_on("pick", is_even, {True: shout, False: Step(name="odd", agent=7)}),
+            Pipeline([number, Step.parallel("deeper", {"good": number, "bad": shout})]).as_step("inner"),
+        ]
+    )
+
+    with pytest.raises(PipelineValidationError) as raised:
+        check_pipeline(bad, queued=True, context_keys=())
+
+    faults = raised.value.data["faults"]
+    for words in (
+        "'deep' has no agent",
+        "has no steps",
+        "asks humans in: ask",
+        "a lambda has no name",
+        "'draft'",
+        "without a name",
+    ):
+        assert sum(words in fault for fault in faults) == 1, (words, faults)
+    assert "both/x/deep" in str(raised.value)
+    assert "shout' in deeper/bad" in str(raised.value)
+    assert len(faults) == 8
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        (Step(name="empty"), MissingAgentError),
+        (Step(name="odd", agent=7), ConfigurationError),
+        (Step.from_callable(lambda value: value, name="lambda"), UnqueueableError),
+    ],
+)
+def test_what_is_of_one_kind_is_raised_as_that_kind_and_names_each(
+    part: Step[Any, Any], error: type[Exception]
+) -> None:
+    twice = Pipeline([part, part.model_copy(update={"name": "second"})], name="p")
+
+    with pytest.raises(error, match="second") as raised:
+        check_pipeline(twice, queued=True)
+
+    assert type(raised.value) is error
+
+
+class Notes(PipelineContext):
+    draft: str = ""
+
+
+@step
+async def reads_notes(value: int, *, context: Notes) -> int:
+    return value
+
+
+class TestContextKeys:
+    @staticmethod
+    def unread(*steps: Step[Any, Any], known: tuple[str, ...] = ()) -> list[str]:
+        return [finding.place for finding in unwritten_keys(Pipeline(list(steps)), "p", known)]
+
+    READS = number.model_copy(update={"name": "reads", "input_keys": ["draft.title"]})
+
+    def test_what_nobody_can_have_written_is_found_at_any_depth(self) -> None:
+        inside = Step.parallel("both", {"a": Pipeline([self.READS]), "b": number})
+
+        assert self.unread(self.READS, inside) == ["p/reads", "p/both/a/reads"]
+
+    @pytest.mark.parametrize(
+        "writes",
+        [
+            {"output_keys": ["draft"]},
+            {"sink_to": "draft.title"},
+            {"persist_feedback_to_context": "draft"},
+            {"updates_context": True},
+        ],
+    )
+    def test_what_an_earlier_step_writes_or_may_write_is_there(self, writes: dict[str, Any]) -> None:
+        writer = number.model_copy(update=writes)
+
+        assert self.unread(writer, self.READS) == []
+        assert self.unread(Step.branch_on("pick", is_even, {True: writer, False: number}), self.READS) == []
+        assert self.unread(self.READS, writer) == ["p/reads"]
+
+    def test_fields_of_the_runs_model_and_of_the_steps_own_are_there(self) -> None:
+        assert self.unread(self.READS, known=("draft",)) == []
+        assert self.unread(reads_notes.model_copy(update={"input_keys": ["draft"]})) == []
+
+    def test_one_that_says_what_it_writes_writes_nothing_else(self) -> None:
+        writer = reads_notes.model_copy(update={"output_keys": ["other"]})
+
+        assert self.unread(writer, self.READS) == ["p/reads"]
+
+    def test_a_runner_knows_its_model_and_its_data(self) -> None:
+        pipeline = Pipeline([self.READS])
+
+        with pytest.raises(PipelineValidationError, match=r"reads 'draft\.title'"):
+            Flujo(pipeline).run(1)
+        given = {"draft": {"title": "x"}}
+        assert Flujo(pipeline).run(1, initial_context_data=given).success
+        assert [finding.severity for finding in report_on(pipeline).findings if finding.rule == "context_keys"] == [
+            "warning"
+        ]
+
+    def test_they_are_checked_again_when_the_values_are_there(self) -> None:
+        lies = number.model_copy(update={"name": "lies", "output_keys": ["draft"]})
+
+        result = Flujo(Pipeline([lies, self.READS])).run(1)
+        deep = Flujo(Pipeline([self.READS])).run(1, initial_context_data={"draft": {}})
+
+        assert result.step_history[0].feedback == (
+            "Context validation failed: Step 'lies' has not written what it declares: 'draft'"
+        )
+        assert "reads what no step before it has written: 'draft.title'" in (deep.step_history[0].feedback or "")
 
 
 def test_a_pipeline_without_steps_is_an_error() -> None:
