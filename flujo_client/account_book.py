@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from flujo_client.protocol.errors import UnknownAccountError
 from flujo_client.protocol.named import Account, now_utc
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.spec import PipelineSpec
 
 __all__ = ["AccountBook", "AccountStatus", "MeterStatus"]
 
@@ -76,6 +78,13 @@ class AccountBook:
         """
         calendar = account.calendar(now_utc())
         await self._scripts.define_account(account.name, account.definition, calendar, account.pipelines)
+
+    async def define_for(self, spec: PipelineSpec, accounts: Sequence[Account]) -> list[str]:
+        """Define what a pipeline's runs draw on; returns those that pay for every step: those that no step names."""
+        for account in accounts:
+            await self.define(account)
+        of_steps = {name for step in spec.steps() for name in step.accounts}
+        return [account.name for account in accounts if account.name not in of_steps]
 
     async def drop(self, name: str) -> None:
         """Forget an account: it limits nobody any more, and those who wait for it go on.

@@ -13,6 +13,7 @@ from opentelemetry import trace
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
+from flujo_client.account_book import AccountBook
 from flujo_client.archive.backend import WorkflowState
 from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.dsl.hitl import HumanInTheLoopStep
@@ -33,6 +34,7 @@ from flujo_client.protocol.errors import (
     RunNotFoundError,
 )
 from flujo_client.protocol.messages import LAUNCH, Event, EventKind
+from flujo_client.protocol.named import Account
 from flujo_client.protocol.outcomes import BackgroundLaunched, Chunk, StepOutcome
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.quota import UsageLimits
@@ -62,6 +64,7 @@ class RunTerms:
         context_data: For it; a run may add to it.
         tracing: Whether results carry the run's trace tree.
         delete_on_completion: Whether the state backend forgets a run that has ended.
+        accounts: Named ones, defined before each run.
     """
 
     context_model: type[BaseModel] | None = None
@@ -69,6 +72,7 @@ class RunTerms:
     limits: UsageLimits | None = None
     tracing: bool = True
     delete_on_completion: bool = False
+    accounts: tuple[Account, ...] = ()
 
 
 class RunDriver:
@@ -175,6 +179,7 @@ class RunDriver:
             limits=self._terms.limits,
             context=context,
             traceparent=traceparent_of(trace.get_current_span()),
+            accounts=await AccountBook(engine.scripts).define_for(spec, self._terms.accounts),
         )
 
     async def replay(self, engine: Engine, run_id: str) -> PipelineResult:

@@ -24,6 +24,7 @@ from flujo_client.pipeline_registry import PipelineRegistry
 from flujo_client.protocol.errors import ConfigurationError, UnqueueableError
 from flujo_client.protocol.hooks import HookDispatcher, strict_hooks
 from flujo_client.protocol.modules import refuse_while_importing
+from flujo_client.protocol.named import Account
 from flujo_client.protocol.outcomes import StepOutcome
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.references import StateProvider
@@ -51,6 +52,8 @@ class Flujo(RunForms, BackgroundAdmin):
         initial_context_data: For the context model; a run may add to it.
         resources: Handed to steps that ask for `resources`; in process only, workers have their own.
         usage_limits: Budget of every run.
+        accounts: Named accounts that its runs share with others, defined before each run. One that steps name pays for
+            these alone. In process they are this runner's own.
         hooks: Called in this process, as `docs/hooks.md` says; they may raise `PipelineAbortSignal` to end the run.
         backend: Carries out the steps' functions instead of this process, see `ExecutionBackend`; in process only.
         policies: Around every step's function; in process only, workers have their modules' `flujo_policies`.
@@ -78,6 +81,7 @@ class Flujo(RunForms, BackgroundAdmin):
         initial_context_data: dict[str, Any] | None = None,
         resources: Any = None,
         usage_limits: UsageLimits | None = None,
+        accounts: Sequence[Account] = (),
         hooks: Sequence[Callable[..., Any]] = (),
         backend: ExecutionBackend | None = None,
         policies: Sequence[StepPolicy] = (),
@@ -104,7 +108,12 @@ class Flujo(RunForms, BackgroundAdmin):
             self._policies.append(BackendPolicy(backend))
         self._state_providers = dict(state_providers or {})
         self._terms = RunTerms(
-            context_model, initial_context_data or {}, usage_limits, enable_tracing, delete_on_completion
+            context_model,
+            initial_context_data or {},
+            usage_limits,
+            enable_tracing,
+            delete_on_completion,
+            tuple(accounts),
         )
         if not persist_state:
             self._settings = self._settings.model_copy(update={"state_uri": None})

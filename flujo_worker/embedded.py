@@ -32,6 +32,9 @@ _SYNC_SLOTS = 500
 _SHARE = 100
 
 _EVERY = 2**31
+
+#: What a timer may run ahead of the store's clock, s.
+_TIMER_SLACK_S = 0.005
 _FOR_EVER_MS = 10 * 365 * 86_400_000
 
 
@@ -120,6 +123,8 @@ class EmbeddedEngine:
         )
         self.broken: asyncio.Future[None]
         self._steps: dict[asyncio.Task[None], str] = {}
+        self._watched: set[bytes] = set()  # named accounts with a timer
+        self._looking: asyncio.Task[None] | None = None
         self._retained = memory.retained
         self._retention_ms = retention_ms
 
@@ -147,12 +152,30 @@ class EmbeddedEngine:
             self.broken.exception()  # it counts as seen where nobody waits
 
     async def _step(self, ref: Any, message: StepMessage) -> None:
-        await self.coordinator.execute_step(ref, message.queue, message.traceparent)
+        end = await self.coordinator.execute_step(ref, message.queue, message.traceparent)
         entries = await self.redis.execute("LPOP", self.keyspace.inbox(POOL, 0), _SHARE)
         for entry in entries or ():
             self.manager.hear(entry)
-        if not entries:
+        if all(entry.startswith(b"@") for entry in entries or ()):
             self.manager.wake(ref.run_id)
+        if end.outcome == "delayed":
+            await self._watch_accounts()
+
+    async def _watch_accounts(self) -> None:
+        """Call who waits for named accounts when there is room: what a sweep does on a fleet."""
+        key, loop = self.keyspace.shard("named_due"), asyncio.get_running_loop()
+        for name in await self.redis.execute("ZRANGE", key, 0, -1):
+            left_s = float(await self.redis.execute("ZSCORE", key, name)) / 1000 - time.time()
+            if left_s <= 0:
+                await self.manager.outbox.call_waiters(name.decode())
+                loop.call_soon(self._look_at_accounts)
+            elif name not in self._watched:
+                self._watched.add(name)
+                loop.call_later(left_s + _TIMER_SLACK_S, self._look_at_accounts, name)
+
+    def _look_at_accounts(self, name: bytes = b"") -> None:
+        self._watched.discard(name)
+        self._looking = asyncio.create_task(self._watch_accounts())
 
     async def adopt(self, run_id: str) -> None:
         """Nothing to do: there is one manager."""
@@ -165,22 +188,17 @@ class EmbeddedEngine:
         self.codec.forget((await self.redis.hgetall(keys.payloads)).values())
         entries = await self.redis.execute("XRANGE", keys.events, "0-0", "+", "COUNT", _EVERY)
         self.codec.forget(fields[-1] for _, fields in entries if fields[1] == b"chunk")
+        for member in await self.redis.execute("ZRANGE", self.keyspace.shard("dispatches"), 0, -1):
+            if member.startswith(run_id.encode() + b" "):  # the run ended before anybody took them
+                await self.scripts.redispatch(member.decode(), 0, 0)
         await self.redis.execute(
             "DEL", keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads, keys.events, keys.waiters
         )
         for member in await self.redis.execute("ZRANGE", held, 0, -1):
             if member.decode().startswith(f"{run_id} "):
                 await self.redis.execute("ZREM", held, member)
-        for member in await self.redis.execute("ZRANGE", self.keyspace.shard("dispatches"), 0, -1):
-            if member.decode().startswith(f"{run_id} "):  # cancelled before it was taken
-                await self.redis.execute("ZREM", self.keyspace.shard("dispatches"), member)
-                await self.redis.execute("HDEL", self.keyspace.shard("published"), member)
         for name in ("active", "cancelled", "dirty", "finished", "unarchived"):
             await self.redis.execute("ZREM", self.keyspace.shard(name), run_id)
-        for member in await self.redis.execute("ZRANGE", self.keyspace.shard("dispatches"), 0, -1):
-            if member.startswith(run_id.encode() + b" "):  # the run ended before anybody took them
-                await self.redis.execute("ZREM", self.keyspace.shard("dispatches"), member)
-                await self.redis.execute("HDEL", self.keyspace.shard("published"), member)
         await self.redis.execute("DEL", self.keyspace.inbox(POOL, 0))  # wake-ups that no process waits for
 
     async def retain(self, run_id: str) -> None:

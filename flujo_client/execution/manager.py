@@ -110,7 +110,10 @@ class ExecutionManager:
         self.advanced = 0  # decisions stored by this manager, for its metrics
 
     def hear(self, entry: bytes) -> None:
-        """Drive the run that an entry of an inbox names; see `WakeUp`."""
+        """Drive the run that an entry of an inbox names, see `WakeUp`; or call who waits for a named account, `@<account>`."""
+        if entry.startswith(b"@"):
+            self.outbox.call_waiters(entry[1:].decode())
+            return
         wake_up = WakeUp.parse(entry)
         if self._observer is None or not self._observer.asks:
             self._state.recent.hear(wake_up)

@@ -159,9 +159,11 @@ class Outbox:
         self._outgoing.append(self._outgoing_of(run, dispatch))
         await self._flush()
 
-    def call_waiters(self, account: str) -> None:
-        """Let those who wait for a named account go on, as far as it can pay for them now."""
-        self._keep(asyncio.create_task(self._call_waiters(account)))
+    def call_waiters(self, account: str) -> asyncio.Task[None]:
+        """Let those who wait for a named account go on, as far as it can pay for them now. Nobody needs to wait for it."""
+        calling = asyncio.create_task(self._call_waiters(account))
+        self._keep(calling)
+        return calling
 
     async def _call_waiters(self, account: str) -> None:
         try:

@@ -115,21 +115,14 @@ class ManagerService:
                 first = await self._inbox_wire.execute("BLPOP", inbox, _LISTEN_S)
                 if first is None:
                     continue
-                self._hear(first[1])
+                self._manager.hear(first[1])
                 if not self._manager.busy:
                     continue
                 for entry in await self._inbox_wire.execute("LPOP", inbox, _SHARE) or ():
-                    self._hear(entry)
+                    self._manager.hear(entry)
             except (StateUnavailableError, RedisReplyError) as error:  # a Redis that fails over replies an error
                 logger.warning("inbox not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(_PERIOD_MS / 1000)
-
-    def _hear(self, entry: bytes) -> None:
-        """A run has news, or a named account, which begins with @, has room."""
-        if entry.startswith(b"@"):
-            self._manager.outbox.call_waiters(entry[1:].decode())
-        else:
-            self._manager.hear(entry)
 
     async def _watch(self, shard: int) -> None:
         """Sweep in time, whatever there is to mend: a manager that mends is not one that died."""

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from flujo_client import Account, Step, StepRun, UnknownAccountError, UsageLimitExceededError, UsageLimits
+from flujo_client import Account, Flujo, Step, StepRun, UnknownAccountError, UsageLimitExceededError, UsageLimits
 from flujo_client.account_book import AccountBook, MeterStatus
 from flujo_client.metering.transport import MeteredTransport, read_retry_after
 from flujo_client.protocol.caller import ScriptCaller
@@ -213,3 +213,72 @@ async def test_who_is_refused_is_told_of_the_account(bench: Bench) -> None:
     assert loaded is not None
     assert '"account":"key"' in loaded.record["error"]
     assert UsageLimitExceededError.__name__ in loaded.record["error"]
+
+
+class TestInProcess:
+    async def test_slots_keep_steps_apart(self) -> None:
+        running, most = 0, 0
+
+        async def occupy(value: int) -> int:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            return value
+
+        step: Step[Any, Any] = Step.from_callable(occupy, accounts=("key",))
+        many = Step.parallel("many", {f"b{index}": step for index in range(7)})
+        account = Account(name="key", slots=2, when_exhausted="wait")
+
+        result = await Flujo(many, accounts=[account]).run_async(1)
+
+        assert (result.success, most) == (True, 2)
+
+    async def test_a_window_that_slides_lets_steps_go_on_when_there_is_room(self) -> None:
+        called: list[float] = []
+
+        async def call(value: int) -> int:
+            called.append(asyncio.get_running_loop().time())
+            return value
+
+        many = Step.parallel("many", {f"b{index}": Step.from_callable(call) for index in range(3)})
+        limits = UsageLimits(meters={"requests": 2})
+        account = Account(name="key", limits=limits, window=timedelta(seconds=1), when_exhausted="wait")
+
+        result = await Flujo(many, accounts=[account]).run_async(1)
+
+        assert result.success
+        assert 1.0 <= called[2] - called[0] < 2.0
+
+    async def test_runs_of_one_runner_share_its_account_and_the_last_is_refused(self) -> None:
+        async def spend(value: int, run: StepRun) -> int:
+            run.usage.add(tokens=60)
+            return value
+
+        step: Step[Any, Any] = Step.from_callable(spend, expected_tokens=60, max_retries=0)
+        flujo = Flujo(step, accounts=[Account(name="day", limits=TOKENS_100, window="day")])
+
+        assert (await flujo.run_async(1)).success
+        with pytest.raises(UsageLimitExceededError, match="Token limit of 100 exceeded") as caught:
+            await flujo.run_async(2)
+
+        assert (caught.value.data["account"], caught.value.data["free"]) == ("day", "40")
+
+    async def test_a_run_whose_caller_goes_away_waits_for_nothing_any_more(self) -> None:
+        account = Account(name="key", limits=UsageLimits(meters={"requests": 1}), window="day", when_exhausted="wait")
+        flujo = Flujo(
+            Step.parallel("two", {"a": Step.from_callable(_one), "b": Step.from_callable(_one)}), accounts=[account]
+        )
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(flujo.run_async(1), 0.3)
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))
+
+        store = flujo._memory.redis.store
+        fields: Any = store.value(b"{flujo:0}:named")
+        assert [field for field in fields if field.startswith(b"place|")] == []
+
+
+async def _one(value: int) -> int:
+    return 1
