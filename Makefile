@@ -49,9 +49,9 @@ docs: $(DEV_STAMP)
 simulate: $(DEV_STAMP)
 	TEST_SCHEDULES=$(or $(SCHEDULES),10000) $(BIN)/pytest tests/simulation
 
-# make soak EXAMPLES=5000 SEEDS=200: budgets against their model, and by real workers; results are appended with the commit
+# make soak EXAMPLES=5000 SEEDS=200 FIRST=0: budgets against their model, and by real workers; results are appended with the commit
 soak: $(DEV_STAMP)
-	FLUJO_SOAK_EXAMPLES=$(or $(EXAMPLES),2000) FLUJO_SOAK_SEEDS=$(or $(SEEDS),50) FLUJO_SOAK_RESULTS=benchmarks/budget_soak.jsonl \
+	FLUJO_SOAK_EXAMPLES=$(or $(EXAMPLES),2000) FLUJO_SOAK_SEEDS=$(or $(SEEDS),50) FLUJO_SOAK_FIRST=$(or $(FIRST),0) FLUJO_SOAK_RESULTS=benchmarks/budget_soak.jsonl \
 	FLUJO_SOAK_COMMIT=$$(git rev-parse --short HEAD) \
 	$(BIN)/pytest tests/integration/test_budget_model.py tests/integration/test_budget_storm.py
 

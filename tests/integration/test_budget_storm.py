@@ -21,7 +21,8 @@ from tests.integration.budgets import MOST
 from tests.integration.conftest import Fleet
 from tests.soak import note_soak
 
-SEEDS = range(int(os.environ.get("FLUJO_SOAK_SEEDS", "5")))
+FIRST = int(os.environ.get("FLUJO_SOAK_FIRST", "0"))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("FLUJO_SOAK_SEEDS", "5")))
 WORKERS = 3
 
 

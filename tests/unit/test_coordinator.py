@@ -217,6 +217,24 @@ async def test_a_sync_body_that_outlives_its_timeout_is_counted_until_it_ends(
     await asyncio.wait_for(_until(lambda: bench.bodies.abandoned == 0), 30)
 
 
+async def test_what_a_sync_body_uses_after_its_timeout_is_on_no_account(bench: Bench) -> None:
+    go_on = threading.Event()
+
+    def late(value: Any, run: StepRun) -> Any:
+        assert go_on.wait(30)
+        run.usage.add(tokens=7)
+
+    await bench.submit(
+        of(late, timeout_s=0.05, max_retries=0, expected_tokens=10), limits=UsageLimits(total_tokens_limit=100)
+    )
+    await bench.step()
+    go_on.set()
+    bench.bodies.close()
+    await asyncio.wait_for(_until(lambda: bench.bodies.abandoned == 0), 30)
+
+    assert [await bench.account(part) for part in ("spent", "reserved", "unknown", "free")] == [0, 0, 0, 100]
+
+
 async def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.01)

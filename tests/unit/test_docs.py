@@ -107,8 +107,9 @@ def test_the_readmes_example_does_what_the_readme_says(first: Path, command: tup
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_readmes_guarantees_name_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "README.md").read_text())
+@pytest.mark.parametrize("page", ["README.md", "docs/budgets.md"])
+def test_guarantees_and_their_edges_name_tests_that_exist(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / page).read_text())
 
     assert len(named) >= 5
     for file, function in named:

@@ -1,0 +1,96 @@
+"""What budgets cost in commands of Redis: a reservation and a settlement touch one path, however wide the tree is."""
+
+from __future__ import annotations
+
+import redis
+
+from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.quota import share_evenly
+from flujo_client.protocol.replies import Reserved, Split
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.wire import Wire
+from tests.lua.runs import (
+    a_dispatch,
+    accounts_of,
+    advance_run,
+    check_accounts,
+    commit_claim,
+    create_run,
+    load_run,
+    new_claim,
+)
+
+SLICE = 500
+
+#: The newest publication that a queue has seen is only written by a reservation in a later millisecond than the last.
+NOISE = 1
+#: Reading and writing an account's row, in both scripts.
+MOST_PER_LEVEL = 5
+
+
+async def open_branches(scripts: Scripts, count: int, depth: int) -> str:
+    """A run with so many branches, the first of them split again and again; the path of a step at the bottom."""
+    cap = 128 * count
+    await create_run(scripts, limits={"tokens": cap})
+    await scripts.register("incarnations", "w1", 600_000, 0)
+    split = Split("1", ("root",), "tokens", share_evenly(cap, count))
+    for begin in range(0, count, SLICE):
+        branches = range(begin, min(begin + SLICE, count))
+        steps = [a_dispatch(f"1.{branch}.0", estimate="tokens=9", chain=f"1.{branch} root") for branch in branches]
+        opening = branches.stop < count
+        await advance_run(
+            scripts, await load_run(scripts), *steps, splits=(split,) if begin == 0 else (), opening=opening
+        )
+    chain, free = ["1.0", "root"], 128
+    for _ in range(depth):
+        node = f"{chain[0]}.1"
+        inner = Split(node, tuple(chain), "tokens", share_evenly(free, 2))
+        chain, free = [f"{node}.0", *chain], free // 2
+        step = a_dispatch(f"{chain[0]}.0", estimate="tokens=3", chain=" ".join(chain))
+        await advance_run(scripts, await load_run(scripts), step, splits=(inner,))
+    return f"{chain[0]}.0"
+
+
+def commands(client: redis.Redis) -> int:
+    """How many commands the server has run, those inside scripts among them."""
+    stats = client.info("commandstats")
+    assert isinstance(stats, dict)
+    return sum(row["calls"] for name, row in stats.items() if name not in ("cmdstat_info", "cmdstat_evalsha"))
+
+
+async def pair(scripts: Scripts, path: str) -> None:
+    claim = new_claim(path)
+    assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    await commit_claim(scripts, claim, {"tokens": 2})
+
+
+async def cost_of_a_pair(url: str, siblings: int, depth: int) -> int:
+    """Commands that a reservation and a settlement take in such a run."""
+    wire, client = Wire(url), redis.Redis.from_url(url)
+    keyspace = Keyspace(f"cost{siblings}.{depth}")
+    scripts = Scripts(ScriptCaller(wire), keyspace)
+    path = await open_branches(scripts, siblings, depth)
+    await pair(scripts, "1.1.0")  # the server knows the scripts now
+    before = commands(client)
+    await pair(scripts, path)
+    spent = commands(client) - before
+    check_accounts(accounts_of(client, keyspace), {"tokens": 128 * siblings})
+    for key in client.scan_iter(match=f"{{{keyspace.namespace}:*", count=1000):
+        client.delete(key)
+    client.close()
+    await wire.close()
+    return spent
+
+
+async def test_a_pair_costs_the_same_beside_ten_siblings_and_beside_ten_thousand(redis_url: str) -> None:
+    costs = {siblings: await cost_of_a_pair(redis_url, siblings, 0) for siblings in (10, 10_000)}
+
+    assert abs(costs[10] - costs[10_000]) <= NOISE
+
+
+async def test_each_level_of_the_tree_costs_the_same(redis_url: str) -> None:
+    costs = [await cost_of_a_pair(redis_url, 4, depth) for depth in range(1, 5)]
+
+    assert costs == sorted(costs)
+    assert costs[-1] - costs[0] <= 3 * MOST_PER_LEVEL + NOISE

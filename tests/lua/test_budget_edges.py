@@ -1,0 +1,117 @@
+"""The edges of the guarantee, made to happen: each stands in docs/budgets.md."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flujo_client.audit import Auditor
+from flujo_client.cli.redis_server import RedisServer
+from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.connection import connect
+from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.replies import Claim, Committed, Refusal, Reserved
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.wire import Wire
+from tests.lua.runs import a_dispatch, commit_claim, new_claim, started_run
+from tests.lua.test_waiting import end_branch, reserve, split_run, woken_paths
+
+
+class Provider:
+    """Bills what it is asked for, and remembers it whatever Redis forgets."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self.billed = 0
+
+    async def run(self, path: str, tokens: int) -> Claim:
+        """An attempt from its claim to its commit."""
+        claim = new_claim(path)
+        assert isinstance(await self._scripts.reserve(claim, POOL), Reserved)
+        self.billed += tokens
+        assert await commit_claim(self._scripts, claim, {"tokens": tokens}) == Committed({})
+        return claim
+
+
+def append_only_file(folder: Path) -> Path:
+    """What the server has written of its changes."""
+    files = [*folder.glob("appendonlydir/*.incr.aof"), *folder.glob("appendonly.aof")]
+    return max(files, key=lambda path: path.stat().st_mtime_ns)
+
+
+async def test_what_a_redis_forgot_is_billed_again_and_no_more_and_the_books_still_balance(tmp_path: Path) -> None:
+    """The cap is passed by what was billed in the second that is lost, at the most; what was on disk is not billed again."""
+    keyspace = Keyspace("edge")
+    server = RedisServer(tmp_path, options=("--appendfsync", "always")).start()
+    wire = Wire(server.url)
+    scripts = Scripts(ScriptCaller(wire), keyspace)
+    provider = Provider(scripts)
+    await started_run(scripts, *(a_dispatch(path, estimate="tokens=40") for path in "01"), limits={"tokens": 100})
+    kept = await provider.run("0", 40)
+    on_disk = append_only_file(tmp_path).stat().st_size
+    await provider.run("1", 40)
+
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    await wire.close()
+    os.truncate(append_only_file(tmp_path), on_disk)
+    server.start()
+    wire = Wire(server.url)
+    scripts = Scripts(ScriptCaller(wire), keyspace)
+    again = Provider(scripts)
+    await again.run("1", 40)
+    assert await commit_claim(scripts, kept, {"tokens": 40}) == Committed({})  # says so once more: nothing changes
+    client = connect(server.url)
+    differences = await Auditor(client, keyspace).audit("r1")
+    spent = await wire.execute("HGET", keyspace.run("r1").accounts, "total|tokens")
+    await client.aclose()
+    await wire.close()
+    server.stop()
+
+    assert differences == []
+    assert int(spent) == 80
+    assert provider.billed + again.billed - 100 <= 40
+
+
+async def test_an_extension_cannot_wait_and_is_refused_although_a_sibling_may_give_back(scripts: Scripts) -> None:
+    await split_run(scripts, [50, 50], 100)
+    first, second = new_claim("1.0.0"), new_claim("1.1.0")
+    for claim in (first, second):
+        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+
+    assert await scripts.extend(first, 1, {"tokens": 10}) == Refusal("1.0", "tokens", 10, 0)
+    await commit_claim(scripts, second, {"tokens": 0})
+    await end_branch(scripts, "1.1")
+    assert await scripts.extend(first, 2, {"tokens": 10}) is None
+
+
+async def test_behind_sixteen_that_cannot_pay_a_waiter_waits_until_they_are_fewer(scripts: Scripts) -> None:
+    """Shares of 3 tokens; the last asks for 5, and could have them once 3 are free above it."""
+    await split_run(scripts, [3, 3, *[20] * 16, 5], 57)
+    claims = [new_claim("1.0.0"), new_claim("1.1.0")]
+    for claim in claims:
+        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    for index in range(2, 19):
+        await reserve(scripts, f"1.{index}.0")
+    await commit_claim(scripts, claims[0], {"tokens": 0})
+    await end_branch(scripts, "1.0")
+    assert await woken_paths(scripts) == []
+
+    await commit_claim(scripts, claims[1], {"tokens": 0})
+    await end_branch(scripts, "1.1")
+
+    assert await woken_paths(scripts) == ["1.2.0", "1.3.0", "1.18.0"]
+
+
+@pytest.mark.parametrize("used", [30, 75])
+async def test_an_estimate_that_was_no_bound_is_paid_from_what_is_free_and_else_shown(
+    scripts: Scripts, used: int
+) -> None:
+    await started_run(scripts, a_dispatch("0", estimate="tokens=20"), limits={"tokens": 60})
+    claim = new_claim()
+    await scripts.reserve(claim, POOL)
+
+    assert await commit_claim(scripts, claim, {"tokens": used}) == Committed({"tokens": 15} if used == 75 else {})
