@@ -13,7 +13,7 @@ from flujo_client.protocol.errors import RunNotFoundError, StateUnavailableError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.quota import parse_amounts
 
-__all__ = ["Auditor", "Difference", "audit_accounts"]
+__all__ = ["Auditor", "Difference", "audit_accounts", "audit_tree"]
 
 #: Sums of a part of an account, by account and meter.
 _Sums = dict[tuple[str, str], int]
@@ -77,7 +77,10 @@ class Auditor:
                 f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
             )
         ahead = [member.decode().removeprefix("p") for member in waiters if member.startswith(b"p")]
-        return list(audit_accounts(run_id, parse_amounts(record["limits"]), accounts, attempts, ahead))
+        limits = parse_amounts(record["limits"])
+        if not attempts and "finished_ms" in record:
+            return list(audit_tree(run_id, limits, accounts))
+        return list(audit_accounts(run_id, limits, accounts, attempts, ahead))
 
 
 def audit_accounts(
@@ -97,7 +100,9 @@ def audit_accounts(
     """
     rows = {(row.account, row.meter): row for row in read_accounts(accounts)}
     derived: dict[str, _Sums] = {part: {} for part in ("reserved", "spent", "unknown", "overrun")}
-    totals: dict[str, int] = {}
+    totals = _by_meter(accounts, "forked")
+    for meter, used in totals.items():
+        _add(derived["spent"], "root", meter, min(used, limits.get(meter, used)))
 
     def add(part: str, path: str, meter: str, amount: int) -> None:
         paid_by = next((account for account in _accounts_of(attempts, path) if (account, meter) in rows), "")
@@ -120,10 +125,24 @@ def audit_accounts(
         for meter, amount in parse_amounts(attempts[f"{path}|terms"].split(";")[3]).items():
             add("reserved", path, meter, amount)
     yield from _differences(run_id, limits, rows, derived)
-    for meter, total in totals.items():
-        stored = int(accounts.get(f"total|{meter}", 0))
-        if stored != total:
-            yield Difference(run_id, "run", meter, "total", stored, total)
+    yield from _wrong_totals(run_id, _by_meter(accounts, "total"), totals)
+
+
+def audit_tree(run_id: str, limits: Mapping[str, int], accounts: Mapping[str, str]) -> Iterator[Difference]:
+    """Compare accounts with each other alone: of a run that ended so long ago that its attempts are gone."""
+    yield from _differences(run_id, limits, {(row.account, row.meter): row for row in read_accounts(accounts)}, {})
+
+
+def _by_meter(accounts: Mapping[str, str], kind: str) -> dict[str, int]:
+    """The fields `<kind>|<meter>`, by meter."""
+    found = (name.split("|") for name in accounts if name.startswith(f"{kind}|"))
+    return {meter: int(accounts[f"{kind}|{meter}"]) for _, meter in found}
+
+
+def _wrong_totals(run_id: str, stored: Mapping[str, int], derived: Mapping[str, int]) -> Iterator[Difference]:
+    for meter in sorted(stored.keys() | derived.keys()):
+        if stored.get(meter, 0) != derived.get(meter, 0):
+            yield Difference(run_id, "run", meter, "total", stored.get(meter, 0), derived.get(meter, 0))
 
 
 def _differences(

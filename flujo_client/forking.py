@@ -228,6 +228,7 @@ def _accounts(record: Mapping[str, str], accounts: Mapping[str, str], nodes: Map
         "meters": accounts.get("meters", ""),
         "life|root": "1 0 open",
         **{f"total|{meter}": str(amount) for meter, amount in used.items()},
+        **{f"forked|{meter}": str(amount) for meter, amount in used.items()},  # of which it has no claims
     }
     for meter, limit in parse_amounts(record["limits"]).items():
         made[f"root|{meter}"] = AccountRow("root", meter, limit, spent=min(limit, used.get(meter, 0))).stored

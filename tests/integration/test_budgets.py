@@ -108,3 +108,7 @@ def test_an_audit_finds_what_was_changed_and_nothing_else(fleet: Fleet) -> None:
 
     assert changed.exit_code == 1
     assert "audited account 0.0: tokens spent is 11 and should be 10" in changed.stdout
+    with redis.Redis.from_url(fleet.url) as store:
+        store.hset(key, "0.0|tokens", b" ".join(row))
+        store.delete(Keyspace("flujo").run("audited").attempts)  # as two hours after its end
+    assert CliRunner().invoke(app, ["audit", "audited"], env=environment).exit_code == 0

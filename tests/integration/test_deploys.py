@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from flujo_client import AsyncFlujoClient, RunNotFoundError, RunStatus, UnknownPipelineError, UsageLimits
+from flujo_client.audit import Auditor
 from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.messages import EventKind
@@ -129,6 +130,7 @@ async def test_a_fork_uses_what_was_paid_and_goes_on_with_another_release(deploy
         again = await client.fork("first", "1", pipeline="deployed", version="2.0", new_run_id="second")
         accounts = await client.client.hgetall(client.keyspace.run("second").accounts)
         kinds = [event.kind async for event in client.run("second").events()]
+        differences = await Auditor(client.client, client.keyspace).audit("second")
         with pytest.raises(RunNotFoundError):
             await client.fork("nobody", "0")
 
@@ -141,6 +143,7 @@ async def test_a_fork_uses_what_was_paid_and_goes_on_with_another_release(deploy
     assert result.usage == {"tokens": 4}  # 3 of the step that is used again, 1 for the text that the new one gave
     (account,) = read_accounts({name.decode(): value.decode() for name, value in accounts.items()})
     assert (account.granted, account.spent, account.reserved) == (100, 4, 0)
+    assert differences == []
     assert kinds.count(EventKind.SUCCEEDED) == 2  # the one that it begins with, and its own
 
 

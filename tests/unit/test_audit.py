@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flujo_client.audit import Difference, audit_accounts
+from flujo_client.audit import Difference, audit_accounts, audit_tree
 
 ACCOUNTS = {
     "meters": "tokens",
@@ -67,3 +67,39 @@ def test_a_total_that_differs_and_a_reservation_that_nobody_holds_are_named() ->
 
     assert Difference("r", "run", "tokens", "total", 17, 18) in found
     assert Difference("r", "1.1", "tokens", "reserved", 15, 0) in found
+
+
+def test_what_a_fork_began_with_needs_no_claims() -> None:
+    stored = {"meters": "tokens", "root|tokens": "100 0 40 0 0 0 0 0 0 0", "total|tokens": "40", "forked|tokens": "35"}
+    attempts = {
+        "3|terms": "60000;charge;root;;input",
+        "claim|a|path": "3",
+        "claim|a|phase": "committed",
+        "claim|a|reserved": "",
+        "claim|a|used": "tokens=5",
+    }
+
+    assert list(audit_accounts("r", {"tokens": 100}, stored, attempts, [])) == []
+    assert list(audit_accounts("r", {"tokens": 100}, {**stored, "forked|tokens": "34"}, attempts, [])) == [
+        Difference("r", "root", "tokens", "spent", 40, 39),
+        Difference("r", "run", "tokens", "total", 40, 39),
+    ]
+
+
+def test_a_fork_that_cost_more_than_its_limit_has_spent_the_limit() -> None:
+    stored = {"meters": "tokens", "root|tokens": "30 0 30 0 0 0 0 0 0 0", "total|tokens": "35", "forked|tokens": "35"}
+
+    assert list(audit_accounts("r", {"tokens": 30}, stored, {}, [])) == []
+
+
+def test_a_total_that_nobody_used_is_named() -> None:
+    assert list(audit_accounts("r", {}, {"total|pages": "3"}, {}, [])) == [
+        Difference("r", "run", "pages", "total", 3, 0)
+    ]
+
+
+def test_where_the_attempts_are_gone_the_accounts_are_held_against_each_other() -> None:
+    assert list(audit_tree("r", {"tokens": 100}, ACCOUNTS)) == []
+
+    found = audit_tree("r", {"tokens": 100}, {**ACCOUNTS, "1.0|tokens": "58 20 10 7 0 3 0 0 0 0"})
+    assert [f"{difference.account} {difference.part}" for difference in found] == ["root children"]

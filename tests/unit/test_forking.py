@@ -67,6 +67,7 @@ def test_a_fork_has_what_was_paid_before_its_first_step_and_no_more() -> None:
         "meters": "tokens",
         "life|root": "1 0 open",  # as create_run begins
         "total|tokens": "35",
+        "forked|tokens": "35",
         "root|tokens": "100 0 35 0 0 0 0 0 0 0",
     }
     (account,) = read_accounts(fork.accounts)
