@@ -10,20 +10,35 @@ import json
 import sys
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 from statistics import quantiles
 from uuid import uuid4
 
+from flujo_client.account_book import AccountBook
 from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.quota import share_evenly
+from flujo_client.protocol.named import Account
+from flujo_client.protocol.quota import UsageLimits, share_evenly
 from flujo_client.protocol.replies import Advanced, Claim, Dispatch, Reserved, Split
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 
 SIBLINGS = (10, 100, 1_000, 10_000)
 SLICE = 500
+
+#: A team's day, and a provider's minute with slots.
+NAMED = (
+    Account(name="day", limits=UsageLimits(total_cost_usd_limit=1_000), window="day"),
+    Account(
+        name="minute",
+        limits=UsageLimits(total_tokens_limit=10**9, meters={"requests": 10**9}),
+        slots=10**6,
+        window=timedelta(minutes=1),
+        when_exhausted="wait",
+    ),
+)
 
 
 class Bench:
@@ -32,13 +47,15 @@ class Bench:
     Args:
         scripts: On the server that is measured.
         siblings: Branches, each with an account of its own.
+        named: Accounts above the run that every step draws on.
     """
 
-    def __init__(self, scripts: Scripts, siblings: int) -> None:
+    def __init__(self, scripts: Scripts, siblings: int, named: tuple[str, ...] = ()) -> None:
         self._scripts = scripts
         self._siblings = siblings
         self._number = 0
-        self.run_id = f"r{siblings}"
+        self._named = f";{' '.join(named)}" if named else ""
+        self.run_id = f"r{siblings}-{len(named)}"
 
     async def prepare(self) -> None:
         """Create the run and touch every account."""
@@ -93,7 +110,7 @@ class Bench:
     async def _dispatch(self, branches: list[int] | range) -> list[Claim]:
         self._number += 1
         paths = [f"1.{branch}.{self._number}" for branch in branches]
-        terms = "60000;charge;1.{} root;tokens=10 cost_nanousd=100;input"
+        terms = "60000;charge;1.{} root;tokens=10 cost_nanousd=100;input" + self._named
         steps = [
             Dispatch(path, 1, "q", "m:f", "l", terms=terms.format(branch), task=b"{}")
             for path, branch in zip(paths, branches, strict=True)
@@ -127,11 +144,15 @@ async def main(pairs: int) -> None:
         wire = Wire(server.url)
         scripts = Scripts(ScriptCaller(wire), Keyspace("bench"))
         await scripts.register("incarnations", "w1", 3_600_000, 0)
-        for siblings in SIBLINGS:
-            bench = Bench(scripts, siblings)
+        for account in NAMED:
+            await AccountBook(scripts).define(account)
+        names = tuple(account.name for account in NAMED)
+        for siblings, named in [*((siblings, ()) for siblings in SIBLINGS), (1_000, names[:1]), (1_000, names)]:
+            bench = Bench(scripts, siblings, named)
             await bench.prepare()
             cuts = quantiles(await bench.measure(pairs), n=100)
-            row = {"siblings": siblings, "pairs": pairs, "p50_ms": cuts[49] * 1000, "p99_ms": cuts[98] * 1000}
+            row = {"siblings": siblings, "named": len(named), "pairs": pairs}
+            row |= {"p50_ms": cuts[49] * 1000, "p99_ms": cuts[98] * 1000}
             sys.stdout.write(json.dumps(row) + "\n")
         await wire.close()
 
