@@ -53,7 +53,7 @@ simulate: $(DEV_STAMP)
 soak: $(DEV_STAMP)
 	FLUJO_SOAK_EXAMPLES=$(or $(EXAMPLES),2000) FLUJO_SOAK_SEEDS=$(or $(SEEDS),50) FLUJO_SOAK_FIRST=$(or $(FIRST),0) FLUJO_SOAK_RESULTS=benchmarks/budget_soak.jsonl \
 	FLUJO_SOAK_COMMIT=$$(git rev-parse --short HEAD) \
-	$(BIN)/pytest tests/integration/test_budget_model.py tests/integration/test_budget_storm.py
+	$(BIN)/pytest tests/integration/test_budget_model.py tests/integration/test_budget_storm.py tests/integration/test_account_storm.py
 
 clean:
 	rm -rf site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo

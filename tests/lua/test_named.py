@@ -201,6 +201,23 @@ async def test_a_cancelled_run_gives_back_what_it_was_called_with_and_waits_no_m
     assert [field for field in fields if field.startswith(b"place|")] == []
 
 
+async def test_who_waits_for_one_account_is_refused_once_another_never_can_pay(scripts: Scripts) -> None:
+    await AccountBook(scripts).define(Account(name="a-key", slots=1, when_exhausted="wait"))
+    await AccountBook(scripts).define(TEAM)
+    first, second = await started(scripts, 2, accounts="a-key team")
+    await scripts.reserve(first, POOL)
+    await AccountBook(scripts).define(TEAM.model_copy(update={"limits": UsageLimits(total_tokens_limit=200)}))
+    assert isinstance(await scripts.reserve(second, POOL), Delayed)
+
+    await AccountBook(scripts).define(TEAM)
+    await commit_claim(scripts, first, {"tokens": 60})
+
+    assert await scripts.call_waiters("a-key", 10) == [member_of(second)]
+    assert await scripts.reserve(second, POOL) == Refusal("team", "tokens", 60, 40)
+    assert (await AccountBook(scripts).status("a-key")).waiting == 0
+    assert await meter_of(scripts, "a-key", "slots") == MeterStatus(1, 0, 0, 0)
+
+
 async def test_slots_bound_what_runs_at_once_and_come_free_when_a_worker_dies(scripts: Scripts) -> None:
     await AccountBook(scripts).define(Account(name="team", slots=1, when_exhausted="wait"))
     first, second, third = await started(scripts, 3, "")

@@ -12,11 +12,13 @@ while member and calls > 0 do
     named.names = words(place[4])
     local estimate = amounts(place[5])
     local lack = named_lack(named, member, estimate, true)
-    if lack then
+    if lack and not lack[7] then
       named_wait(named, member, lack, place[3], place[4], place[5])
       if lack[1] == ARGV[1] then break end
     else
-      redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'p', '', place[3], named_book(named, estimate)}, ';'))
+      if not lack then  -- else it never can be paid: reserve refuses it
+        redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'p', '', place[3], named_book(named, estimate)}, ';'))
+      end
       redis.call('ZADD', KEYS[4], int(named.now), member)
       redis.call('HSET', KEYS[5], member, '0 0')
       called[#called + 1], calls = member, calls - 1
