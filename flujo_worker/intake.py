@@ -89,8 +89,9 @@ class Intake:
             meter = self._meter(claim, answer, task.step.estimate)
             return Attempt(ref, claim, answer, task, fault, meter, self._registry.find(ref.function))
         outcome = next((name for kind, name in _NOT_RESERVED.items() if isinstance(answer, kind)), "inactive")
-        ids = {"run_id": ref.run_id, "path": ref.path, "attempt": ref.attempt}
-        logger.info("attempt not reserved", extra={**ids, "outcome": outcome})
+        told: dict[str, Any] = {"run_id": ref.run_id, "path": ref.path, "attempt": ref.attempt, "outcome": outcome}
+        told |= asdict(answer) if isinstance(answer, Delayed) else {}
+        logger.info("attempt not reserved", extra=told)
         return AttemptEnd(outcome)
 
     async def _reserve(self, claim: Claim, owner: str) -> object:

@@ -39,7 +39,8 @@ def report_budget(run: RunView, events: Sequence[Event], applied: str, metrics: 
         events: What the decision was made of.
         applied: The last of them that it applied.
     """
-    news = list(_news(events, applied)) if run.limits else []
+    limited = run.limits or any(event.kind is EventKind.REFUSED for event in events)  # by an account above the run
+    news = list(_news(events, applied)) if limited else []
     for at in range(0, len(news), _MOST_SPAN_EVENTS):
         with get_tracer("flujo_client").start_as_current_span(
             f"budget {run.spec.name}",

@@ -218,6 +218,25 @@ async def test_who_waits_for_one_account_is_refused_once_another_never_can_pay(s
     assert await meter_of(scripts, "a-key", "slots") == MeterStatus(1, 0, 0, 0)
 
 
+async def test_whom_a_dead_run_stood_before_is_called_when_that_one_is_dropped(scripts: Scripts) -> None:
+    await AccountBook(scripts).define(Account(name="team", limits=TEAM.limits, when_exhausted="wait"))
+    first, second = await started(scripts, 2)
+    await scripts.reserve(first, POOL)
+    await scripts.reserve(second, POOL)
+    await create_run(scripts, "r2")
+    await advance_run(scripts, await load_run(scripts, "r2"), a_dispatch("0", estimate="tokens=1", accounts="team"))
+    assert isinstance(await scripts.reserve(Claim("r2", "0", 1, "n2", "w1", "q"), POOL), Delayed)
+    assert await scripts.call_waiters("team", 10) == []
+
+    await scripts.cancel("r1", POOL, "why")
+    await scripts.redispatch(member_of(second), 0, 2_000)
+
+    page = await sweep_page(scripts)
+    assert page is not None
+    assert page.accounts == ["team"]
+    assert await scripts.call_waiters("team", 10) == ["r2 0 1 q"]
+
+
 async def test_slots_bound_what_runs_at_once_and_come_free_when_a_worker_dies(scripts: Scripts) -> None:
     await AccountBook(scripts).define(Account(name="team", slots=1, when_exhausted="wait"))
     first, second, third = await started(scripts, 3, "")

@@ -7,6 +7,7 @@ local place = place_of(named, ARGV[1])
 if redis.call('HGET', KEYS[3], 'gate') ~= 'open' then
   if place[1] ~= '' then
     named_drop(named, ARGV[1])
+    if place[1] == 'w' then post(named, place[2]) end  -- whom it stood before may be payable
     named_write(named)
   end
   redis.call('ZREM', KEYS[1], ARGV[1])
