@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from flujo_client import Flujo, Pipeline, Step, StepRun, UsageLimitExceededError, UsageLimits, step
+from flujo_client import Account, Flujo, Pipeline, Step, StepRun, UsageLimitExceededError, UsageLimits, step
 from flujo_client.execution.budget_news import report_budget
 from flujo_client.execution.decision import RunView
 from flujo_client.protocol.messages import Event, EventKind
@@ -58,6 +58,7 @@ def telemetry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
     tracers, meters = TracerProvider(), MeterProvider([recorded.reader])
     tracers.add_span_processor(SimpleSpanProcessor(recorded.spans))
     monkeypatch.setattr(trace, "get_tracer", tracers.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: tracers)
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
     yield recorded
     meters.shutdown()
@@ -137,3 +138,13 @@ def test_each_event_is_reported_by_the_decision_that_applies_it_and_none_is_drop
 
     assert telemetry.counts("flujo.budget.events", "flujo.budget.event") == {"blocked": 301}
     assert telemetry.events()["flujo.budget.blocked"] == 301
+
+
+async def test_a_refusal_by_a_named_account_is_counted_although_the_run_has_no_limits(telemetry: Telemetry) -> None:
+    poor = Account(name="poor", limits=UsageLimits(total_tokens_limit=30))
+
+    with pytest.raises(UsageLimitExceededError):
+        await Flujo(crowd, accounts=[poor]).run_async(1)
+
+    assert telemetry.counts("flujo.budget.events", "flujo.budget.event")["refused"] >= 1
+    assert telemetry.event("flujo.budget.refused")["account"] == "poor"
