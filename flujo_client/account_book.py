@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from flujo_client.protocol.errors import UnknownAccountError
+from flujo_client.protocol.errors import ConfigurationError, UnknownAccountError
 from flujo_client.protocol.named import Account, now_utc
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
@@ -35,7 +35,7 @@ class AccountStatus:
 
     Attributes:
         waits: Steps wait for it when it is exhausted; if not, their runs are refused.
-        window: `total`, `calendar`, or how many seconds a sliding one lasts.
+        window: `day@UTC` or the like, `60s` for one that slides, `ever`.
         meters: By name.
         turns_at_ms: When a window of a calendar ends, ms since 1970; 0 if there is none.
         held_back_ms: Until when its provider asked to be left alone; 0 if it never did.
@@ -71,11 +71,18 @@ class AccountBook:
         self._queue = scripts.keyspace.shard("named_queue")
 
     async def define(self, account: Account) -> None:
-        """Define an account, or define it anew: what it has taken stays taken.
+        """Define an account, or define it anew: what it has taken stays taken, unless its window is another.
 
         Raises:
+            ConfigurationError: The namespace is spread over several shards.
             StateUnavailableError: Redis does not answer; call again.
         """
+        shards = self._scripts.keyspace.shards
+        if shards > 1:
+            raise ConfigurationError(
+                f"Account {account.name} cannot be defined on {shards} shards: what one shard takes the others would not know.",
+                suggestion="Use a namespace of one shard.",
+            )
         calendar = account.calendar(now_utc())
         await self._scripts.define_account(account.name, account.definition, calendar, account.pipelines)
 
@@ -126,7 +133,7 @@ class AccountBook:
             raise _unknown(name)
         start_and_end, parts = row.decode().split()[:2], row.decode().split()[2:]
         used = {meter: tuple(map(int, parts[at + 1 : at + 4])) for at, meter in enumerate(parts) if at % 4 == 0}
-        when, kind, length_ms, grain_ms, *limits = definition.decode().split()
+        when, _, _, _, span, *limits = definition.decode().split()
         waiting = await self._commands.execute(
             "ZRANGEBYLEX", self._queue, f"[w{name} ", f"(w{name}!", "LIMIT", 0, _MOST_WAITING
         )
@@ -134,7 +141,7 @@ class AccountBook:
         return AccountStatus(
             name,
             when == "wait",
-            f"{(int(length_ms) - int(grain_ms)) / 1000:g} s" if kind == "sliding" else kind,
+            span,
             {
                 meter: MeterStatus(int(limit), *used.get(meter, (0, 0, 0)))
                 for meter, _, limit in (word.partition("=") for word in sorted(limits))

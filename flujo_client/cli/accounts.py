@@ -75,7 +75,7 @@ def define(
     ),
     as_json: bool = JsonOption,
 ) -> None:
-    """Define an account, or define it anew: what it has taken stays taken."""
+    """Define an account, or define it anew: what it has taken stays taken, unless its window is another."""
 
     async def work() -> AccountStatus:
         named = {} if requests is None else {"requests": requests}

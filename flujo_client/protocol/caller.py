@@ -39,7 +39,18 @@ class Script:
 _BUDGET = ("_prelude", "_accounts", "_moves", "_threads", "_waiters", "_serve", "_named", "_charges", "_settling")
 
 #: The scripts that move, or read, budget.
-_WITH_BUDGET = ("advance", "call_waiters", "cancel", "commit", "extend", "load_run", "lose", "redispatch", "reserve")
+_WITH_BUDGET = (
+    "advance",
+    "call_waiters",
+    "cancel",
+    "commit",
+    "decline",
+    "extend",
+    "load_run",
+    "lose",
+    "redispatch",
+    "reserve",
+)
 
 
 @functools.cache

@@ -79,13 +79,15 @@ class Account(BaseModel):
     @property
     def definition(self) -> str:
         """As the scripts read it; see lua/_named.lua."""
-        kind, length_ms, grain_ms = "total" if self.window is None else "calendar", 0, 0
+        kind, length_ms, grain_ms, span = "total", 0, 0, "ever"
         if isinstance(self.window, timedelta):
             window_ms = self.window // timedelta(milliseconds=1)
             grain_ms = -(-window_ms // _PARTS)
-            kind, length_ms = "sliding", window_ms + grain_ms
+            kind, length_ms, span = "sliding", window_ms + grain_ms, f"{window_ms / 1000:g}s"
+        elif self.window is not None:
+            kind, span = "calendar", f"{self.window}@{self.time_zone}"
         limits = " ".join(f"{meter}={limit}" for meter, limit in self.amounts().items())
-        return f"{self.when_exhausted} {kind} {length_ms} {grain_ms} {limits}"
+        return f"{self.when_exhausted} {kind} {length_ms} {grain_ms} {span} {limits}"
 
     def calendar(self, now: datetime) -> list[int]:
         """Starts of the window at a moment and of those after it, ms since 1970; none unless it has a calendar's."""

@@ -829,7 +829,12 @@ class Scripts:
         keys, shard = self.keyspace.run(run_id), self.keyspace.shard_of(run_id)
         reply = await self._call(
             "decline",
-            [keys.attempts, self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)],
+            [
+                keys.attempts,
+                self.keyspace.shard("dispatches", shard),
+                self.keyspace.shard("published", shard),
+                *self._named(shard),
+            ],
             member,
             path,
             attempt,
@@ -845,9 +850,8 @@ class Scripts:
         self, name: str, definition: str, calendar: Sequence[int], pipelines: Sequence[str], shard: int = 0
     ) -> None:
         """Define a named account, or define it anew; see lua/_named.lua for the words."""
-        keys = [self.keyspace.shard("named", shard), self.keyspace.shard("named_due", shard)]
         starts = " ".join(map(str, calendar))
-        await self._call("define_account", keys, name, definition, starts, " ".join(pipelines))
+        await self._call("define_account", self._named(shard), name, definition, starts, " ".join(pipelines))
 
     async def drop_account(self, name: str, shard: int = 0) -> bool:
         """Forget a named account: it limits nobody any more. False if there is none."""

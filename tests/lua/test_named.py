@@ -237,6 +237,45 @@ async def test_whom_a_dead_run_stood_before_is_called_when_that_one_is_dropped(s
     assert await scripts.call_waiters("team", 10) == ["r2 0 1 q"]
 
 
+async def test_who_was_called_and_finds_no_worker_holds_nothing_and_stays_as_old_as_it_is(scripts: Scripts) -> None:
+    await AccountBook(scripts).define(Account(name="team", slots=1, when_exhausted="wait"))
+    first, second, third = await started(scripts, 3, "")
+    for claim in (first, second, third):
+        await scripts.reserve(claim, POOL)
+    await commit_claim(scripts, first, {})
+    assert await scripts.call_waiters("team", 10) == [member_of(second)]
+
+    assert await scripts.decline(member_of(second), "1", 1, "s", 500)
+    assert await scripts.call_waiters("team", 10) == [member_of(third)]
+    assert isinstance(await scripts.reserve(second, POOL), Delayed)
+    await scripts.reserve(third, POOL)
+    await commit_claim(scripts, third, {})
+
+    assert await scripts.call_waiters("team", 10) == [member_of(second)]
+    assert isinstance(await scripts.reserve(second, POOL), Reserved)
+
+
+async def test_an_account_whose_window_changes_begins_empty_and_keeps_its_slots(scripts: Scripts) -> None:
+    book = AccountBook(scripts)
+    minute = Account(name="team", limits=TEAM.limits, slots=3, window=timedelta(minutes=1))
+    await book.define(minute)
+    first, second = await started(scripts, 2, "tokens=30")
+    await scripts.reserve(first, POOL)
+
+    await book.define(minute.model_copy(update={"limits": UsageLimits(total_tokens_limit=90)}))
+    assert await meter_of(scripts) == MeterStatus(90, 0, 30, 0)
+    await book.define(minute.model_copy(update={"window": "month"}))
+    assert await meter_of(scripts) == MeterStatus(100, 0, 0, 0)
+    assert await meter_of(scripts, meter="slots") == MeterStatus(3, 1, 0, 0)
+    await scripts.reserve(second, POOL)
+    await book.define(minute)
+    for claim in (first, second):
+        await commit_claim(scripts, claim, {"tokens": 35})
+
+    assert await meter_of(scripts) == MeterStatus(100, 0, 10, 0)
+    assert await meter_of(scripts, meter="slots") == MeterStatus(3, 0, 0, 0)
+
+
 async def test_slots_bound_what_runs_at_once_and_come_free_when_a_worker_dies(scripts: Scripts) -> None:
     await AccountBook(scripts).define(Account(name="team", slots=1, when_exhausted="wait"))
     first, second, third = await started(scripts, 3, "")

@@ -85,7 +85,7 @@ def test_accounts_are_defined_listed_held_back_and_dropped(shell: Shell) -> None
     listed = {account["name"]: account for account in shell.run("accounts")["accounts"]}
 
     assert told == listed["team"]
-    assert (told["window"], told["waits"], told["rules"]) == ("calendar", False, ["a*"])
+    assert (told["window"], told["waits"], told["rules"]) == ("day@Asia/Tokyo", False, ["a*"])
     assert told["meters"]["cost_nanousd"]["free"] == 100 * 10**9
     assert told["turns_at_ms"] % 86_400_000 == 15 * 3_600_000  # midnight in Tokyo
     assert {meter: row["limit"] for meter, row in listed["openai"]["meters"].items()} == {
@@ -93,7 +93,7 @@ def test_accounts_are_defined_listed_held_back_and_dropped(shell: Shell) -> None
         "slots": 8,
         "tokens": 90_000,
     }
-    assert (listed["openai"]["window"], listed["openai"]["waits"]) == ("60 s", True)
+    assert (listed["openai"]["window"], listed["openai"]["waits"]) == ("60s", True)
     assert listed["openai"]["held_back_ms"] > 0
     assert "openai" in shell.text("accounts")
     assert shell.run("accounts", "drop", "openai") == {"account": "openai", "dropped": True}
@@ -146,8 +146,8 @@ async def test_show_names_the_account_that_a_step_waits_for_and_what_the_run_dre
         *("named", "account", "meter", "window", "exhausted", "limit", "spent", "reserved", "unknown", "free"),
         *("this", "run", "waiting"),
     ]
-    assert table[1].split() == ["key", "slots", "calendar", "waits", "1", "0", "1", "0", "0", "0", "1"]
-    assert table[2].split() == ["key", "tokens", "calendar", "waits", "100", "0", "30", "0", "70", "0", "1"]
+    assert table[1].split() == ["key", "slots", "day@UTC", "waits", "1", "0", "1", "0", "0", "0", "1"]
+    assert table[2].split() == ["key", "tokens", "day@UTC", "waits", "100", "0", "30", "0", "70", "0", "1"]
 
 
 async def test_an_audit_derives_named_accounts_from_their_runs_and_finds_what_was_changed(

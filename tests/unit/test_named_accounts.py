@@ -12,7 +12,16 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from flujo_client import Account, Flujo, Step, StepRun, UnknownAccountError, UsageLimitExceededError, UsageLimits
+from flujo_client import (
+    Account,
+    ConfigurationError,
+    Flujo,
+    Step,
+    StepRun,
+    UnknownAccountError,
+    UsageLimitExceededError,
+    UsageLimits,
+)
 from flujo_client.account_book import AccountBook, MeterStatus
 from flujo_client.metering.transport import MeteredTransport, read_retry_after
 from flujo_client.protocol.caller import ScriptCaller
@@ -282,3 +291,12 @@ class TestInProcess:
 
 async def _one(value: int) -> int:
     return 1
+
+
+async def test_no_account_can_be_defined_where_one_shard_does_not_know_what_another_takes(redis_url: str) -> None:
+    wire = Wire(redis_url)
+
+    with pytest.raises(ConfigurationError, match="on 4 shards"):
+        await AccountBook(Scripts(ScriptCaller(wire), Keyspace("sharded", shards=4))).define(PATIENT)
+
+    await wire.close()

@@ -1,8 +1,8 @@
 --[[ named — accounts above the runs; prepended at load after the prelude to the scripts that charge them. Fields of the named hash:
-"def|<account>" = "<wait or refuse> <total, calendar or sliding> <window_ms> <grain_ms> <meter>=<limit> ..."; "row|<account>" = "<start> <end>
+"def|<account>" = "<wait or refuse> <total, calendar or sliding> <window_ms> <grain_ms> <span> <meter>=<limit> ..."; "row|<account>" = "<start> <end>
 <meter> <reserved> <spent> <unknown> ..."; "calendar|<account>" = starts of its windows; "closed|<account>" = until when nobody may;
 "bucket|<account> <ms>" = what a sliding window took until then; "place|<member>" of a dispatch = "w;<account>;<stamp>;<names>;<estimate>"
-while it waits, "p;;<stamp>;<bookings>" once it was called and is not leased. Members of the queue zset, of score 0: "w<account> <stamp>
+while it waits, "p;;<stamp>;<bookings>" once it was called and is not leased, "q;;<stamp>" if no worker had it then. Members of the queue zset, of score 0: "w<account> <stamp>
 <member>" who waits, by age; "b<account> <ms>" the buckets. Bookings are words, "<account> <meter> <amount> <tag> ..."; the tag says in which
 window, or bucket, they lie. The meter `slots` counts attempts that are leased; `requests` counts every attempt as one at least. ]]
 local function named_open(key, queue, due, names)
@@ -59,7 +59,7 @@ local function named_account(named, id)
   local stored = redis.call('HMGET', named.key, 'def|' .. id, 'row|' .. id, 'closed|' .. id)
   local def, row = words(stored[1] or ''), words(stored[2] or '')
   local account = {id = id, waits = def[1] == 'wait', kind = def[2], length = tonumber(def[3]), grain = tonumber(def[4]), meters = {}}
-  account.limits = amounts(table.concat(def, ' ', 5))
+  account.limits = amounts(table.concat(def, ' ', 6))
   account.start, account.ending, account.closed = tonumber(row[1] or 0), tonumber(row[2] or 0), tonumber(stored[3] or 0)
   for i = 3, #row, 4 do account.meters[row[i]] = {tonumber(row[i + 1]), tonumber(row[i + 2]), tonumber(row[i + 3])} end
   named.accounts[id] = stored[1] and account
@@ -74,6 +74,7 @@ local function pour(named, account, meter, amount, tag)
   local at = tag or math.ceil(named.now / account.grain) * account.grain
   local bucket = account.id .. ' ' .. padded_ms(at)
   local held = amounts(redis.call('HGET', named.key, 'bucket|' .. bucket))
+  amount = math.max(amount, -(held[meter] or 0))  -- a redefined account has other buckets
   held[meter] = (held[meter] or 0) + amount
   local text = {}
   for each, number in pairs(held) do text[#text + 1] = each .. '=' .. int(number) end

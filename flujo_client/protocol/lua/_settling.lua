@@ -19,7 +19,8 @@ local function named_settle(named, bookings, part, usage, kept, ledger, inbox)
       rest_of[over] = rest_of[over] - used
       if account.kind ~= 'sliding' then
         if tag == account.start then
-          parts[part], parts[2], parts[3] = parts[part] - held, parts[2] + used, parts[3] + unknown
+          parts[part] = math.max(0, parts[part] - held)
+          parts[2], parts[3] = parts[2] + used, parts[3] + unknown
         end
       elseif tag + account.length > named.now then
         pour(named, account, meter, used + unknown - held, tag)
@@ -65,7 +66,7 @@ local function named_take(named, member, estimate, names, text)
   local place = place_of(named, member)
   if place[1] == 'p' then named_drop(named, member) end
   local lack = named_lack(named, member, estimate, place[1] == 'p')
-  if place[1] == 'w' then named_drop(named, member) end
+  if place[1] == 'w' or place[1] == 'q' then named_drop(named, member) end
   if not lack then return named_book(named, estimate) end
   if not lack[7] then named_wait(named, member, lack, place[3], names, text) end
   return nil, lack
