@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -96,14 +96,8 @@ class Account(BaseModel):
         zone = ZoneInfo(self.time_zone)
         first = now.astimezone(zone).date()
         days = _days(first) if self.window == "day" else _months(first)
-        starts = (
-            datetime(day.year, day.month, day.day, tzinfo=zone) for day, _ in zip(days, range(_AHEAD), strict=False)
-        )
+        starts = (datetime(day.year, day.month, day.day, tzinfo=zone) for day in days)
         return [round(start.timestamp() * 1000) for start in starts]
-
-    def describe(self) -> dict[str, Any]:
-        """As JSON, for people and programs."""
-        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def _days(first: date) -> Iterator[date]:
