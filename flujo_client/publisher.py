@@ -40,7 +40,13 @@ _ORIGIN = f"flujo@{socket.gethostname()}.{os.getpid()}"
 
 
 class Publisher(Protocol):
-    """Hands messages to a broker."""
+    """Hands messages to a broker.
+
+    Attributes:
+        beside_runs: The broker is the Redis that holds the runs: a script may publish what it dispatches.
+    """
+
+    beside_runs: bool
 
     def prepare(self, message: StepMessage) -> Prepared:
         """Do what can be done before a message may leave."""
@@ -158,9 +164,13 @@ class RedisPublisher:
         commands: A connection to the broker's Redis; owned by this object.
         namespace: Of the queues' names.
         keys: The newest signs the messages; without any, they are not signed.
+        beside_runs: See `Publisher`.
     """
 
-    def __init__(self, commands: Commands, namespace: str, keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, commands: Commands, namespace: str, keys: Sequence[str] = (), *, beside_runs: bool = False
+    ) -> None:
+        self.beside_runs = beside_runs
         self._commands = commands
         self._namespace = namespace
         self._keys = keys
@@ -204,6 +214,8 @@ class KombuPublisher:
         patience_s: For one answer of the broker; one that blocks its publishers, as RabbitMQ does when it is out of memory,
             is one that does not answer.
     """
+
+    beside_runs = False
 
     def __init__(self, url: str, namespace: str, keys: Sequence[str] = (), *, patience_s: float = _PATIENCE_S) -> None:
         self._keys = keys
@@ -275,7 +287,8 @@ def _quorum_queue(name: str) -> Queue:
 def make_publisher(settings: Settings) -> Publisher:
     """The publisher for the broker that the settings name."""
     if settings.broker_kind == "redis":
-        return RedisPublisher(Wire(settings.broker), settings.namespace, settings.signing_keys)
+        beside = settings.broker_holds_runs
+        return RedisPublisher(Wire(settings.broker), settings.namespace, settings.signing_keys, beside_runs=beside)
     return KombuPublisher(settings.broker, settings.namespace, settings.signing_keys)
 
 

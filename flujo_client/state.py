@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from flujo_client.execution.decision import FRESH, Decision, NodeState, RunView
 from flujo_client.execution.recent import RecentRuns
@@ -94,7 +94,7 @@ class StateManager:
         Args:
             run: As it was decided on, to be remembered as it is then; None: it is not.
         """
-        operation = uuid4().hex
+        operation = token_hex(16)
         status = decision.status if decision.status.value != loaded.record["status"] else None
         outcome = await self.scripts.advance(
             loaded,

@@ -42,10 +42,12 @@ class Committer:
     Args:
         scripts: On a connection of the coordinator's loop.
         codec: Of the payloads.
+        broker_list: The broker's list of a queue, where scripts may publish into it; "" where they may not.
     """
 
-    def __init__(self, scripts: Scripts, codec: PayloadCodec) -> None:
+    def __init__(self, scripts: Scripts, codec: PayloadCodec, broker_list: Callable[[str], str]) -> None:
         self._scripts = scripts
+        self._broker_list = broker_list
         self._codec = codec
 
     async def commit(self, attempt: Attempt, end: AttemptEnd) -> None:
@@ -117,6 +119,7 @@ class Committer:
             "context": self._codec.encode(end.context[1]) if end.context else b"",
             "context_form": end.context[0] if end.context else "",
             "data": json_bytes(data),
+            "broker_list": self._broker_list(attempt.claim.queue),
         }
 
     def _refuse_output(self, attempt: Attempt, end: AttemptEnd, error: PayloadError) -> None:

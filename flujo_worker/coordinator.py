@@ -82,6 +82,7 @@ class StepCoordinator:
         strict_pricing: An agent's tokens without a price fail the run.
         stream_max_bytes: Of chunks that a run keeps.
         messaging_system: The broker, for spans and metrics.
+        broker_holds_runs: Commits may publish what was decided ahead of them.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class StepCoordinator:
         strict_pricing: bool = False,
         stream_max_bytes: int = 64 * 2**20,
         messaging_system: str = "memory",
+        broker_holds_runs: bool = False,
     ) -> None:
         self._scripts = scripts
         self._registry = registry
@@ -110,7 +112,7 @@ class StepCoordinator:
         self._stream_max_bytes = stream_max_bytes
         self._running = RunningAttempts()
         self._intake = Intake(scripts, registry, incarnation, self._running.stop)
-        self._committer = Committer(scripts, codec)
+        self._committer = Committer(scripts, codec, partial(broker_queue, namespace) if broker_holds_runs else _nowhere)
         self._system = messaging_system
         self._metrics = StepMetrics(messaging_system)
         validator = TypeValidator()
@@ -292,6 +294,11 @@ class StepCoordinator:
         """Call the hooks of this worker's registry; what they are told is only made where there are some."""
         if self._hooks:
             await self._hooks.dispatch(payload())
+
+
+def _nowhere(queue: str) -> str:
+    """Where a script cannot publish."""
+    return ""
 
 
 def _told(attempt: Attempt, end: AttemptEnd) -> HookPayload:

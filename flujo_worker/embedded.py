@@ -41,6 +41,8 @@ _FOR_EVER_MS = 10 * 365 * 86_400_000
 class _LocalPublisher:
     """Runs what it is given, on this loop."""
 
+    beside_runs = False
+
     def __init__(self, execute: Callable[[StepMessage], None]) -> None:
         self._execute = execute
 

@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from flujo_client.protocol.errors import NonRetryableError
 from flujo_client.protocol.messages import StepRef
@@ -79,7 +79,7 @@ class Intake:
         if not self._registry.has(ref.function):
             return await self._decline(ref, queue)
         while True:
-            claim = Claim(ref.run_id, ref.path, ref.attempt, uuid4().hex, self._incarnation.id, queue)
+            claim = Claim(ref.run_id, ref.path, ref.attempt, token_hex(16), self._incarnation.id, queue)
             answer = await self._reserve(claim, ref.owner)
             if not isinstance(answer, WorkerDead):
                 break

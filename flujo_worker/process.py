@@ -106,6 +106,7 @@ class WorkerProcess:
             strict_pricing=self._settings.strict_pricing,
             stream_max_bytes=self._settings.stream_max_bytes,
             messaging_system=self._settings.messaging_system,
+            broker_holds_runs=self._settings.broker_holds_runs,
         )
         checks = math.ceil(self._settings.loop_stall_s / RENEW_EVERY_S)
         self._watchdog = LoopWatchdog(checks, self._coordinator.besides)

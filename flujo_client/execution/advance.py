@@ -36,6 +36,7 @@ def advance(run: RunView, events: Sequence[Event]) -> Decision:
     """
     draft = Draft(run, KINDS)
     for event in events:
+        draft.ahead = event.fields.get("ahead", "")
         if draft.state("root").cancelled and is_cancelled(draft, event.path):
             settle(draft, event)
         elif (

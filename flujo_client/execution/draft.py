@@ -43,6 +43,7 @@ class Draft(RunGraph):
         self.status = run.status
         self.error: dict[str, Any] | None = None
         self.applied = ""
+        self.ahead = ""  # the path that the commit of the event has dispatched already
         self.incomplete = False
         self.missing: list[str] = []
         self.splits: list[Split] = []
@@ -206,6 +207,10 @@ class Draft(RunGraph):
     ) -> None:
         """Journal an attempt with all that its worker needs."""
         label = task_label(self.spec.name, step.name)
+        if path == self.ahead:  # all that its worker needs is journalled
+            attempt = self.update(path, status=NodeStatus.DISPATCHED, attempt=1).attempt
+            self.dispatches.append(Dispatch(path, attempt, step.queue, step.wanted, label, ahead=True))
+            return
         if step.estimate_quantile is not None and label in self.run.learned:
             step = step.model_copy(update={"estimate": {**step.estimate, **self.run.learned[label]}})
         context = self.context(path) if wants_context else ()

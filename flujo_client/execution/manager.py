@@ -220,7 +220,7 @@ class ExecutionManager:
             self.advanced += 1
             self._metrics.decided(run.spec.name, len(decision.dispatches) + len(decision.woken))
             report_budget(run, events, decision.applied, self._metrics)
-            await self._go_on(run, decision, await preparing)
+            await self._go_on(run, decision, await preparing, outcome.revision)
             if decision.status.terminal:
                 await self.persist_final_state(run_id, run.owner)
                 return decision.status
@@ -304,11 +304,13 @@ class ExecutionManager:
         if await self._state.scripts.ring(run_id, path, what, owner):
             self.wake(run_id)
 
-    async def _go_on(self, run: RunView, decision: Decision, ready: Ready) -> None:
+    async def _go_on(self, run: RunView, decision: Decision, ready: Ready, revision: int) -> None:
         """Start what was decided, once whoever keeps the run has it."""
         if self.keeper is not None and not decision.status.terminal:
             await self.keeper.decided(run.run_id)
         await self.outbox.send(run, ready)
+        if self.keeper is None and (self._observer is None or not self._observer.asks):  # nobody is told of each step
+            self.outbox.look_ahead(run, decision, revision)
         self._set_alarms(run, decision)
         if decision.status is RunStatus.PAUSED and self._observer is not None:
             await self._observer.after_pause(run.run_id)

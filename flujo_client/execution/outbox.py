@@ -6,22 +6,28 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
-from flujo_client.execution.decision import RunView
+from flujo_client.execution.ahead import outlook
+from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet, Lacking
 from flujo_client.execution.graph import step_at
 from flujo_client.protocol.errors import BrokerUnavailableError, StateUnavailableError
 from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.queues import task_label
-from flujo_client.protocol.replies import Dispatch
+from flujo_client.protocol.replies import Dispatch, Follower
+from flujo_client.protocol.tracing import records
 from flujo_client.publisher import Outgoing, Publisher, pack_messages
 from flujo_client.state import SUSPECT_MS, StateManager
 
 __all__ = ["Outbox", "Ready"]
 
 logger = logging.getLogger(__name__)
+
+#: Steps that are decided ahead by one script: so few that they are there when a step that does nothing has ended.
+_AT_ONCE = 3
 
 #: Most back-off of a step that no living worker has, ms.
 _NOWHERE_MS = 5_000
@@ -71,6 +77,7 @@ class Outbox:
         self._making_ready -= 1
         now: list[Outgoing] = []
         delayed: list[tuple[str, int]] = []
+        dispatches = [dispatch for dispatch in dispatches if not dispatch.ahead]
         for dispatch in dispatches:
             if dispatch.delay_ms:
                 delayed.append((_member(run, dispatch), dispatch.delay_ms))
@@ -98,6 +105,30 @@ class Outbox:
         if ready.now:
             self._outgoing += ready.now
             self._keep(asyncio.create_task(self._flush()))
+
+    def look_ahead(self, run: RunView, decision: Decision, revision: int) -> None:
+        """Decide ahead of the outcomes what commits can go on with by themselves, while the first step is under way.
+
+        Nothing where a script cannot publish, or where spans are recorded: those of messages that never leave would be.
+
+        Args:
+            revision: Of the run, with the decision.
+        """
+        if self._publisher.beside_runs and not records() and not decision.status.terminal:
+            self._keep(asyncio.create_task(self._look_ahead(run, decision, revision)))
+
+    async def _look_ahead(self, run: RunView, decision: Decision, revision: int) -> None:
+        await asyncio.sleep(0)  # what is sent leaves first
+        following = (
+            Follower(after, dispatch, self._publisher.prepare(self._outgoing_of(run, dispatch).message).text)
+            for after, dispatch in outlook(run, decision)
+        )
+        try:
+            while followers := list(islice(following, _AT_ONCE)):
+                if not await self._state.scripts.look_ahead(run.run_id, revision, followers):
+                    return
+        except StateUnavailableError as error:
+            logger.info("not looked ahead", extra={"run_id": run.run_id, "error": str(error)})
 
     async def _hold(self, run: RunView, dispatches: Sequence[Dispatch], lacking: Lacking) -> None:
         names = ", ".join(f"{step} ({function})" for step, function in lacking)

@@ -36,7 +36,18 @@ class Script:
 
 
 #: What the scripts that move budget share, in the order in which it builds on itself.
-_BUDGET = ("_prelude", "_accounts", "_moves", "_threads", "_waiters", "_serve", "_named", "_charges", "_settling")
+_BUDGET = (
+    "_prelude",
+    "_accounts",
+    "_moves",
+    "_threads",
+    "_waiters",
+    "_serve",
+    "_named",
+    "_charges",
+    "_settling",
+    "_ahead",
+)
 
 #: The scripts that move, or read, budget.
 _WITH_BUDGET = (

@@ -111,6 +111,10 @@ class Keyspace:
         """Written to have something to wait for (`durability = acknowledged`); TTL 60 s."""
         return self._key(0, "fsync")
 
+    def queue(self, shard: int) -> str:
+        """Stands in the place of the broker's list where scripts may not publish; never written."""
+        return self._key(shard, "queue")
+
     def inbox(self, owner: str, shard: int) -> str:
         """The list of wake-ups of a manager (or of the pool): run ids; TTL 60 s."""
         return self._key(shard, "inbox", owner)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 __all__ = [
     "DEFAULT_QUEUE",
@@ -65,7 +65,7 @@ def celery_message(queue: str, body: dict[str, Any], headers: dict[str, Any]) ->
         "delivery_info": {"exchange": "", "routing_key": queue},
         "priority": 0,
         "body_encoding": "base64",
-        "delivery_tag": str(uuid4()),
+        "delivery_tag": token_hex(16),
     }
     return _JSON.encode(
         {

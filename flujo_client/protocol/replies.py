@@ -153,6 +153,20 @@ class Dispatch:
     terms: str | None = None
     task: bytes | None = None
     is_async: bool = True
+    ahead: bool = False  # the commit before it has journalled and published it
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """What commit.lua dispatches itself when an attempt of `after` simply succeeds: decided ahead of the outcome.
+
+    Attributes:
+        message: As it goes into the broker's list.
+    """
+
+    after: str
+    dispatch: Dispatch
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

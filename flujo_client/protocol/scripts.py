@@ -28,6 +28,7 @@ from flujo_client.protocol.replies import (
     Dispatch,
     Duplicate,
     Emission,
+    Follower,
     Forbidden,
     LeaseLost,
     LoadedRun,
@@ -48,7 +49,7 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cache_look cache_store call_waiters cancel commit create_run decline define_account drop_account "
-    "emit extend finish hold_back learn leave load_run lose publish_spec redispatch refuse_run register renew reserve restore "
+    "emit extend finish hold_back learn leave load_run look_ahead lose publish_spec redispatch refuse_run register renew reserve restore "
     "resume revive ring stash sweep"
 )
 
@@ -265,19 +266,19 @@ class Scripts:
         context: bytes,
         context_form: str,
         data: bytes,
+        broker_list: str = "",
     ) -> Committed | LeaseLost | RunInactive:
         """Settle the claim's budget and store its outcome. The same nonce again changes nothing and answers the same.
 
         Args:
-            claim: The attempt, as it was reserved.
             owner: Manager to wake.
             kind: `succeeded` or `failed`.
             usage: What was really used, by meter.
-            output: Payload of the output; b"" for none.
+            output: Payload; b"" for none.
             result: JSON of the `StepResult` without its output.
-            context: Payload of the context's snapshot or delta; b"" if it did not change.
-            context_form: `snapshot` or `delta`.
+            context: Payload of the context's snapshot or delta, as `context_form` says; b"" if it did not change.
             data: JSON for the event.
+            broker_list: Of the attempt's queue, where it may be gone by what was decided ahead: the broker is this Redis. Else "".
         """
         keys, shard = self.keyspace.run(claim.run_id), self.keyspace.shard_of(claim.run_id)
         reply = await self._call(
@@ -295,6 +296,7 @@ class Scripts:
                 self.keyspace.shard("dispatches", shard),
                 self.keyspace.shard("published", shard),
                 *self._named(shard),
+                broker_list or self.keyspace.queue(shard),
             ],
             claim.run_id,
             claim.path,
@@ -307,6 +309,7 @@ class Scripts:
             context,
             context_form,
             data,
+            int(bool(broker_list)),
         )
         if reply[0] == 1:
             return Committed(parse_amounts(_text(reply[1])))
@@ -418,7 +421,8 @@ class Scripts:
         for split in splits:
             share = split.share
             rows += [split.path, " ".join(split.chain), split.meter, share.total, share.text]
-        for dispatch in dispatches:
+        journalled = [dispatch for dispatch in dispatches if not dispatch.ahead]
+        for dispatch in journalled:
             rows += [
                 dispatch.path,
                 dispatch.attempt,
@@ -455,7 +459,7 @@ class Scripts:
             len(nodes),
             len(branch_ends),
             len(splits),
-            len(dispatches),
+            len(journalled),
             int(opening),
             " ".join(f"{alarm.path} {alarm.what} {alarm.at_ms or 0}" for alarm in alarms),
             *rows,
@@ -471,6 +475,15 @@ class Scripts:
                 return SplitStale(_text(reply[1]))
             case _:
                 raise _schema_mismatch(run_id, reply[1])
+
+    async def look_ahead(self, run_id: str, revision: int, followers: Sequence[Follower]) -> bool:
+        """Store what commits may go on with by themselves. False, and nothing, if the run has moved on. Again: the same."""
+        keys, rows = self.keyspace.run(run_id), []
+        for follower in followers:
+            following = follower.dispatch
+            rows += [follower.after, following.path, following.queue, following.terms, following.task, follower.message]
+        reply = await self._call("look_ahead", [keys.run, keys.attempts], revision, *rows)
+        return bool(reply[0] == 1)
 
     async def finish(self, run_id: str, owner: str, result: bytes, retention_ms: int) -> bool:
         """Store a terminal run's result and start its retention. False if it was done before, or the run has not ended."""

@@ -186,6 +186,11 @@ class Settings(BaseModel):
         return "amqp" if self.broker.startswith(("amqp", "pyamqp")) else "redis"
 
     @property
+    def broker_holds_runs(self) -> bool:
+        """Whether the broker is the Redis database that holds the runs."""
+        return self.broker == self.state_url
+
+    @property
     def messaging_system(self) -> str:
         """The broker, as spans and metrics name it."""
         return "rabbitmq" if self.broker_kind == "amqp" else "redis"

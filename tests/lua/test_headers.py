@@ -28,6 +28,7 @@ from flujo_client.protocol.replies import (
     Dispatch,
     Duplicate,
     Emission,
+    Follower,
     Forbidden,
     LeaseLost,
     LoadedRun,
@@ -52,8 +53,8 @@ PARTS = sorted(
     path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua") and path.name[0] == "_"
 )
 
-#: Arguments that follow the numbered ones: 1 node, 1 branch end, 1 split, 1 dispatch; a field of 5 hashes, 1 event.
-ROWS = {"advance": 2 + 1 + 5 + 6, "restore": 5 * 2 + 4}
+#: Arguments that follow the numbered ones: 1 node, 1 branch end, 1 split, 1 dispatch; 1 follower; a field of 5 hashes, 1 event.
+ROWS = {"advance": 2 + 1 + 5 + 6, "look_ahead": 6, "restore": 5 * 2 + 4}
 
 #: Keys that a script puts on its desk.
 DESK_KEYS = ("run", "attempts", "events", "dirty", "inbox", "waiters", "dispatches", "published")
@@ -144,6 +145,9 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "load_run": lambda s: s.load_run("r", 1),
     "learn": lambda s: s.learn("l", "n", {}),
     "leave": lambda s: s.leave(CLAIM, {}),
+    "look_ahead": lambda s: s.look_ahead(
+        "r", 1, [Follower("0", Dispatch("1", 1, "q", "f", "l", terms="", task=b""), "m")]
+    ),
     "lose": lambda s: s.lose(CLAIM, "pool", "died", {}),
     "publish_spec": lambda s: s.publish_spec("p", "h", b""),
     "redispatch": lambda s: s.redispatch("r 0 1 q", 1, 1),
@@ -201,6 +205,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "hold_back": [([1, b"5"], 5), ([0], NoneType)],
     "load_run": [([-5, b"2"], SchemaMismatchError)],
     "learn": [([1], True), ([0], False)],
+    "look_ahead": [([1], True), ([0], False)],
     "leave": [([1], True), ([0], False)],
     "lose": [([1], True), ([0], False), ([-1], False)],
     "publish_spec": [([1], True), ([0], False)],
@@ -365,6 +370,7 @@ def test_no_script_builds_a_key(name: str) -> None:
         "desk.book.key": r"book_open\(KEYS\[\d\]\)",
         **dict.fromkeys(("run", "events", "dirty", "inbox"), r"local function append\(run, events, dirty, inbox"),
         "alarms": r"local function set_alarms\(alarms,",
+        "list": r"local function go_ahead\(desk, next, list\)",
         "named.key, named.queue, named.due": r"named_open\(KEYS",
         "ledger": r"named_settle\(.*, KEYS\[\d\], KEYS\[\d\]\)",
     }
@@ -384,6 +390,8 @@ def test_no_script_builds_a_key(name: str) -> None:
     assert re.findall(r"KEYS\[\w+\] *\.\.|\.\. *KEYS", body) == []
     for key in re.findall(r"append\(([^{]*), ARGV\[1\], \{", body):
         assert re.fullmatch(r"KEYS\[\d\](, KEYS\[\d+\]){3}", key), key
+    for key in re.findall(r"go_ahead\(desk, next, ([^)]*)\)", body.replace("function go_ahead(desk, next, list)", "")):
+        assert re.fullmatch(r"KEYS\[\d+\]", key), key
     for key in re.findall(r"named_open\(([^)]*)\)", body.replace("named_open(key, queue, due", "")):
         assert re.fullmatch(r"(KEYS\[\d+\](, )?){3}(terms\[6\])?", key), key
     for key in re.findall(r"named_settle\(.*, ([^,]+, [^,()]+)\)+$", body, re.M):

@@ -16,6 +16,7 @@ from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Prepared, StepMessage
 from flujo_client.protocol.payloads import JsonCodec
+from flujo_client.protocol.queues import DEFAULT_QUEUE, broker_queue
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.submission import submit_run
@@ -36,6 +37,9 @@ __all__ = ["Fault", "World"]
 KEYSPACE = Keyspace("flujo")
 CODEC = JsonCodec(2**20)
 LIMITS = UsageLimits(total_tokens_limit=60 * TOKENS_EXPECTED)
+
+#: Where commits publish what was decided ahead.
+BROKER_LIST = broker_queue("flujo", DEFAULT_QUEUE)
 
 #: Virtual seconds within which every run must have ended.
 END_S = 180.0
@@ -185,6 +189,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
+        self.beside_runs = (
+            self.seed % 2 == 0
+        )  # every other time the broker is the Redis of the runs: commits publish ahead
         self.workers: dict[str, Process] = {}
         self.coordinators: dict[str, StepCoordinator] = {}
         self.waiting: list[StepMessage] = []
@@ -267,7 +274,14 @@ class World:
         )
         known = await keeper._register(scripts)
         self.coordinators[process.name] = StepCoordinator(
-            scripts, REGISTRY, CODEC, incarnation, namespace="flujo", hooks=worker_hooks(REGISTRY), bodies=BODIES
+            scripts,
+            REGISTRY,
+            CODEC,
+            incarnation,
+            namespace="flujo",
+            hooks=worker_hooks(REGISTRY),
+            bodies=BODIES,
+            broker_holds_runs=self.beside_runs,
         )
         self.workers[process.name] = process
         while True:
@@ -290,6 +304,8 @@ class World:
             return await self._pop(str(words[1]))
         reply = await REDIS.execute(*words)
         if words[0] == "EVALSHA":
+            for text in await REDIS.execute("LPOP", BROKER_LIST, 10) or ():  # what a commit has published
+                self._take(StepMessage.model_validate_json(text))
             for run_id in self.runs:
                 accounts = await REDIS.hgetall(KEYSPACE.run(run_id).accounts)
                 plain = {name.decode(): value.decode() for name, value in accounts.items()}
@@ -324,22 +340,25 @@ class World:
 
     def prepare(self, message: StepMessage) -> Prepared:
         """See `Publisher.prepare`."""
-        return Prepared(message.queue, message)
+        return Prepared(message.queue, message, message.model_dump_json())
 
     async def publish(self, messages: Sequence[Prepared]) -> None:
         """See `Publisher.publish`: the broker loses, copies and delays."""
         await CURRENT.get().lives()
-        for message in (prepared.message for prepared in messages):
-            self.published += 1
-            hit = [fault for fault in self.faults if fault.nth == self.published]
-            copies = 1 + sum(fault.amount for fault in hit if fault.kind == "copy")
-            late_s = sum(fault.amount / 2 for fault in hit if fault.kind == "delay")
-            if any(fault.kind == "lose" for fault in hit):
-                copies = 0
-            for _ in range(copies):
-                self.waiting.append(message)
-                self.loop.call_later(late_s + self.chance.random() * 0.05, self._deliver, message)
-            self.history += [f"{self.loop.time():.3f} message {self.published}: {fault}" for fault in hit]
+        for prepared in messages:
+            self._take(prepared.message)
+
+    def _take(self, message: StepMessage) -> None:
+        self.published += 1
+        hit = [fault for fault in self.faults if fault.nth == self.published]
+        copies = 1 + sum(fault.amount for fault in hit if fault.kind == "copy")
+        late_s = sum(fault.amount / 2 for fault in hit if fault.kind == "delay")
+        if any(fault.kind == "lose" for fault in hit):
+            copies = 0
+        for _ in range(copies):
+            self.waiting.append(message)
+            self.loop.call_later(late_s + self.chance.random() * 0.05, self._deliver, message)
+        self.history += [f"{self.loop.time():.3f} message {self.published}: {fault}" for fault in hit]
 
     async def depth(self, queue: str) -> int:
         """See `Publisher.depth`."""

@@ -50,6 +50,8 @@ class Outbox:
     def __init__(self) -> None:
         self.refs: list[tuple[StepRef, str]] = []
 
+    beside_runs = False
+
     def prepare(self, message: StepMessage) -> Prepared:
         return Prepared(message.queue, message)
 

@@ -39,13 +39,22 @@ local function wake_up(run_id, before, id, fields)
   return table.concat({run_id, before, id, table.concat(fields, '\n')}, '\n')
 end
 
--- Appends an outcome to the run's stream and marks the run dirty; wakes its manager if it was not dirty before.
-local function append(run, events, dirty, inbox, run_id, fields)
+local QUIET_MS = 250  -- how long a run may go on as it was decided ahead before its manager is told
+
+-- Appends an outcome to the run's stream and marks the run dirty; wakes its manager if nobody has since the last one it applied.
+-- After a quiet outcome the run has gone on already: its manager may hear of it together with the next ones.
+local function append(run, events, dirty, inbox, run_id, fields, quiet)
   local id = redis.call('XADD', events, '*', unpack(fields))
-  local before = redis.call('HGET', run, 'last_event') or '0-0'
+  local known = redis.call('HMGET', run, 'last_event', 'ahead')
+  local before = known[1] or '0-0'
   redis.call('HSET', run, 'last_event', id, 'next|' .. before, id)  -- managers go from outcome to outcome, past every chunk
   local at = string.match(id, '^(%d+)')  -- stream ids begin with Redis' own time
-  if redis.call('ZADD', dirty, 'NX', at, run_id) == 1 then
+  local silent = redis.call('ZADD', dirty, 'NX', at, run_id) == 1 or known[2] == before
+  if quiet then
+    redis.call('HSET', run, 'ahead', id)
+    silent = tonumber(at) - tonumber(redis.call('ZSCORE', dirty, run_id)) > QUIET_MS
+  end
+  if silent then
     redis.call('LPUSH', inbox, wake_up(run_id, before, id, fields))
     redis.call('EXPIRE', inbox, 60)
   end

@@ -1,14 +1,16 @@
 --[[ commit — settle a claim's budget and, if it still holds its lease, store its outcome and wake the run's manager.
 KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event stream   6 dirty zset   7 held zset of the incarnation   8 inbox list
       9 waiters zset   10 dispatches zset   11 published hash   12 named hash   13 named_queue zset   14 named_due zset
+      15 queue list of the broker, where scripts may publish
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 kind of event   6 usage, "meter=amount ..."   7 output payload, '' for none
       8 step result   9 context payload, '' for none, a failure's kept under its attempt   10 context form, snapshot or delta   11 data of the event
+      12 1 if what was decided ahead may be gone by: the broker is this Redis
 REPLY {1, overrun} committed, overrun as "meter=amount ..." | {0} lease lost, spend settled | {-1, status} run inactive, spend settled and result discarded ]]
 local path, nonce = ARGV[2], ARGV[4]
 local claim = 'claim|' .. nonce .. '|'
 local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms',
-  claim .. 'named')
-local run = redis.call('HMGET', KEYS[1], 'gate', 'status')
+  claim .. 'named', path .. '|then')
+local run = redis.call('HMGET', KEYS[1], 'gate', 'status', 'revision', 'applied', 'last_event', 'ahead')
 local phase = stored[1]
 if phase == 'committed' then return {1, stored[2]} end
 if phase == 'discarded' then return {-1, run[2]} end
@@ -53,6 +55,13 @@ redis.call('HSET', KEYS[4], 'res:' .. path, ARGV[8])
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], 'out:' .. path, ARGV[7]) end
 local failed = ARGV[5] == 'failed' and '#' .. ARGV[3] or ''
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[4], 'ctx:' .. path .. failed, ARGV[9]) end
-append(KEYS[1], KEYS[5], KEYS[6], KEYS[8], ARGV[1], {'kind', ARGV[5], 'path', path, 'attempt', ARGV[3], 'nonce', nonce,
-  'usage', ARGV[6], 'overrun', overrun, 'context', ARGV[9] ~= '' and ARGV[10] or '', 'data', ARGV[11]})
+local outcome = {'kind', ARGV[5], 'path', path, 'attempt', ARGV[3], 'nonce', nonce, 'usage', ARGV[6], 'overrun', overrun,
+  'context', ARGV[9] ~= '' and ARGV[10] or '', 'data', ARGV[11]}
+local simple = ARGV[12] == '1' and ARGV[5] == 'succeeded' and ARGV[9] == '' and overrun == ''
+local next = simple and follower(run, stored[6]) or nil
+if next then
+  go_ahead(desk, next, KEYS[15])
+  outcome[#outcome + 1], outcome[#outcome + 2] = 'ahead', next.path
+end
+append(KEYS[1], KEYS[5], KEYS[6], KEYS[8], ARGV[1], outcome, next)
 return {1, overrun}

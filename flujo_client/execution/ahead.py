@@ -1,0 +1,64 @@
+"""What follows a decision if everything simply succeeds: decided ahead, so that commits can go on by themselves. Pure.
+
+`advance()` is asked what it would decide on outcomes that are not there yet. Whatever is more than one plain dispatch ends
+the outlook: a split, a join, a pause, a context that changes, the end of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from flujo_client.execution.advance import advance
+from flujo_client.execution.decision import FRESH, Decision, RunView
+from flujo_client.protocol.messages import Event, EventKind
+from flujo_client.protocol.replies import Dispatch
+from flujo_client.protocol.results import RunStatus
+from flujo_client.protocol.spec import StepSpec
+
+__all__ = ["outlook"]
+
+#: Steps that are decided ahead at the most.
+_MOST = 16
+
+
+def outlook(run: RunView, decision: Decision) -> Iterator[tuple[str, Dispatch]]:
+    """Each dispatch that would follow a decision, with the path after whose success it comes.
+
+    Args:
+        run: As the decision was made on it.
+    """
+    if run.spec.quantiles:
+        return  # what is estimated depends on when it is asked
+    last = _only_dispatch(run, decision)
+    for _ in range(_MOST):
+        if last is None or not _is_plain(run, last):
+            return
+        run = replace(run, nodes={**run.nodes, **decision.nodes}, status=decision.status, free=None)
+        success = {"attempt": str(last.attempt), "data": "{}"}
+        event = Event(id="ahead", kind=EventKind.SUCCEEDED, path=last.path, fields=success)
+        decision = advance(run, [event])
+        following = _only_dispatch(run, decision)
+        if following is None or following.attempt != 1 or following.queue != last.queue:
+            return
+        yield last.path, following
+        last = following
+
+
+def _only_dispatch(run: RunView, decision: Decision) -> Dispatch | None:
+    """The one attempt that is under way after a decision that is nothing but its dispatch; None if there is more to it."""
+    more = (decision.woken, decision.splits, decision.branch_ends, decision.alarms, decision.warnings, decision.missing)
+    if any(more) or decision.needs_free or decision.incomplete or decision.status is not RunStatus.RUNNING:
+        return None
+    root = decision.nodes.get("root") or run.nodes.get("root", FRESH)
+    if root.active != 1 or root.background:
+        return None
+    *before, last = decision.dispatches or (None,)
+    ahead = all(dispatch.ahead for dispatch in before if dispatch is not None)
+    return last if ahead and last is not None and not last.delay_ms else None
+
+
+def _is_plain(run: RunView, dispatch: Dispatch) -> bool:
+    """Whether an attempt is of a step whose success says nothing but that it succeeded."""
+    node = None if "!" in dispatch.path else run.spec.node(dispatch.path)
+    return isinstance(node, StepSpec) and node.turn is None and not node.updates_context and node.sink_to is None

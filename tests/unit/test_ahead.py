@@ -1,0 +1,123 @@
+"""`outlook()`: what is decided ahead of outcomes is what `advance()` decides on them, and only plain dispatches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flujo_client import Pipeline, Step, UsageLimits
+from flujo_client.execution.advance import advance
+from flujo_client.execution.ahead import outlook
+from flujo_client.execution.decision import Decision, RunView
+from flujo_client.protocol.messages import Event, EventKind
+from flujo_client.protocol.results import PipelineContext, RunStatus
+
+
+async def plain(number: int) -> int:
+    return number
+
+
+async def writes(number: int, *, context: PipelineContext) -> Any:
+    return {"number": number}
+
+
+async def is_odd(number: Any, context: Any) -> bool:
+    return bool(number % 2)
+
+
+def _step(name: str, **config: Any) -> Step[Any, Any]:
+    return Step.from_callable(plain, name=name, **config)
+
+
+def _begun(pipeline: Pipeline, **view: Any) -> tuple[RunView, Decision]:
+    run = RunView("r", pipeline.to_spec(), RunStatus.RUNNING, {}, {}, **view)
+    return run, advance(run, [Event(id="1-0", kind=EventKind.CREATED, path="root")])
+
+
+def _paths(pipeline: Pipeline, **view: Any) -> list[tuple[str, str]]:
+    return [(after, dispatch.path) for after, dispatch in outlook(*_begun(pipeline, **view))]
+
+
+def test_a_chain_is_decided_ahead_to_its_last_step() -> None:
+    assert _paths(Pipeline([_step(f"s{n}") for n in range(4)], name="p")) == [("0", "1"), ("1", "2"), ("2", "3")]
+
+
+def test_an_outlook_ends_after_sixteen_steps() -> None:
+    assert len(_paths(Pipeline([_step(f"s{n}") for n in range(40)], name="p"))) == 16
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "paths"),
+    [
+        pytest.param(_step("a") >> Step.parallel("b", {"x": _step("c"), "y": _step("d")}), [], id="a split"),
+        pytest.param(Pipeline([_step("a"), _step("b", queue="gpu"), _step("c")]), [], id="another queue"),
+        pytest.param(
+            Pipeline([Step.from_callable(writes, name="a", updates_context=True), _step("b")]), [], id="a context"
+        ),
+        pytest.param(Pipeline([_step("a"), Step.human_in_the_loop("ask"), _step("b")]), [], id="a question"),
+        pytest.param(
+            _step("a") >> Step.branch_on("choose", is_odd, {True: _step("b"), False: _step("c")}),
+            [],
+            id="a choice",
+        ),
+        pytest.param(Pipeline([_step("a")]), [], id="the end"),
+    ],
+)
+def test_an_outlook_ends_where_more_than_a_dispatch_follows(pipeline: Pipeline, paths: list[tuple[str, str]]) -> None:
+    assert _paths(pipeline.named("p")) == paths
+
+
+def test_while_two_steps_are_under_way_nothing_is_decided_ahead() -> None:
+    pipeline = Step.parallel("both", {"x": _step("a") >> _step("b"), "y": _step("c") >> _step("d")})
+    assert _paths(Pipeline([pipeline], name="p")) == []
+
+
+def test_learned_estimates_are_not_decided_ahead() -> None:
+    pipeline = Pipeline([_step("a"), _step("b", estimate_quantile=0.9)], name="p")
+    assert _paths(pipeline) == []
+
+
+@pytest.mark.parametrize("limited", [{}, UsageLimits(total_tokens_limit=9).amounts()])
+def test_what_was_decided_ahead_is_what_is_decided_on_the_outcomes(limited: dict[str, int]) -> None:
+    run, decision = _begun(Pipeline([_step(f"s{n}", expected_tokens=2) for n in range(3)], name="p"))
+    run = replace(run, limits=limited, free={"root": limited})
+    ahead = list(outlook(run, decision))
+
+    for after, expected in ahead:
+        run = replace(run, nodes={**run.nodes, **decision.nodes})
+        outcome = {"attempt": "1", "usage": "tokens=1", "data": '{"latency_ms":7}'}
+        decision = advance(run, [Event(id="2-0", kind=EventKind.SUCCEEDED, path=after, fields=outcome)])
+
+        assert decision.dispatches == (expected,)
+
+
+def test_a_dispatch_that_a_commit_has_made_is_known_and_not_made_again() -> None:
+    run, decision = _begun(Pipeline([_step("a"), _step("b"), _step("c")], name="p"))
+    run = replace(run, nodes={**run.nodes, **decision.nodes})
+    first = Event(id="2-0", kind=EventKind.SUCCEEDED, path="0", fields={"attempt": "1", "data": "{}", "ahead": "1"})
+    second = Event(id="3-0", kind=EventKind.SUCCEEDED, path="1", fields={"attempt": "1", "data": "{}"})
+
+    decision = advance(run, [first, second])
+
+    assert [(dispatch.path, dispatch.ahead, dispatch.task is None) for dispatch in decision.dispatches] == [
+        ("1", True, True),
+        ("2", False, False),
+    ]
+    assert [(after, dispatch.path) for after, dispatch in outlook(run, decision)] == []
+
+
+def test_a_lost_attempt_that_a_commit_had_dispatched_is_dispatched_again_on_its_terms() -> None:
+    run, decision = _begun(Pipeline([_step("a"), _step("b"), _step("c")], name="p"))
+    run = replace(run, nodes={**run.nodes, **decision.nodes})
+    first = Event(id="2-0", kind=EventKind.SUCCEEDED, path="0", fields={"attempt": "1", "data": "{}", "ahead": "1"})
+    lost = Event(id="3-0", kind=EventKind.LOST, path="1", fields={"attempt": "1", "reason": "died"})
+
+    decision = advance(run, [first, lost])
+
+    assert [(d.path, d.attempt, d.ahead, d.terms) for d in decision.dispatches] == [
+        ("1", 1, True, None),
+        ("1", 2, False, None),
+    ]
+    assert [(after, dispatch.path) for after, dispatch in outlook(run, decision)] == [("1", "2")]
