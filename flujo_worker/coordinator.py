@@ -163,7 +163,7 @@ class StepCoordinator:
         if isinstance(attempt, AttemptEnd):
             return attempt
         broker_name = broker_queue(self._namespace, queue)
-        run_traceparent = attempt.task.traceparent
+        run_traceparent = attempt.reserved.traceparent
         with process_span(ref, broker_name, traceparent, run_traceparent, alone=alone, system=self._system) as span:
             end = await self._run_and_commit(attempt)
             span.set_attribute("flujo.step.outcome", end.outcome)

@@ -150,6 +150,11 @@ class Draft(RunGraph):
 
     def dispatch_step(self, path: str, step: StepSpec, delay_ms: int = 0) -> None:
         """An attempt on the terms of this step, and on the context as it is now."""
+        if path == self.ahead:  # a commit has dispatched it: all that its worker needs is journalled
+            self.update(path, status=NodeStatus.DISPATCHED, attempt=1)
+            label = task_label(self.spec.name, step.name)
+            self.dispatches.append(Dispatch(path, 1, step.queue, step.wanted, label, ahead=True))
+            return
         outputs = {
             name: StepOutputRef(expression=self.output(place), function=self.producer(place).function)
             for name, place in self.named_before(path, step.reads).items()
@@ -207,10 +212,6 @@ class Draft(RunGraph):
     ) -> None:
         """Journal an attempt with all that its worker needs."""
         label = task_label(self.spec.name, step.name)
-        if path == self.ahead:  # all that its worker needs is journalled
-            attempt = self.update(path, status=NodeStatus.DISPATCHED, attempt=1).attempt
-            self.dispatches.append(Dispatch(path, attempt, step.queue, step.wanted, label, ahead=True))
-            return
         if step.estimate_quantile is not None and label in self.run.learned:
             step = step.model_copy(update={"estimate": {**step.estimate, **self.run.learned[label]}})
         context = self.context(path) if wants_context else ()
@@ -223,7 +224,6 @@ class Draft(RunGraph):
             producer_function=producer.function,
             context=context,
             context_model=self.context_model(path),
-            traceparent=self.run.traceparent,
             **terms,
         )
         outputs = [name for output in task.outputs.values() for name in expression_fields(output.expression)]

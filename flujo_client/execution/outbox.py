@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from flujo_client.execution.ahead import outlook
+from flujo_client.execution.ahead import Outlooks
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet, Lacking
 from flujo_client.execution.graph import step_at
@@ -66,6 +66,7 @@ class Outbox:
         self._publisher = publisher
         self._fleet = fleet
         self._outgoing: list[Outgoing] = []
+        self._outlooks = Outlooks()
         self._making_ready = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -121,7 +122,7 @@ class Outbox:
         await asyncio.sleep(0)  # what is sent leaves first
         following = (
             Follower(after, dispatch, self._publisher.prepare(self._outgoing_of(run, dispatch).message).text)
-            for after, dispatch in outlook(run, decision)
+            for after, dispatch in self._outlooks.of(run, decision)
         )
         try:
             while followers := list(islice(following, _AT_ONCE)):

@@ -160,7 +160,6 @@ class TaskRecord(_Model):
         default_factory=dict, description="what the step reads of earlier ones, by name"
     )
     merge: str = ""
-    traceparent: str = ""
     failures: int = Field(0, description="attempts that failed before this one")
 
 

@@ -60,6 +60,7 @@ class Reserved:
 
     task: bytes
     owner: str
+    traceparent: str
     deadline_ms: int
     remaining: Amounts
     payloads: list[bytes]

@@ -219,7 +219,9 @@ class Scripts:
         )
         match reply[0]:
             case 1:
-                return Reserved(reply[1], _text(reply[2]), int(reply[3]), parse_amounts(_text(reply[4])), reply[5:])
+                task, owner, traceparent, deadline_ms, remaining, *payloads = reply[1:]
+                left = parse_amounts(_text(remaining))
+                return Reserved(task, _text(owner), _text(traceparent), int(deadline_ms), left, payloads)
             case 0:
                 return Duplicate()
             case -1:

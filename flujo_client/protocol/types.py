@@ -177,10 +177,7 @@ def describe_type(annotation: Any) -> str:
 
 
 class TypeValidator:
-    """Checks the values that flow between steps, by the steps' own annotations. Holds compiled checks; stateless otherwise."""
-
-    def __init__(self) -> None:
-        self._adapters: dict[Any, TypeAdapter[Any] | None] = {}
+    """Checks the values that flow between steps, by the steps' own annotations. Stateless."""
 
     def get_step_input_type(self, step: TypedStep) -> Any:
         """The annotation of a step's input; `Any` when it has none."""
@@ -296,9 +293,7 @@ class TypeValidator:
     def _adapter(self, annotation: Any) -> TypeAdapter[Any] | None:
         if annotation in _ANYTHING:
             return None
-        if annotation not in self._adapters:
-            self._adapters[annotation] = make_adapter(annotation)
-        return self._adapters[annotation]
+        return _remembered_adapter(annotation)
 
 
 def _has_instances(annotation: Any) -> bool:
@@ -314,6 +309,10 @@ def make_adapter(annotation: Any) -> TypeAdapter[Any] | None:
     except (PydanticUserError, NameError, RecursionError):
         return None
     return adapter if adapter.pydantic_complete else None
+
+
+#: Compiling a check takes longer than a step that does nothing.
+_remembered_adapter = functools.lru_cache(maxsize=1_024)(make_adapter)
 
 
 def _checkable(annotation: Any) -> Any:

@@ -214,7 +214,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "register": [([1, b"5"], 5)],
     "renew": [([1, b"5", [b"r 0 1 n"], []], Renewal), ([0], WorkerDead)],
     "reserve": [
-        ([1, b"{}", b"pool", b"5", b"tokens=1", b"j1"], Reserved),
+        ([1, b"{}", b"pool", b"", b"5", b"tokens=1", b"j1"], Reserved),
         ([0], Duplicate),
         ([-1, b"failed"], RunInactive),
         ([-2, b"root", b"tokens", b"2", b"1"], Blocked),

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flujo_client import Pipeline, Step, UsageLimits
+from flujo_client.execution import ahead
 from flujo_client.execution.advance import advance
-from flujo_client.execution.ahead import outlook
+from flujo_client.execution.ahead import Outlooks, outlook
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.results import PipelineContext, RunStatus
@@ -83,9 +84,9 @@ def test_learned_estimates_are_not_decided_ahead() -> None:
 def test_what_was_decided_ahead_is_what_is_decided_on_the_outcomes(limited: dict[str, int]) -> None:
     run, decision = _begun(Pipeline([_step(f"s{n}", expected_tokens=2) for n in range(3)], name="p"))
     run = replace(run, limits=limited, free={"root": limited})
-    ahead = list(outlook(run, decision))
+    seen = list(outlook(run, decision))
 
-    for after, expected in ahead:
+    for after, expected in seen:
         run = replace(run, nodes={**run.nodes, **decision.nodes})
         outcome = {"attempt": "1", "usage": "tokens=1", "data": '{"latency_ms":7}'}
         decision = advance(run, [Event(id="2-0", kind=EventKind.SUCCEEDED, path=after, fields=outcome)])
@@ -121,3 +122,56 @@ def test_a_lost_attempt_that_a_commit_had_dispatched_is_dispatched_again_on_its_
         ("1", 2, False, None),
     ]
     assert [(after, dispatch.path) for after, dispatch in outlook(run, decision)] == [("1", "2")]
+
+
+def test_an_outlook_is_made_once_for_all_runs_of_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, outlooks, made = Pipeline([_step(f"s{n}") for n in range(4)], name="p"), Outlooks(), []
+    sound = ahead.outlook
+
+    def counted(*args: Any) -> Any:
+        made.append(1)
+        return sound(*args)
+
+    monkeypatch.setattr(ahead, "outlook", counted)
+
+    seen = [list(outlooks.of(*_begun(pipeline))) for _ in range(3)]
+
+    assert seen[0] == seen[1] == seen[2] == list(sound(*_begun(pipeline)))
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "view"),
+    [
+        pytest.param(Pipeline([_step("a"), _step("b")], name="p"), {"has_context": True}, id="its context"),
+        pytest.param(
+            Pipeline([_step("a"), _step("b", input="{{ steps.a }}")], name="p"), {}, id="outputs of earlier steps"
+        ),
+    ],
+)
+def test_what_depends_on_the_run_is_looked_at_for_each(
+    pipeline: Pipeline, view: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlooks, made = Outlooks(), []
+    sound = ahead.outlook
+
+    def counted(*args: Any) -> Any:
+        made.append(1)
+        return sound(*args)
+
+    monkeypatch.setattr(ahead, "outlook", counted)
+
+    seen = [[path for path, _ in outlooks.of(*_begun(pipeline, **view))] for _ in range(2)]
+
+    assert seen == [["0"], ["0"]]
+    assert len(made) == 2
+
+
+def test_outlooks_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_MOST_KNOWN", 1)
+    outlooks = Outlooks()
+
+    for name in ("p", "q", "p"):
+        assert [path for path, _ in outlooks.of(*_begun(Pipeline([_step("a"), _step("b")], name=name)))] == ["0"]
+
+    assert len(outlooks._known) == 1

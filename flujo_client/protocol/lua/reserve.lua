@@ -3,10 +3,10 @@ KEYS  1 run hash   2 attempts hash   3 accounts hash   4 payloads hash   5 event
       8 published hash   9 intake hash   10 incarnations zset   11 held zset of the incarnation   12 inbox list   13 waiters zset
       14 named hash   15 named_queue zset   16 named_due zset
 ARGV  1 run id   2 path   3 attempt   4 claim nonce   5 incarnation   6 schema version   7 queue
-REPLY {1, task, owner, deadline_ms, remaining, payload...} reserved | {0} duplicate | {-1, status} run inactive
+REPLY {1, task, owner, traceparent, deadline_ms, remaining, payload...} reserved | {0} duplicate | {-1, status} run inactive
       | {-2, account, meter, asked, free} blocked, it waits for budget | {-3} worker dead | {-4, account, meter, asked, free} refused for want of budget | {-5, schema} schema mismatch
       | {-6, account, meter, wait_ms} a named account delays it, wait_ms 0 if only others can make room ]]
-local run = redis.call('HMGET', KEYS[1], 'schema', 'status', 'gate', 'owner')
+local run = redis.call('HMGET', KEYS[1], 'schema', 'status', 'gate', 'owner', 'traceparent')
 if not run[1] then return {-1, 'unknown'} end
 if run[1] ~= ARGV[6] then return {-5, run[1]} end
 local path, nonce = ARGV[2], ARGV[4]
@@ -22,11 +22,11 @@ local function reserved_answer(deadline)
   for _, meter in ipairs(words(redis.call('HGET', KEYS[3], 'meters'))) do
     remaining[#remaining + 1] = meter .. '=' .. int(reachable(lineage(book, chain, meter)))
   end
-  local answer = {1, attempt[4], run[4], deadline, table.concat(remaining, ' ')}
+  local answer = {1, attempt[4], run[4], run[5] or '', deadline, table.concat(remaining, ' ')}
   local fields = words(terms[5])
   for at = 1, #fields, 1000 do  -- Lua unpacks no more than some 8,000 values at once
     local page = redis.call('HMGET', KEYS[4], unpack(fields, at, math.min(at + 999, #fields)))
-    for i, payload in ipairs(page) do answer[4 + at + i] = payload or '' end
+    for i, payload in ipairs(page) do answer[5 + at + i] = payload or '' end
   end
   return answer
 end
