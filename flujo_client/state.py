@@ -54,18 +54,23 @@ class StateManager:
     async def load_workflow_state(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
         """A run with its new events; None if it is unknown. Called before each decision, and when a run is taken over.
 
-        It is read, unless it is remembered and its one new outcome came with the wake-up.
+        It is read, unless it is remembered and its one new outcome came with the wake-up, or it is new.
         """
-        return self.recent.take(run_id) or await self.read_run(run_id)
+        known = self.recent.take(run_id)
+        if known is not None:
+            return known
+        loaded = self.recent.take_new(run_id)
+        return await self.read_run(run_id) if loaded is None else (loaded, await self._view(run_id, loaded))
 
     async def read_run(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
         """Read a run as Redis has it; None if it is unknown."""
         loaded = await self.scripts.load_run(run_id, _MOST_EVENTS)
-        if loaded is None:
-            return None
+        return None if loaded is None else (loaded, await self._view(run_id, loaded))
+
+    async def _view(self, run_id: str, loaded: LoadedRun) -> RunView:
         record = loaded.record
         spec = await self.specs.get(record["spec"])
-        view = RunView(
+        return RunView(
             run_id=run_id,
             spec=spec,
             learned=await self._learned.of(spec) if spec.quantiles else {},
@@ -79,7 +84,6 @@ class StateManager:
             traceparent=record["traceparent"],
             max_deliveries=self._max_deliveries,
         )
-        return loaded, view
 
     async def load_nodes(self, run_id: str, paths: Sequence[str]) -> dict[str, NodeState]:
         """Read more nodes of a run; one that is not stored is the default state."""

@@ -49,7 +49,10 @@ class ConsumerSigns:
 
     def _turned(self) -> None:
         self.turns += 1
-        taking = self._consumer.task_consumer
-        full = taking is None or not taking.channel.qos.can_consume()
+        taking, on_redis = (
+            self._consumer.task_consumer,
+            isinstance(self._consumer.connection.transport, GuardedTransport),
+        )
+        full = taking is None or (on_redis and not taking.channel.qos.can_consume())
         if full and self._busy():  # full without anything to do is a slot that was lost, and no excuse
             self._excused += 1

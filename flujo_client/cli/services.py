@@ -124,10 +124,10 @@ async def _serve_pool(useless: threading.Event) -> None:
     engine = QueuedEngine(settings, serves_pool=True)
     progress = Progress(engine.service.signs(), settings.loop_stall_s)
     keeper = HealthKeeper("manager", progress, settings.health_port, leave)
+    for number in (signal.SIGTERM, signal.SIGINT):  # before anybody can know that it is there
+        loop.add_signal_handler(number, stop.set)
     await engine.open()
     keeper.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     logging.getLogger(__name__).info("serving the pool as %s", engine.service.manager_id)
     stopping, serving = asyncio.create_task(stop.wait()), asyncio.create_task(engine.wait())
     await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)

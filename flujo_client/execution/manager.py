@@ -215,6 +215,8 @@ class ExecutionManager:
             outcome = await self._state.persist_workflow_state(loaded, decision, run)
             if isinstance(outcome, SplitStale | Forbidden):
                 continue
+            if not isinstance(outcome, Advanced) and loaded.remembered:
+                continue  # and read the run
             if not isinstance(outcome, Advanced):
                 return None
             self.advanced += 1

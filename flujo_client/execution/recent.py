@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.paths import lineage_of
-from flujo_client.protocol.messages import Event, WakeUp
+from flujo_client.protocol.messages import Event, EventKind, WakeUp
+from flujo_client.protocol.quota import parse_amounts
 from flujo_client.protocol.replies import Advanced, LoadedRun
 
 __all__ = ["RecentRuns"]
@@ -29,6 +30,7 @@ class RecentRuns:
     def __init__(self) -> None:
         self._stored: dict[str, tuple[LoadedRun, RunView]] = {}
         self._heard: dict[str, Event] = {}
+        self._created: dict[str, Event] = {}
 
     def keep(self, loaded: LoadedRun, run: RunView, decision: Decision, operation: str, advanced: Advanced) -> None:
         """Remember a run as it is after a decision was stored, if something more is to happen to it."""
@@ -51,6 +53,8 @@ class RecentRuns:
     def hear(self, wake_up: WakeUp) -> None:
         """Take the outcome that a wake-up carries, if it is the very next one of a run as it is remembered."""
         stored, event = self._stored.get(wake_up.run_id), wake_up.event
+        if stored is None and event is not None and event.kind is EventKind.CREATED:
+            self._created[wake_up.run_id] = event
         if stored is None or event is None or stored[0].record["applied"] != wake_up.before:
             return
         if all(path in stored[1].nodes for path in lineage_of(event.path)):
@@ -62,4 +66,21 @@ class RecentRuns:
         if event is None or stored is None:
             return None
         loaded, run = stored
-        return LoadedRun(record=loaded.record, events=[event], nodes={}, free={}), run
+        self._created.pop(run_id, None)
+        return LoadedRun(record=loaded.record, events=[event], nodes={}, free={}, remembered=True), run
+
+    def take_new(self, run_id: str) -> LoadedRun | None:
+        """A run of which nothing is known but that it was created, as create_run.lua has stored it; once."""
+        event = self._created.pop(run_id, None)
+        if event is None:
+            return None
+        record = {
+            "run_id": run_id,
+            "status": "running",
+            "gate": "open",
+            "revision": "0",
+            "operation": "",
+            "applied": "0-0",
+        }
+        free = {"root": parse_amounts(event.fields["limits"])}
+        return LoadedRun(record | event.fields, [event], {}, free, remembered=True)

@@ -204,6 +204,7 @@ class LoadedRun:
     events: list[Event]
     nodes: dict[str, bytes]
     free: dict[str, Amounts]
+    remembered: bool = False  # not read: it may be that somebody else has gone on since
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ import pytest
 from flujo_client import Flujo, Pipeline, Settings, Step, UsageLimits
 from flujo_client.engine import QueuedEngine
 from flujo_client.execution.decision import FRESH, Decision, NodeState, NodeStatus, RunView
+from flujo_client.execution.manager import ExecutionManager
 from flujo_client.execution.paths import lineage_of
 from flujo_client.execution.recent import RecentRuns
-from flujo_client.protocol.messages import Event, EventKind, WakeUp
+from flujo_client.protocol.messages import Event, EventKind, Prepared, StepMessage, WakeUp
+from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.replies import Advanced, LoadedRun
-from flujo_client.protocol.results import RunStatus
+from flujo_client.protocol.results import PipelineContext, RunStatus
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.state import StateManager
 from tests.lua.runs import a_dispatch, advance_run, commit_claim, create_run, load_run, new_claim, started_run
 
 SPEC = Pipeline([Step.from_callable(abs, name="one"), Step.from_callable(abs, name="two")], name="p").to_spec()
@@ -190,3 +194,73 @@ async def test_the_hooks_of_a_caller_are_told_of_a_run_that_was_read(redis_url: 
     for engine in (plain, asking):
         await engine.manager.settle()
         await engine.close()
+
+
+CREATED = Event(
+    id="1-0",
+    kind=EventKind.CREATED,
+    path="root",
+    fields={"spec": "h", "owner": "pool", "limits": "tokens=5", "accounts": "", "metadata": "", "traceparent": ""},
+)
+
+
+async def test_a_new_run_is_known_from_its_wake_up_as_if_it_had_been_read(scripts: Scripts) -> None:
+    state = StateManager(scripts, JsonCodec(1_000))
+    await state.specs.keep(SPEC)
+    await create_run(scripts, "r", {"tokens": 5}, spec_hash=SPEC.content_hash)
+    (entry,) = await scripts.commands.execute("LPOP", scripts.keyspace.inbox("pool", 0), 9)
+
+    state.recent.hear(WakeUp.parse(entry))
+    heard, read = await state.load_workflow_state("r"), await state.load_workflow_state("r")
+
+    assert heard is not None
+    assert read is not None
+    assert heard[1] == read[1]
+    assert (heard[0].events, heard[0].remembered, read[0].remembered) == (read[0].events, True, False)
+    assert {name: read[0].record[name] for name in heard[0].record if name in read[0].record} == {
+        name: value for name, value in heard[0].record.items() if name in read[0].record
+    }
+
+
+def test_that_a_run_was_created_is_no_news_once_it_is_under_way() -> None:
+    runs = RecentRuns()
+    _kept(runs)
+
+    runs.hear(WakeUp("r", "0-0", CREATED))
+
+    assert runs.take("r") is None
+    assert runs.take_new("r") is None
+
+
+async def test_a_manager_that_finds_a_remembered_run_moved_on_reads_it_and_goes_on(scripts: Scripts) -> None:
+    managers = [_manager(scripts) for _ in range(2)]
+    await managers[0]._state.specs.keep(SPEC)
+    await create_run(scripts, "r", spec_hash=SPEC.content_hash)
+    (entry,) = await scripts.commands.execute("LPOP", scripts.keyspace.inbox("pool", 0), 9)
+    for manager in managers:
+        manager._state.recent.hear(WakeUp.parse(entry))
+
+    statuses = [await manager.execute_steps(PipelineContext(run_id="r")) for manager in managers]
+
+    assert statuses == [RunStatus.RUNNING, RunStatus.RUNNING]
+    assert int((await load_run(scripts, "r")).record["revision"]) >= 1
+
+
+class _Nowhere:
+    """Takes messages."""
+
+    beside_runs = False
+
+    def prepare(self, message: StepMessage) -> Prepared:
+        return Prepared(message.queue, message)
+
+    async def publish(self, messages: Sequence[Prepared]) -> None: ...
+
+    async def depth(self, queue: str) -> int:
+        return 0
+
+    async def close(self) -> None: ...
+
+
+def _manager(scripts: Scripts) -> ExecutionManager:
+    return ExecutionManager(StateManager(scripts, JsonCodec(1_000)), _Nowhere(), retention_ms=60_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import redis
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from flujo_client.protocol.errors import PayloadError, RunConflictError, TypeMismatchError
 from flujo_client.protocol.keys import POOL, Keyspace
+from flujo_client.protocol.messages import WakeUp
 from flujo_client.protocol.payloads import JsonCodec, LiveCodec, PayloadCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.scripts import Scripts
@@ -43,8 +44,10 @@ async def test_a_new_run_is_stored_with_input_context_limits_and_wakes_its_owner
     keys = keyspace.run("r1")
     assert plain_redis.hgetall(keys.payloads) == {b"input": b'j{"x":1}', b"ctx:root": b'j{"c":2}'}
     assert plain_redis.hget(keys.accounts, "root|tokens") == b"5 0 0 0 0 0 0 0 0 0"
-    (wake_up,) = cast("list[bytes]", plain_redis.lrange(keyspace.inbox(POOL, 0), 0, -1))
-    assert wake_up.startswith(b"r1\n")
+    (entry,) = plain_redis.lrange(keyspace.inbox(POOL, 0), 0, -1)
+    wake_up = WakeUp.parse(entry if isinstance(entry, bytes) else entry.encode())
+    assert wake_up.event is not None
+    assert (wake_up.run_id, wake_up.event.fields["limits"]) == ("r1", "tokens=5")
 
 
 SAME: dict[str, dict[str, Any]] = {

@@ -42,5 +42,6 @@ redis.call('HSET', KEYS[2], 'meters', table.concat(meters, ' '), 'life|root', '1
 redis.call('SADD', KEYS[6], ARGV[1])
 redis.call('ZADD', KEYS[8], now, ARGV[1])
 if ARGV[12] ~= '' then redis.call('ZADD', KEYS[9], int(tonumber(now) + tonumber(ARGV[12])), ARGV[1]) end
-append(KEYS[1], KEYS[4], KEYS[5], KEYS[7], ARGV[1], {'kind', 'created', 'path', 'root'})
+append(KEYS[1], KEYS[4], KEYS[5], KEYS[7], ARGV[1], {'kind', 'created', 'path', 'root', 'spec', ARGV[4], 'owner', ARGV[3], 'limits', ARGV[8],
+  'accounts', table.concat(accounts, ' '), 'metadata', ARGV[11], 'traceparent', ARGV[9]})  -- all that its manager has to know
 return {1}
