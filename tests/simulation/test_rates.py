@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +17,7 @@ from flujo_client.account_book import AccountBook
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.submission import submit_run
 from tests.simulation.world import CODEC, CURRENT, KEYSPACE, REDIS, REGISTRY, Fault, World
 
@@ -41,26 +43,54 @@ CALL: Any = Step.from_callable(call_provider, name="call", max_retries=0, accoun
 BURST = REGISTRY.add(Pipeline([Step.parallel("burst", {f"b{at}": CALL for at in range(STEPS)})], name="burst"))
 
 
+TOKENS_A_MINUTE, MOST_TOKENS = 6_000, 500
+TOKENS = Account(
+    name="tokens",
+    limits=UsageLimits(total_tokens_limit=TOKENS_A_MINUTE),
+    window=timedelta(minutes=1),
+    when_exhausted="wait",
+)
+
+
+async def call_model(value: int, run: StepRun) -> int:
+    process = CURRENT.get()
+    used = zlib.crc32(run.path.encode()) % (MOST_TOKENS + 1)
+    process.world.note("called", run, process.pid, tokens=used)
+    run.usage.add(tokens=used)
+    await process.world.latency()
+    await process.lives()
+    return value
+
+
+MODEL: Any = Step.from_callable(
+    call_model, name="model", max_retries=0, accounts=("tokens",), expected_tokens=MOST_TOKENS
+)
+MODELS = REGISTRY.add(Pipeline([Step.parallel("models", {f"b{at}": MODEL for at in range(200)})], name="models"))
+
+
 @dataclass
 class Burst(World):
     """One run of many steps, all of which want to call at once."""
 
+    account: Account = KEY
+    spec: PipelineSpec = BURST
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.runs = {"burst": BURST}
+        self.runs = {"burst": self.spec}
 
     async def _play(self) -> None:
         for name in ("w0", "w1", "m0", "m1"):
             self.replace(name)
         client = Scripts(ScriptCaller(REDIS), KEYSPACE)
-        await AccountBook(client).define(KEY)
-        await client.publish_spec(BURST.name, BURST.content_hash, BURST.model_dump_json().encode())
-        await submit_run(client, CODEC, BURST, 1, run_id="burst", owner=POOL)
+        await AccountBook(client).define(self.account)
+        await client.publish_spec(self.spec.name, self.spec.content_hash, self.spec.model_dump_json().encode())
+        await submit_run(client, CODEC, self.spec, 1, run_id="burst", owner=POOL)
         while not await self._is_over("burst"):
             await self.meanwhile(client)
             await asyncio.sleep(1)
-        status = await AccountBook(client).status("key")
-        if status.waiting or status.meters["requests"].reserved:
+        status = await AccountBook(client).status(self.account.name)
+        if status.waiting or any(row.reserved for row in status.meters.values()):
             self.told.append(f"held at rest: {status}")
 
     async def meanwhile(self, client: Scripts) -> None:
@@ -133,3 +163,18 @@ def test_retry_after_holds_the_whole_fleet_back_and_the_rate_goes_on_after_it() 
     assert most_in_a_minute(calls) <= PER_MINUTE
     assert len(gaps) == 1
     assert gaps[0][0] <= world.told_at_ms + 1_000
+
+
+@pytest.mark.timeout(600)
+def test_tokens_a_minute_are_kept_although_steps_use_less_than_they_expect_and_what_they_leave_is_used() -> None:
+    world = Burst(10, [], account=TOKENS, spec=MODELS)
+
+    assert world.play() == []
+
+    calls = sorted((line["at_ms"], line["tokens"]) for line in world.ledger)
+    used = sum(tokens for _, tokens in calls)
+    busiest = max(sum(tokens for at, tokens in calls if start <= at < start + MINUTE_MS) for start, _ in calls)
+    allowed = TOKENS_A_MINUTE * ((calls[-1][0] - calls[0][0]) / MINUTE_MS + 1)
+    assert len(calls) == 200
+    assert busiest <= TOKENS_A_MINUTE
+    assert used >= 0.85 * allowed, (used, allowed)
