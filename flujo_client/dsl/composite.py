@@ -27,7 +27,8 @@ class Composite(Step[Any, Any]):
     @property
     def input_type(self) -> Any:
         """What all its parts take, if they agree."""
-        types = {describe_type(part.input_type): part.input_type for part in self.parts().values()}
+        declared = [part.input_type for part in self.parts().values()]  # read once: a part reads it of its own parts
+        types = {describe_type(one): one for one in declared}
         return next(iter(types.values())) if len(types) == 1 else Any
 
     def entries(self) -> Mapping[str, Pipeline]:
