@@ -94,7 +94,7 @@ def _differences(named: Mapping[str, str], sums: _Sums, forgotten_ms: int) -> It
                 if spent != taken.get(meter, 0):
                     yield Difference(NAMED, account, meter, "spent", spent, taken.get(meter, 0))
                 continue
-            complete = kind == "calendar" and int(start) > forgotten_ms
+            complete = int(start) > forgotten_ms
             for part, stored in (("reserved", reserved), ("spent", spent), ("unknown", unknown)):
                 derived = sums.get((account, meter, tag, part), 0)
                 if stored != derived and (complete or part == "reserved" or stored < derived):

@@ -66,6 +66,7 @@ local function named_account(named, id)
   if not stored[1] then return nil end
   if account.kind == 'calendar' and named.now >= account.ending then turn(named, account) end
   if account.kind == 'sliding' then slide(named, account) end
+  if account.kind == 'total' and account.start == 0 then account.start = named.now end  -- one for ever, from its definition on
   return account
 end
 
