@@ -103,6 +103,10 @@ def adapted(dump: RunDump, spec: PipelineSpec) -> RunDump:
 _PROCESS_NAME = re.compile(r"@[0-9a-f]{6,16}\b")
 
 
+#: Fields of attempts that hold what was decided ahead, for the run as it was where it was.
+_AHEAD = ("|then", "|message")
+
+
 class RunDumps:
     """Reads dumps, and stores them as runs.
 
@@ -137,7 +141,7 @@ class RunDumps:
             spec=await self._specs.get(record["spec"]),
             record=record,
             nodes={path: NodeState.model_validate_json(text) for path, text in nodes.items()},
-            attempts={} if over else attempts,
+            attempts={} if over else {name: text for name, text in attempts.items() if not name.endswith(_AHEAD)},
             accounts=accounts,
             payloads={
                 name.decode(): self._value(name.decode(), stored)

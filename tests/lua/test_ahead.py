@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from flujo_client import Pipeline, Step
+from flujo_client.archive.dump import RunDumps
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.messages import Event, EventKind, WakeUp
+from flujo_client.protocol.payloads import JsonCodec
 from flujo_client.protocol.replies import Advanced, Claim, Committed, Dispatch, Duplicate, Follower, Reserved
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.specs import SpecStore
 from tests.lua.runs import a_dispatch, advance_run, load_run, new_claim, started_run
 
 
@@ -215,3 +219,16 @@ async def test_two_commits_of_one_attempt_go_ahead_once(scripts: Scripts) -> Non
     await asyncio.gather(*(_commit_claim(scripts, claim) for claim in claims))
 
     assert await _published(scripts) == [b"message of 1"]
+
+
+async def test_a_dump_leaves_behind_what_was_decided_ahead(scripts: Scripts) -> None:
+    spec = Pipeline([Step.from_callable(abs, name="s")], name="p").to_spec()
+    specs = SpecStore(scripts)
+    await specs.keep(spec)
+    await _started(scripts)
+    await scripts.commands.execute("HSET", scripts.keyspace.run("r1").run, "spec", spec.content_hash)
+
+    dump = await RunDumps(scripts, JsonCodec(1_000), specs).read("r1")
+
+    assert dump.attempts["1|terms"]
+    assert [name for name in dump.attempts if name.endswith(("|then", "|message"))] == []
