@@ -113,7 +113,7 @@ async def test_a_run_whose_manager_died_before_archiving_it_is_archived_by_anoth
     await backend.shutdown()
 
 
-async def test_postgres_keeps_runs_of_a_fleet(make_fleet: Callable[..., Fleet]) -> None:
+async def test_postgres_keeps_runs_of_a_fleet_and_history_and_costs_query_it(make_fleet: Callable[..., Fleet]) -> None:
     dsn = postgres_dsn()
     backend = PostgresBackend(dsn)
     fleet = make_fleet("postgres", FLUJO_STATE_URI=dsn)
@@ -124,5 +124,13 @@ async def test_postgres_keeps_runs_of_a_fleet(make_fleet: Callable[..., Fleet]) 
         run = await client.submit("digest", {"url": "abc"})
         await run.result(TIMEOUT_S)
         assert (await until_archived(fleet, backend, run.run_id))["pipeline_name"] == "digest"
+        listed = await asyncio.to_thread(command, fleet, "history", "--pipeline", "digest", "--status", "completed")
+        shown = await asyncio.to_thread(command, fleet, "history", run.run_id)
+        paid = await asyncio.to_thread(command, fleet, "costs", "--days", "1")
         await backend.delete_state(run.run_id)
     await backend.shutdown()
+
+    assert run.run_id in {row["run_id"] for row in listed["runs"]}
+    assert [step["step_name"] for step in shown["steps"]] == ["fetch", "shout", "measure", "combine"]
+    assert shown["trace"]["name"] == "pipeline_run"
+    assert "digest" in {row["pipeline_name"] for row in paid["pipelines"]}
