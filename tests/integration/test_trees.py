@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,14 +12,17 @@ from hypothesis import strategies as st
 from flujo_client import Flujo, PipelineResult, RunStatus, StepResult
 from tests.integration.conftest import Fleet
 from tests.integration.trees import (
+    ANSWER,
+    LEAVES,
     MATRIX,
+    PAUSING,
     SAMPLE,
     START,
     Behind,
     Cond,
     Counter,
     Interpreter,
-    Leaf,
+    Kept,
     Loop,
     Machine,
     Map,
@@ -30,7 +34,7 @@ from tests.integration.trees import (
 )
 
 _TREES = st.recursive(
-    st.builds(Leaf, st.sampled_from(["add", "count", "peek", "fail"])),
+    st.sampled_from(LEAVES),
     lambda inner: st.one_of(
         st.builds(Seq, st.lists(inner, min_size=1, max_size=3).map(tuple)),
         st.builds(
@@ -47,13 +51,23 @@ _TREES = st.recursive(
         st.builds(Route, st.lists(inner, min_size=1, max_size=3).map(tuple)),
         st.builds(Sub, inner, st.booleans()),
         st.builds(Behind, inner),
+        st.builds(Kept, inner),
     ),
     max_leaves=8,
 )
 
 
 def _run(tree: Any) -> PipelineResult:
-    return Flujo(as_pipeline(tree, "tree"), context_model=Counter).run(START)
+    return asyncio.run(_run_answering(Flujo(as_pipeline(tree, "tree"), context_model=Counter)))
+
+
+async def _run_answering(flujo: Flujo) -> PipelineResult:
+    """Run, and answer whatever is asked, one question after the other."""
+    async with flujo:
+        result = await flujo.run_async(START)
+        while result.status is RunStatus.PAUSED:
+            result = await flujo.resume_async(result, ANSWER)
+        return result
 
 
 def _check(tree: Any, result: PipelineResult) -> None:
@@ -64,11 +78,19 @@ def _check(tree: Any, result: PipelineResult) -> None:
         assert result.output == expected.value
     assert result.final_pipeline_context.counter == expected.counter
     assert result.total_tokens == interpreter.tokens
+    assert result.usage.get("tokens", 0) == interpreter.tokens  # what the accounts say
+    if interpreter.questions:
+        assert len(result.final_pipeline_context.hitl_history) <= interpreter.questions
 
 
 @pytest.mark.parametrize("place", MATRIX, ids="-".join)
 def test_each_composite_works_inside_each_other(place: tuple[str, str]) -> None:
     _check(MATRIX[place], _run(MATRIX[place]))
+
+
+@pytest.mark.parametrize("place", PAUSING, ids="-".join)
+def test_a_run_may_pause_in_each_composite_inside_each_other(place: tuple[str, str]) -> None:
+    _check(PAUSING[place], _run(PAUSING[place]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,11 +119,18 @@ def tree_fleet(make_fleet: Any) -> Fleet:
 @pytest.mark.parametrize("name", SAMPLE)
 async def test_a_fleet_gives_what_this_process_gives(tree_fleet: Fleet, name: str) -> None:
     pipeline = as_pipeline(SAMPLE[name], name)
-    async with Flujo(pipeline, context_model=Counter, settings=tree_fleet.settings()) as flujo:
-        queued = await flujo.run_async(START)
-
-    async with Flujo(pipeline, context_model=Counter) as flujo:
-        here = await flujo.run_async(START)
+    queued = await _run_answering(Flujo(pipeline, context_model=Counter, settings=tree_fleet.settings()))
+    here = await _run_answering(Flujo(pipeline, context_model=Counter))
 
     _check(SAMPLE[name], queued)
     assert [_shape(part) for part in queued.step_history] == [_shape(part) for part in here.step_history]
+    assert _told(queued.final_pipeline_context) == _told(here.final_pipeline_context)
+    assert queued.usage == here.usage
+
+
+def _told(context: Any) -> dict[str, Any]:
+    """A context without what differs from run to run."""
+    told = context.model_dump(mode="json", exclude={"run_id"})
+    for turn in told["hitl_history"]:
+        del turn["timestamp"]
+    return dict(told)

@@ -15,6 +15,9 @@ from flujo_client import Pipeline, PipelineContext, StateMachineStep, Step, Step
 
 START, MOST_LOOPS, MOST_ITEMS = 3, 3, 3
 
+#: What every question is answered with.
+ANSWER = 4
+
 
 class Counter(PipelineContext):
     counter: int = 0
@@ -79,6 +82,26 @@ class Behind:
     body: Any
 
 
+@dataclass(frozen=True)
+class Kept:
+    body: Any  # a cached step
+
+
+@dataclass(frozen=True)
+class Saved:
+    op: str  # a leaf that fails on multiples of three, and falls back on one that adds seven, or on one that fails as well
+
+
+@dataclass(frozen=True)
+class Turns:
+    turns: int  # a granular step that adds one in each turn
+
+
+@dataclass(frozen=True)
+class Ask:
+    pass  # a question; the answer is a number
+
+
 # ---- as pipelines of the library
 
 
@@ -135,6 +158,33 @@ def at_least_five(number: int, context: Counter) -> bool:
 
 def is_even(number: int, context: Counter) -> bool:
     return number % 2 == 0
+
+
+@step(max_retries=0)
+async def seven(number: int, run: StepRun) -> int:
+    run.usage.add(tokens=1)
+    return number + 7
+
+
+class Turner:
+    """Works for some turns, each billed."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Turner) and other.turns == self.turns
+
+    __hash__ = None  # type: ignore[assignment]  # compared, never a key
+
+    async def run(self, number: int, *, run: StepRun, history: list[Any] | None = None) -> dict[str, Any]:
+        run.usage.add(tokens=1)
+        done = len(history or []) + 1
+        return {"is_complete": done == self.turns, "final_output": number + done}
+
+
+async def final_number(output: Any) -> int:
+    return int(output)
 
 
 async def by_bits(number: int, run: StepRun) -> list[str]:
@@ -216,6 +266,24 @@ def _behind(node: Behind, name: str) -> Step[Any, Any]:
     return inner.model_copy(update={"config": inner.config.model_copy(update={"execution_mode": "background"})})
 
 
+def _kept(node: Kept, name: str) -> Step[Any, Any]:
+    return Step.cached(build(node.body, f"{name}0"), name=name, ttl_s=0.001)
+
+
+def _saved(node: Saved, name: str) -> Step[Any, Any]:
+    first = fail.model_copy(update={"name": f"{name}first"})
+    return first.fallback((seven if node.op == "seven" else fail).model_copy(update={"name": f"{name}second"}))
+
+
+def _turns(node: Turns, name: str) -> Step[Any, Any]:
+    turns = Step.granular(f"{name}work{node.turns}", Turner(node.turns))
+    return (turns >> Step.from_callable(final_number, name=f"{name}final")).as_step(name)
+
+
+def _ask(node: Ask, name: str) -> Step[Any, Any]:
+    return Step.human_in_the_loop(f"{name}ask", input_schema=int)
+
+
 _BUILDERS: dict[type, Callable[[Any, str], Step[Any, Any] | Pipeline]] = {
     Leaf: _leaf,
     Seq: _seq,
@@ -227,6 +295,10 @@ _BUILDERS: dict[type, Callable[[Any, str], Step[Any, Any] | Pipeline]] = {
     Route: _route,
     Sub: _sub,
     Behind: _behind,
+    Kept: _kept,
+    Saved: _saved,
+    Turns: _turns,
+    Ask: _ask,
 }
 
 
@@ -248,6 +320,7 @@ class Interpreter:
     """Runs trees by the rules of docs/control_flow.md."""
 
     tokens: int = 0
+    questions: int = 0
     _rules: dict[type, Callable[..., Outcome]] = field(default_factory=dict)
 
     def run(self, node: Any, value: int, counter: int) -> Outcome:
@@ -326,12 +399,41 @@ class Interpreter:
         self.run(node.body, value, counter)
         return Outcome(True, value, counter)
 
+    def _kept(self, node: Kept, value: int, counter: int) -> Outcome:
+        return self._alone(self.run(node.body, value, counter), counter)
+
+    def _saved(self, node: Saved, value: int, counter: int) -> Outcome:
+        if value % 3:
+            self.tokens += 1
+            return Outcome(True, value, counter)
+        if node.op != "seven":
+            return Outcome(False, 0, counter)
+        self.tokens += 1
+        return Outcome(True, value + 7, counter)
+
+    def _turns(self, node: Turns, value: int, counter: int) -> Outcome:
+        self.tokens += node.turns
+        return Outcome(True, value + node.turns, counter)
+
+    def _ask(self, node: Ask, value: int, counter: int) -> Outcome:
+        self.questions += 1
+        return Outcome(True, ANSWER, counter)
+
     def _alone(self, end: Outcome, counter: int) -> Outcome:
         """What a composite makes of its one child: a child that failed leaves no trace in the context."""
         return Outcome(True, end.value, end.counter) if end.ok else Outcome(False, 0, counter)
 
 
 # ---- trees
+
+#: Every leaf.
+LEAVES: tuple[Any, ...] = (
+    *(Leaf(op) for op in ("add", "count", "peek", "fail")),
+    Saved("seven"),
+    Saved("fail"),
+    Turns(2),
+    Ask(),
+)
 
 
 def random_tree(rng: random.Random, depth: int = 3) -> Any:
@@ -344,7 +446,8 @@ def random_tree(rng: random.Random, depth: int = 3) -> Any:
         return tuple(below() for _ in range(rng.randint(1, 3)))
 
     if depth == 0 or rng.random() < 0.1:
-        return Leaf(rng.choice(["add", "add", "count", "peek", "fail"]))
+        leaf: Any = rng.choice([*LEAVES, Leaf("add")])
+        return leaf
     makers: list[Callable[[], Any]] = [
         lambda: Seq(some()),
         lambda: Par(some(), ignore=rng.random() < 0.5, merge=rng.random() < 0.8, at_once=rng.choice([None, 1, 2])),
@@ -355,6 +458,7 @@ def random_tree(rng: random.Random, depth: int = 3) -> Any:
         lambda: Route(some()),
         lambda: Sub(below(), inherit=rng.random() < 0.5),
         lambda: Behind(below()),
+        lambda: Kept(below()),
     ]
     return rng.choice(makers)()
 
@@ -371,11 +475,16 @@ AROUND: dict[str, Callable[[Any], Any]] = {
     "sub": Sub,
     "apart": lambda body: Sub(body, inherit=False),
     "background": lambda body: Seq((Behind(body), Leaf("add"))),
+    "cached": lambda body: Kept(Seq((Leaf("count"), body))),
 }
 
-INNERMOST = Seq((Leaf("count"), Leaf("add"), Leaf("peek")))
+INNERMOST = Seq((Leaf("count"), Leaf("add"), Saved("seven"), Turns(2), Leaf("peek")))
+
+#: The same with a question, which pauses the run.
+ASKING = Seq((Leaf("count"), Ask(), Leaf("peek")))
 
 MATRIX = {(outer, inner): AROUND[outer](AROUND[inner](INNERMOST)) for outer in AROUND for inner in AROUND}
+PAUSING = {(outer, inner): AROUND[outer](AROUND[inner](ASKING)) for outer in AROUND for inner in AROUND}
 
 
 def as_pipeline(tree: Any, name: str) -> Pipeline:
@@ -385,8 +494,9 @@ def as_pipeline(tree: Any, name: str) -> Pipeline:
 
 _KINDS = list(AROUND)
 
-#: What a fleet runs: each composite inside another one, and random trees.
+#: What a fleet runs: each composite inside each other, a pause in each of them, and random trees.
 SAMPLE: dict[str, Any] = {
-    **{f"{outer}-in-fleet": MATRIX[outer, _KINDS[(place + 3) % len(_KINDS)]] for place, outer in enumerate(_KINDS)},
+    **{f"{inner}-in-{outer}": tree for (outer, inner), tree in MATRIX.items()},
+    **{f"{outer}-pauses": PAUSING[outer, _KINDS[(place + 5) % len(_KINDS)]] for place, outer in enumerate(_KINDS)},
     **{f"random-{seed}": random_tree(random.Random(seed)) for seed in range(20)},  # no secret
 }
