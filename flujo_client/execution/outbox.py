@@ -13,7 +13,7 @@ from flujo_client.execution.ahead import Outlooks
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet, Lacking
 from flujo_client.execution.graph import step_at
-from flujo_client.protocol.errors import BrokerUnavailableError, StateUnavailableError
+from flujo_client.protocol.errors import BrokerUnavailableError, FlujoError, StateUnavailableError
 from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.queues import task_label
@@ -203,7 +203,7 @@ class Outbox:
             while called:
                 called = await self._state.scripts.call_waiters(account, _MOST_CALLED)
                 await asyncio.gather(*(self.redispatch(member, 0, SUSPECT_MS) for member in called))
-        except StateUnavailableError as error:
+        except FlujoError as error:  # Redis is away, or this release cannot read a run: what was called is journalled
             logger.warning("waiters not called, the sweep looks again", extra={"account": account, "error": str(error)})
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
