@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
+from flujo_client.account_book import AccountStatus
 from flujo_client.background import BackgroundTask
 from flujo_client.client import AsyncFlujoClient, AsyncRun
 from flujo_client.protocol.messages import Event
+from flujo_client.protocol.named import Account
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.settings import Settings
@@ -59,6 +61,14 @@ class FlujoClient:
             )
         )
         return Run(self, run)
+
+    def define_account(self, account: Account) -> None:
+        """See `AccountBook.define`."""
+        self.wait_for(self._client.accounts.define(account))
+
+    def account_status(self, name: str) -> AccountStatus:
+        """See `AccountBook.status`."""
+        return self.wait_for(self._client.accounts.status(name))
 
     def fork(
         self,

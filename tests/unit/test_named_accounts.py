@@ -16,6 +16,8 @@ from flujo_client import (
     Account,
     ConfigurationError,
     Flujo,
+    FlujoClient,
+    Settings,
     Step,
     StepRun,
     UnknownAccountError,
@@ -300,3 +302,13 @@ async def test_no_account_can_be_defined_where_one_shard_does_not_know_what_anot
         await AccountBook(Scripts(ScriptCaller(wire), Keyspace("sharded", shards=4))).define(PATIENT)
 
     await wire.close()
+
+
+def test_code_that_is_not_async_defines_accounts_and_looks_at_them(redis_url: str, keyspace: Keyspace) -> None:
+    settings = Settings.from_env({"FLUJO_URL": redis_url, "FLUJO_NAMESPACE": keyspace.namespace})
+
+    with FlujoClient(settings=settings) as client:
+        client.define_account(PATIENT)
+        status = client.account_status("key")
+
+    assert (status.waits, status.window, status.meters["tokens"].free) == (True, "ever", 100)
