@@ -10,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from flujo_client.cli.redis_server import RedisServer, find_redis_server, find_wheel_redis_server
 from flujo_client.protocol.caller import ScriptCaller
@@ -17,6 +18,10 @@ from flujo_client.protocol.keys import PERMANENT, Keyspace
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from tests.memory_server import MemoryServer
+
+#: How long an example takes to make says how busy the machine is, not how good the test is.
+settings.register_profile("flujo", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("flujo")
 
 #: Stands among the executables for the store of the in-process mode.
 MEMORY = Path("memory")

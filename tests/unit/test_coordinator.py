@@ -18,7 +18,7 @@ from flujo_client import Pipeline, PipelineContext, Step, StepRun, UsageLimits
 from flujo_client.execution.manager import ExecutionManager
 from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.caller import ScriptCaller
-from flujo_client.protocol.errors import NonRetryableError, PipelineAbortSignal, StateUnavailableError
+from flujo_client.protocol.errors import NonRetryableError, PausedException, PipelineAbortSignal, StateUnavailableError
 from flujo_client.protocol.hooks import Hook
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Prepared, StepMessage, StepRef
@@ -26,6 +26,7 @@ from flujo_client.protocol.payloads import JsonCodec, LiveCodec
 from flujo_client.protocol.replies import Claim
 from flujo_client.protocol.results import (
     HookPayload,
+    OnPauseRequestedPayload,
     OnStepFailurePayload,
     PipelineResult,
     PostStepPayload,
@@ -944,6 +945,21 @@ async def test_hooks_of_the_worker_are_told_before_and_after(bench: Bench) -> No
         OnStepFailurePayload,
     ]
     assert (before.run_id, before.path, before.step_input, before.quota_before_tokens) == ("r", "0", 4, 50)
+
+
+async def test_hooks_of_the_worker_are_told_what_a_step_asks(bench: Bench) -> None:
+    seen: list[OnPauseRequestedPayload] = []
+
+    async def asks(value: Any) -> Any:
+        raise PausedException("May I?")
+
+    async def watch(payload: OnPauseRequestedPayload) -> None:
+        seen.append(payload)
+
+    await bench.submit(of(asks), hooks=[watch])
+    await bench.step()
+
+    assert [(payload.path, payload.pause_message) for payload in seen] == [("0", "May I?")]
 
 
 async def test_a_strict_hook_that_fails_after_the_commit_changes_nothing(

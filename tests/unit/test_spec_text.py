@@ -169,6 +169,13 @@ def test_conditions_that_no_message_could_carry_are_refused() -> None:
         refuse_unsendable(PipelineSpec(name="p", root=SequenceSpec(nodes=(loop,))))
 
 
+def test_a_composite_whose_name_no_message_could_carry_is_refused() -> None:
+    loop = _LOOP.to_node().model_copy(update={"name": "x" * 500})
+
+    with pytest.raises(ConfigurationError, match="its name has more than"):
+        refuse_unsendable(PipelineSpec(name="p", root=SequenceSpec(nodes=(loop,))))
+
+
 def test_fallbacks_and_values_without_end_are_refused() -> None:
     deep: Any = 1
     for _ in range(100):
