@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +17,9 @@ from flujo_client.account_book import AccountBook
 from flujo_client.archive.backend import WorkflowState
 from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.dsl.hitl import HumanInTheLoopStep
-from flujo_client.dsl.pipeline import Pipeline, Step
+from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.engines import Engine
 from flujo_client.events import RunReader, raise_for
-from flujo_client.execution.graph import step_at
 from flujo_client.execution.paths import control_of
 from flujo_client.hook_facts import HookFacts
 from flujo_client.observer import HookObserver
@@ -33,15 +32,15 @@ from flujo_client.protocol.errors import (
     ResumeError,
     RunNotFoundError,
 )
-from flujo_client.protocol.messages import LAUNCH, Event, EventKind
+from flujo_client.protocol.messages import LAUNCH, EventKind
 from flujo_client.protocol.named import Account
 from flujo_client.protocol.outcomes import BackgroundLaunched, Chunk, StepOutcome
-from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.results import Pause, PipelineContext, PipelineResult, PreRunPayload, RunStatus
-from flujo_client.protocol.spec import BackgroundSpec, PipelineSpec
+from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.tracing import traceparent_of
+from flujo_client.tidings import chunk_of, launch_of, tells, unless
 from flujo_client.traces import TraceReader
 
 logger = logging.getLogger(__name__)
@@ -282,14 +281,14 @@ class RunDriver:
         self, engine: Engine, reader: RunReader, run_id: str, ended: asyncio.Future[None], after: str
     ) -> AsyncGenerator[Chunk | BackgroundLaunched]:
         """Wait until the run ends or pauses; on the way, pass on what steps tell, if any step can."""
-        if any(_tells(part) for part in self._pipeline.all_steps()):
+        if any(tells(part) for part in self._pipeline.all_steps()):
             spec = self._spec
-            async with aclosing(_unless(engine.broken, reader.events(run_id, after))) as events:
+            async with aclosing(unless(engine.broken, reader.events(run_id, after))) as events:
                 async for event in events:
                     if event.kind is EventKind.CHUNK:
-                        yield _chunk(engine.codec, event, spec)
+                        yield chunk_of(engine.codec, event, spec)
                     elif event.kind is EventKind.SUCCEEDED and control_of(event.path)[0] == LAUNCH:
-                        yield _launched(event, spec)
+                        yield launch_of(event, spec)
                     elif event.kind is EventKind.SUSPENDED and _rests(await reader.record(run_id)):
                         return
             return
@@ -355,41 +354,3 @@ def _rests(record: Mapping[str, str]) -> bool:
     """Whether a run has ended, or waits for an answer with every event applied."""
     paused = record["status"] == RunStatus.PAUSED and record["last_event"] == record["applied"]
     return paused or "final" in record
-
-
-async def _unless(broken: asyncio.Future[None], items: AsyncIterator[Event]) -> AsyncGenerator[Event]:
-    """Items as they come, until something breaks that they would wait for in vain."""
-    while True:
-        coming = asyncio.ensure_future(anext(items, None))
-        waiting: list[asyncio.Future[Any]] = [coming, broken]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            coming.cancel()  # nothing, if it has come
-        if not coming.done():
-            broken.result()
-        item = await coming
-        if item is None:
-            return
-        yield item
-
-
-def _chunk(codec: PayloadCodec, event: Event, spec: PipelineSpec) -> Chunk:
-    return Chunk(
-        data=codec.decode_chunk(event.fields["data"]),
-        step_name=step_at(spec, event.path).name,
-        attempt=event.attempt,
-        sequence=int(event.fields["sequence"]),
-    )
-
-
-def _tells(part: Step[Any, Any]) -> bool:
-    """Whether a step has something to tell before the run's end."""
-    streams = not part.is_complex and ("run" in part.injects or part.stream_call is not None)
-    return part.in_background or streams
-
-
-def _launched(event: Event, spec: PipelineSpec) -> BackgroundLaunched:
-    node = spec.node(event.path)
-    assert isinstance(node, BackgroundSpec)
-    return BackgroundLaunched(task_id=event.data["verdict"]["task_id"], step_name=node.name)
