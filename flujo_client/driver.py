@@ -272,6 +272,7 @@ class RunDriver:
             if result is None:  # somebody has answered meanwhile
                 ended = self._observer.expect(run_id)
                 after = (await reader.record(run_id))["applied"]
+        await engine.make_durable()
         fault = self._observer.fault(run_id)
         if fault is not None:
             raise fault

@@ -101,6 +101,10 @@ class QueuedEngine:
             self.broken.set_exception(failure)
             self.broken.exception()  # it counts as seen where nobody waits
 
+    async def make_durable(self) -> None:
+        """See `AsyncFlujoClient.make_durable`."""
+        await self.client.make_durable()
+
     async def adopt(self, run_id: str) -> None:
         """Drive a run from here on, unless another caller does."""
         owner = await self.client.state.owner_of(run_id)

@@ -54,6 +54,9 @@ class Engine(Protocol):
     async def open(self) -> None:
         """Make it ready on the running loop."""
 
+    async def make_durable(self) -> None:
+        """Wait until what was answered so far may be shown; see `AsyncFlujoClient.make_durable`."""
+
     async def adopt(self, run_id: str) -> None:
         """Drive a run from here on, unless another caller does."""
 

@@ -179,6 +179,9 @@ class EmbeddedEngine:
         self._watched.discard(name)
         self._looking = asyncio.create_task(self._watch_accounts())
 
+    async def make_durable(self) -> None:
+        """Nothing: the runs of a process end with it."""
+
     async def adopt(self, run_id: str) -> None:
         """Nothing to do: there is one manager."""
 
