@@ -6,14 +6,17 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import typer
+from pydantic_core import from_json
 from redis.exceptions import RedisError, ResponseError
 from rich.text import Text
 
 from flujo_client.cli.output import JsonOption, console, execute, print_json
 from flujo_client.client import AsyncFlujoClient
+from flujo_client.execution.witness import LOSS, Loss
 from flujo_client.inspection import RunInspector
 from flujo_client.protocol.errors import FlujoError, StateUnavailableError, UnsafeRedisError
 from flujo_client.protocol.queues import DEFAULT_QUEUE
@@ -54,6 +57,7 @@ class Facts:
         unmanaged: Runs that nobody advances.
         missing: Runs that wait for a step which the last worker asked does not have, by step.
         unarchived: Finished runs that wait for a state backend; None if FLUJO_STATE_URI names none.
+        loss: What managers noticed that Redis lost, the last time.
         untaken: Dispatches of queues from which no worker ever took a step, by queue.
     """
 
@@ -68,6 +72,7 @@ class Facts:
     missing: dict[str, int] = dataclasses.field(default_factory=dict)
     unarchived: int | None = None
     untaken: dict[str, int] = dataclasses.field(default_factory=dict)
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,23 @@ def judge(facts: Facts) -> list[Finding]:
     if not facts.reachable:
         return [redis]
     broker = Finding("broker", Verdict.FAULT if facts.broker else Verdict.OK, facts.broker or "answers")
-    return [redis, broker, *_processes(facts), *_waiting(facts)]
+    return [redis, *_history(facts), broker, *_processes(facts), *_waiting(facts)]
+
+
+def _history(facts: Facts) -> Iterator[Finding]:
+    if facts.loss is None:
+        return
+    since = "before" if facts.loss.since_ms is None else f"between {_clock(facts.loss.since_ms)} and"
+    text = (
+        f"Redis lost what it had answered {since} {_clock(facts.loss.until_ms)}: a replica without its master's last writes took over, "
+        "or it came back without the tail of its file; runs submitted then are gone, steps committed then run and bill again; "
+        "`flujo audit` checks the books"
+    )
+    yield Finding("history", Verdict.WARNING, text)
+
+
+def _clock(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _processes(facts: Facts) -> Iterator[Finding]:
@@ -169,9 +190,11 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
     managers, workers = Counter[bool](), 0
     untaken: Counter[str] = Counter()
     unarchived = 0
+    losses = []
     for shard in range(client.keyspace.shards):
         managers.update(name.startswith(b"pool-") for name in await _alive(client, "managers", shard))
         workers += len(await _alive(client, "incarnations", shard))
+        losses.append(await client.client.hget(client.keyspace.shard("sweep", shard), LOSS))
         untaken.update(await _untaken(client, shard))
         unarchived += await client.client.zcard(client.keyspace.shard("unarchived", shard))
     published = await client.client.hkeys(client.keyspace.shard("pipelines"))
@@ -185,6 +208,7 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         unmanaged=sum(run.unmanaged for run in under_way),
         missing=dict(missing),
         untaken=dict(untaken),
+        loss=max((Loss(**from_json(text)) for text in losses if text), key=lambda loss: loss.until_ms, default=None),
         unarchived=unarchived if client.settings.state_uri is not None else None,
     )
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from flujo_client.execution.manager import ExecutionManager
 from flujo_client.execution.sweep import PAGE, Sweep
+from flujo_client.execution.witness import HistoryWitness
 from flujo_client.protocol.errors import BrokerUnavailableError, StateUnavailableError
 from flujo_client.protocol.keys import LEASE_TTL_MS, POOL
 from flujo_client.protocol.replies import SweepPage
@@ -66,9 +67,11 @@ class ManagerService:
         self._serves_pool = serves_pool
         self.manager_id = f"{'pool' if serves_pool else 'caller'}-{uuid4().hex[:12]}"
         self._keyspace = state.keyspace
+        commands, shards = state.scripts.commands, range(self._keyspace.shards)
+        self._witnesses = [HistoryWitness(commands, self._keyspace.shard("sweep", shard)) for shard in shards]
         self._heard = [0] * self._keyspace.shards
         self._looked = [0] * self._keyspace.shards
-        self._sweeps = [Sweep(manager, state, publisher, self.owner, shard) for shard in range(self._keyspace.shards)]
+        self._sweeps = [Sweep(manager, state, publisher, self.owner, shard) for shard in shards]
 
     @property
     def owner(self) -> str:
@@ -134,6 +137,7 @@ class ManagerService:
                 page = await self._look(shard, most=0 if busy else PAGE)
                 if page is not None:
                     mending = asyncio.create_task(self._mend(shard, page))
+                await self._witnesses[shard].look()
             except (StateUnavailableError, RedisReplyError) as error:
                 logger.warning("not swept, trying again", extra={"error": str(error)})
             await asyncio.sleep(_PERIOD_MS / 1000)

@@ -29,7 +29,7 @@ RUN_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")
 
 #: Names of the keys per shard that carry no TTL, and why each stays bounded.
 PERMANENT = {
-    "sweep": "one hash: when somebody swept last, and when a manager was seen last",
+    "sweep": "one hash: when somebody swept last, when a manager was seen last, and what Redis was noticed to have lost last",
     "incarnations": "one member per worker process; the sweep removes the dead",
     "alarms": "one member per reminder or end of a pause that nobody has answered; those of runs that ended go when they are due",
     "advances": "one field per living manager: the decisions it stored; removed with the manager",

@@ -44,6 +44,10 @@ class Proxy:
         await asyncio.gather(*self._open, return_exceptions=True)
         await server.wait_closed()
 
+    def move_to(self, target: int) -> None:
+        """Forward those who come from now on to another port, as an address that follows a failover does."""
+        self._target = target
+
     async def saw(self, text: bytes) -> None:
         """Wait until Redis has answered with this text."""
         async with self._news:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flujo_client.cli.doctor import Facts, Verdict, judge
+from flujo_client.execution.witness import Loss
 
 
 def test_a_healthy_installation_has_no_faults() -> None:
@@ -29,6 +30,18 @@ def test_a_healthy_installation_has_no_faults() -> None:
         (Facts(missing={"digest.fetch": 2}), "steps", Verdict.FAULT, "no worker has digest.fetch, 2 runs"),
         (Facts(unarchived=3), "archive", Verdict.OK, "3 finished runs wait"),
         (Facts(unarchived=9_000), "archive", Verdict.WARNING, "FLUJO_STATE_URI"),
+        (
+            Facts(loss=Loss(0, 5_000)),
+            "history",
+            Verdict.WARNING,
+            "between 1970-01-01 00:00:00 UTC and 1970-01-01 00:00:05",
+        ),
+        (
+            Facts(loss=Loss(None, 5_000)),
+            "history",
+            Verdict.WARNING,
+            "answered before 1970-01-01 00:00:05 UTC: a replica",
+        ),
         (Facts(untaken={"cpu": 5}), "queues", Verdict.FAULT, "--queues cpu"),
     ],
 )
