@@ -10,11 +10,11 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from flujo_client import AsyncFlujoClient, Flujo, RunStatus, UsageLimitExceededError, UsageLimits
+from flujo_client import AsyncFlujoClient, Flujo, OnLimitWarningPayload, RunStatus, UsageLimitExceededError, UsageLimits
 from flujo_client.cli.main import app
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import EventKind
-from tests.integration.budgets import crowd
+from tests.integration.budgets import crowd, shared
 from tests.integration.conftest import Fleet
 from tests.integration.test_cli import document as cli_document
 from tests.integration.test_cli import flujo
@@ -48,6 +48,18 @@ async def test_a_branch_that_the_whole_tree_cannot_pay_is_refused_with_the_facts
     data = caught.value.data
     assert (data["meter"], data["asked"]) == ("tokens", "40")
     assert int(data["free"]) < 40
+
+
+async def test_a_limit_that_is_near_is_heard_by_the_callers_hooks_once(where: dict[str, Any]) -> None:
+    heard: list[OnLimitWarningPayload] = []
+
+    async def hear(payload: OnLimitWarningPayload) -> None:
+        heard.append(payload)
+
+    async with Flujo(shared, usage_limits=UsageLimits(total_tokens_limit=62), hooks=[hear], **where) as flujo:
+        await flujo.run_async(1, run_id="near")
+
+    assert [(payload.meter, payload.used, payload.limit) for payload in heard] == [("tokens", 50, 62)]
 
 
 async def test_who_waited_holds_no_worker_and_its_events_say_so(fleet: Fleet, client: AsyncFlujoClient) -> None:

@@ -160,6 +160,16 @@ class TestModelAgents:
         assert (data["account"], data["meter"], data["path"]) == ("root", "tokens", "0")
         assert int(data["free"]) < int(data["asked"])
 
+    async def test_a_limit_of_requests_stops_an_agent_after_so_many(self) -> None:
+        model, requests = looping(20)
+        limits = UsageLimits(meters={"requests": 3})
+
+        with pytest.raises(UsageLimitExceededError) as caught:
+            await Flujo(Step(name="search", agent=searcher(model)), usage_limits=limits).run_async("where?")
+
+        assert len(requests) == 3
+        assert caught.value.result.usage["requests"] == 3
+
     async def test_with_max_tokens_the_cap_is_never_passed(self) -> None:
         model, requests = looping(20)
         agent = searcher(model, model_settings={"max_tokens": 50})
