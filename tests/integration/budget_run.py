@@ -16,7 +16,7 @@ from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.quota import amounts_text
-from flujo_client.protocol.replies import Advanced, Claim, Dispatch
+from flujo_client.protocol.replies import Advanced, Claim, Dispatch, Refusal
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from tests.lua.reference import Account, Tree
@@ -102,8 +102,8 @@ class BudgetRun(RuleBasedStateMachine):
         """Accounts whose thread is between two steps."""
         if self.cancelled:
             return []
-        busy = {id(attempt.account) for attempt in (*self.dispatched, *self.held, *self.delayed, *self.paused)}
-        busy |= {id(account) for account, _, _ in self.tree.waiting.values()}
+        busy = {id(attempt.account.thread) for attempt in (*self.dispatched, *self.held, *self.delayed, *self.paused)}
+        busy |= {id(account.thread) for account, _, _ in self.tree.waiting.values()}
         accounts = self.tree.accounts.values()
         return [a for a in accounts if a.open and id(a) not in busy and not any(child.open for child in a.children)]
 
@@ -111,6 +111,13 @@ class BudgetRun(RuleBasedStateMachine):
         number = self.steps.get(account.path, 0)
         self.steps[account.path] = number + 1
         return str(number) if account.path == "root" else f"{account.path}.{number}"
+
+    def next_step(self, account: Account, cap: int) -> tuple[str, Account]:
+        """The next step of an account's thread, and who pays for it: an account of its own, if it has a limit of its own."""
+        path = self.next_path(account)
+        if cap:
+            account = self.tree.accounts[path] = account.limit_step(path, dict.fromkeys(METERS, cap))
+        return path, account
 
     def dispatch_of(self, attempt: Attempt) -> Dispatch:
         chain, estimate = " ".join(chain_of(attempt.account)), amounts_text(attempt.asked)
@@ -123,10 +130,10 @@ class BudgetRun(RuleBasedStateMachine):
         attempt.number, attempt.paid = attempt.number + 1, False
         self.advance(Dispatch(attempt.path, attempt.number, "q", "m:f", "l", delay_ms=delay_ms))
 
-    def settle_waiters(self) -> list[tuple[str, str, int]]:
+    def settle_waiters(self) -> list[tuple[str, str]]:
         """Take over what the reference decided about waiters, which the run's state must say as well."""
         decided, self.tree.decided = self.tree.decided, []
-        for path, short, _ in decided:
+        for path, short in decided:
             attempt, outcome = self.named[path], "refused" if short else "granted"
             if not short:
                 attempt.paid = True
@@ -146,6 +153,9 @@ class BudgetRun(RuleBasedStateMachine):
         rows = {(row.account, row.meter): row for row in stored}
         for path, account in self.tree.accounts.items():
             for meter in METERS:
+                if account.caps and (path, meter) not in rows:  # nobody has touched it
+                    assert account.use(meter) == 0
+                    continue
                 row = rows[path, meter]
                 parts = (account.reserved, account.spent, account.unknown, account.overrun)
                 meant = [account.granted[meter], account.free(meter), *(part[meter] for part in parts)]
@@ -188,7 +198,18 @@ class BudgetRun(RuleBasedStateMachine):
 
 
 def chain_of(account: Account) -> tuple[str, ...]:
-    return tuple(at.path + ("=" if at.strict else "") for at in account.upwards())
+    mark = {True: "=", False: ""}
+    caps = ",".join(f"{meter}={most}" for meter, most in account.caps.items())
+    own = f"{account.path}~{caps}" if caps else account.path + mark[account.strict]
+    return own, *(at.path + mark[at.strict] for at in account.upwards()[1:])
+
+
+def refusal(account: Account, meter: str, asked: int) -> Refusal:
+    """How the scripts say that an account cannot have so much."""
+    most, left = account.reach(meter), account.left(meter)
+    drawn_on = sum(payer.free(meter) for payer in account.payers())
+    named = account if left is not None and left < drawn_on else account.thread
+    return Refusal(named.path, meter, asked, most)
 
 
 def limited(asked: dict[str, int]) -> dict[str, int]:

@@ -31,7 +31,7 @@ from flujo_client.protocol.replies import (
     RunInactive,
     Split,
 )
-from tests.integration.budget_run import METERS, UNLIMITED, Attempt, BudgetRun, chain_of, limited
+from tests.integration.budget_run import METERS, UNLIMITED, Attempt, BudgetRun, chain_of, limited, refusal
 from tests.lua.reference import Account, Tree
 from tests.lua.runs import commit_claim, create_run
 from tests.soak import note_soak
@@ -50,6 +50,8 @@ def amounts(most: int) -> st.SearchStrategy[dict[str, int]]:
 ASKED, USED = amounts(60), amounts(35)
 #: None, or how far beyond what the account could get.
 EDGE = st.sampled_from([None, None, None, 0, 1])
+#: Most of each meter that a step may use, all attempts together; 0 for no such limit.
+CAP = st.sampled_from([0, 0, 0, 20, 50, 90])
 
 
 class BudgetMachine(BudgetRun):
@@ -71,15 +73,21 @@ class BudgetMachine(BudgetRun):
 
     @precondition(lambda self: self.threads())
     @rule(
-        data=st.data(), asked=ASKED, lost_spend=st.sampled_from(["charge", "refund"]), overdue=st.booleans(), edge=EDGE
+        data=st.data(),
+        asked=ASKED,
+        lost_spend=st.sampled_from(["charge", "refund"]),
+        overdue=st.booleans(),
+        edge=EDGE,
+        cap=CAP,
     )
     def dispatch(
-        self, data: st.DataObject, asked: dict[str, int], lost_spend: str, overdue: bool, edge: int | None
+        self, data: st.DataObject, asked: dict[str, int], lost_spend: str, overdue: bool, edge: int | None, cap: int
     ) -> None:
         account = data.draw(st.sampled_from(self.threads()))
+        path, account = self.next_step(account, cap)
         asked = asked if edge is None else {**asked, "tokens": account.reach("tokens") + edge}
         lease_ms = -1000 if overdue else 60_000
-        self.advance(self.dispatch_of(Attempt(self.next_path(account), account, asked, lost_spend, lease_ms)))
+        self.advance(self.dispatch_of(Attempt(path, account, asked, lost_spend, lease_ms)))
 
     @precondition(lambda self: any(len(a.upwards()) < 4 for a in self.threads()) and len(self.tree.accounts) < 30)
     @rule(data=st.data(), count=st.integers(2, 5), strict=st.booleans(), weighted=st.booleans())
@@ -101,8 +109,8 @@ class BudgetMachine(BudgetRun):
             branch = Account(f"{node}.{index}", account, granted, strict=strict and index % 2 == 0)
             account.children.append(branch)
             self.tree.accounts[branch.path] = branch
-            asked = data.draw(ASKED)
-            steps.append(self.dispatch_of(Attempt(self.next_path(branch), branch, asked, "charge", 60_000)))
+            path, payer = self.next_step(branch, data.draw(CAP))
+            steps.append(self.dispatch_of(Attempt(path, payer, data.draw(ASKED), "charge", 60_000)))
         splits = tuple(Split(node, chain_of(account), meter, share) for meter, share in shares.items())
         self.advance(*steps, splits=splits)
 
@@ -139,12 +147,17 @@ class BudgetMachine(BudgetRun):
             attempt.paid, attempt.reserved = True, dict(attempt.asked)
             self.held.append(attempt)
             return Reserved
+        short = self.tree.lack(attempt.path, account, asked)
+        left = account.left(short)
+        if left is not None and left < asked[short]:  # its own limit, which no sibling can widen
+            self.tree.decided.append((attempt.path, short))
+            return refusal(account, short, asked[short])
         ran = self.tree.running()
         self.tree.waiting[attempt.path] = (account, asked, self.tree.draws)
-        account.rests = True
+        account.thread.rests = True
         self.tree.stopped(ran)
-        refused = [(meter, most) for path, meter, most in self.settle_waiters() if path == attempt.path and meter]
-        return Refusal(account.path, refused[0][0], asked[refused[0][0]], refused[0][1]) if refused else Blocked
+        refused = [meter for path, meter in self.settle_waiters() if path == attempt.path and meter]
+        return refusal(account, refused[0], asked[refused[0]]) if refused else Blocked
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), more=ASKED, edge=EDGE)
@@ -162,9 +175,8 @@ class BudgetMachine(BudgetRun):
             attempt.reserved = dict(Counter(attempt.reserved) + Counter(more))
             self.said.append(lambda: self.clients[1].extend(claim, counter, more))
         else:
-            meter, most = answer.meter, account.reach(answer.meter)
-            assert answer == Refusal(account.path, meter, more[meter], most)
-            assert most < more[meter]
+            assert answer == refusal(account, answer.meter, more[answer.meter])
+            assert answer.free < answer.asked
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), used=USED, kind=st.sampled_from(["succeeded", "failed", "paused"]))
@@ -174,7 +186,7 @@ class BudgetMachine(BudgetRun):
         answer = self.twice(lambda client: commit_claim(client, claim, used, kind))
         pauses = kind == "paused" and not self.cancelled
         if pauses:
-            attempt.account.rests = True
+            attempt.account.thread.rests = True
             self.paused.append(attempt)
         over = self.tree.settle(attempt.account, attempt.account.reserved, attempt.reserved, used)
         self.totals.update(used)
@@ -233,7 +245,7 @@ class BudgetMachine(BudgetRun):
     def somebody_answers(self, data: st.DataObject) -> None:
         attempt = self.paused.pop(data.draw(st.integers(0, len(self.paused) - 1)))
         self.again(attempt)
-        attempt.account.rests = False
+        attempt.account.thread.rests = False
         self.dispatched.append(attempt)
 
     @precondition(lambda self: self.threads() and self.named)
@@ -255,7 +267,7 @@ class BudgetMachine(BudgetRun):
     def its_time_comes(self) -> None:
         attempt = self.delayed.pop(0)
         assert self.run(self.clients[0].redispatch(f"r1 {attempt.path} {attempt.number} q", 0, 2000))
-        attempt.account.rests = False
+        attempt.account.thread.rests = False
         self.dispatched.append(attempt)
 
     @precondition(lambda self: any(account.above for account in self.threads()))

@@ -9,11 +9,14 @@ MOST_PASSED, PAGE = 16, 16
 
 
 class Account:
-    """One account, with every limited meter; it `rests` while its own thread is blocked, paused or waits for its time."""
+    """One account, with every limited meter; it `rests` while its own thread is blocked, paused or waits for its time.
 
-    def __init__(self, path: str, above: Account | None, granted: Mapping[str, int], strict: bool = False) -> None:
+    That of a step with limits of its own has caps and no thread: it is granted what it takes, and keeps nothing free.
+    """
+
+    def __init__(self, path: str, above: Account | None, granted: Mapping[str, int], *, strict: bool = False) -> None:
         self.path, self.above, self.strict, self.granted = path, above, strict, dict(granted)
-        self.open, self.rests = True, False
+        self.open, self.rests, self.caps = True, False, dict[str, int]()
         self.reserved, self.spent, self.unknown, self.overrun = (Counter[str]() for _ in range(4))
         self.children: list[Account] = []
 
@@ -28,6 +31,16 @@ class Account:
         own = self.reserved[meter] + self.spent[meter] + self.unknown[meter]
         return own + sum(child.use(meter) for child in self.children)
 
+    def limit_step(self, path: str, caps: Mapping[str, int]) -> Account:
+        step = Account(path, self, dict.fromkeys(caps, 0))
+        step.open, step.caps = False, dict(caps)
+        self.children.append(step)
+        return step
+
+    @property
+    def thread(self) -> Account:
+        return self.above if self.caps and self.above else self
+
     @property
     def runs(self) -> bool:
         live = [child for child in self.children if child.open]
@@ -40,8 +53,13 @@ class Account:
         """Who pays for it: itself and all above, up to a strict share."""
         return [self] if self.strict or self.above is None else [self, *self.above.payers()]
 
+    def left(self, meter: str) -> int | None:
+        """What its caps leave it; None without them."""
+        return self.caps[meter] - self.use(meter) if self.caps else None
+
     def reach(self, meter: str) -> int:
-        return sum(payer.free(meter) for payer in self.payers())
+        most, left = sum(payer.free(meter) for payer in self.payers()), self.left(meter)
+        return most if left is None else max(0, min(most, left))
 
     def take(self, part: Counter[str], meter: str, amount: int) -> None:
         for level, payer in enumerate(self.payers()):
@@ -63,7 +81,7 @@ class Tree:
         self.accounts = {"root": Account("root", None, caps)}
         self.waiting: dict[str, tuple[Account, dict[str, int], int]] = {}
         self.draws = 0
-        self.decided: list[tuple[str, str, int]] = []  # (path, '' if granted, else the meter that was short, its reach)
+        self.decided: list[tuple[str, str]] = []  # (path, '' if granted, else the meter that was short), in order
 
     def lack(self, path: str, account: Account, asked: Mapping[str, int], kept: bool = True) -> str:
         """The meter that an estimate is short of, cost before the others; '' if it can be paid."""
@@ -101,8 +119,8 @@ class Tree:
                 if path in self.waiting and not self.lack(path, *self.waiting[path][:2], kept):
                     at, asked, _ = self.waiting.pop(path)
                     self.reserve(at, asked)
-                    at.rests, granted = False, True
-                    self.decided.append((path, "", 0))
+                    at.thread.rests, granted = False, True
+                    self.decided.append((path, ""))
                 elif first and kept:
                     return
 
@@ -141,8 +159,8 @@ class Tree:
                     at, asked, _ = self.waiting[path]
                     short = self.lack(path, at, asked, kept=False)
                     del self.waiting[path]
-                    at.rests = False
-                    self.decided.append((path, short, at.reach(short)))
+                    at.thread.rests = False
+                    self.decided.append((path, short))
 
     def running(self) -> set[str]:
         return {path for path, account in self.accounts.items() if account.runs}
