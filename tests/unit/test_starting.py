@@ -16,6 +16,11 @@ from flujo_client.starting import is_command_line
 _SLOW = "import sys\nprint('importing', flush=True)\nsys.stdin.read()\n"
 
 
+def _mind_interrupts() -> None:
+    """A test run in the background of a shell ignores them, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("command", [["-m", "flujo_client.cli"], ["flujo"]], ids=["module", "script"])
 def test_an_interrupt_while_the_command_line_is_imported_is_one_line(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "typer.py").write_text(_SLOW)
@@ -28,6 +33,7 @@ def test_an_interrupt_while_the_command_line_is_imported_is_one_line(tmp_path: P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_mind_interrupts,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "importing\n"
