@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
@@ -51,21 +52,29 @@ class StateManager:
         self._learned = LearnedEstimates(scripts)
         self.recent = RecentRuns()
 
-    async def load_workflow_state(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
+    async def load_workflow_state(self, run_id: str, *, with_free: bool = False) -> tuple[LoadedRun, RunView] | None:
         """A run with its new events; None if it is unknown. Called before each decision, and when a run is taken over.
 
         It is read, unless it is remembered and its one new outcome came with the wake-up, or it is new.
+
+        Args:
+            with_free: What its accounts have free is wanted, too: then it is read in any case.
         """
+        if with_free:
+            return await self.read_run(run_id, with_free=True)
         known = self.recent.take(run_id)
         if known is not None:
             return known
         loaded = self.recent.take_new(run_id)
         return await self.read_run(run_id) if loaded is None else (loaded, await self._view(run_id, loaded))
 
-    async def read_run(self, run_id: str) -> tuple[LoadedRun, RunView] | None:
+    async def read_run(self, run_id: str, *, with_free: bool = False) -> tuple[LoadedRun, RunView] | None:
         """Read a run as Redis has it; None if it is unknown."""
-        loaded = await self.scripts.load_run(run_id, _MOST_EVENTS)
-        return None if loaded is None else (loaded, await self._view(run_id, loaded))
+        loaded = await self.scripts.load_run(run_id, _MOST_EVENTS, with_free=with_free)
+        if loaded is None:
+            return None
+        view = await self._view(run_id, loaded)
+        return loaded, view if with_free else replace(view, free=None)
 
     async def _view(self, run_id: str, loaded: LoadedRun) -> RunView:
         record = loaded.record

@@ -198,8 +198,9 @@ class ExecutionManager:
         """
         run_id = self._state.get_run_id_from_context(context)
         told: set[str] = set()
+        with_free = self._observer is not None and self._observer.asks
         while True:
-            found = await self._state.load_workflow_state(run_id)
+            found = await self._state.load_workflow_state(run_id, with_free=with_free)
             if found is None:
                 return None
             loaded, run = found
@@ -208,6 +209,7 @@ class ExecutionManager:
                 return run.status
             events = _with_cancel(loaded)
             run, decision = await self._decide(run, events)
+            with_free = with_free or decision.needs_free
             if decision.needs_free or not await self._tell_observer(run, decision, told):
                 continue  # and read the run
             starting = (*decision.dispatches, *decision.woken)

@@ -369,15 +369,18 @@ class Scripts:
         reply = await self._call("leave", [keys.attempts], claim.nonce, amounts_text(usage))
         return bool(reply[0] == 1)
 
-    async def load_run(self, run_id: str, most_events: int) -> LoadedRun | None:
+    async def load_run(self, run_id: str, most_events: int, *, with_free: bool = True) -> LoadedRun | None:
         """Read a run for advancing it: None if it is unknown.
+
+        Args:
+            with_free: And what the accounts on its events' paths have free: the greater part of the work.
 
         Raises:
             SchemaMismatchError: A newer release wrote the run.
         """
         keys = self.keyspace.run(run_id)
         reply = await self._call(
-            "load_run", [keys.run, keys.nodes, keys.accounts, keys.events], most_events, SCHEMA_VERSION
+            "load_run", [keys.run, keys.nodes, keys.accounts, keys.events], most_events, SCHEMA_VERSION, int(with_free)
         )
         if not reply:
             return None

@@ -121,6 +121,11 @@ def test_a_killed_up_leaves_no_process_beyond_two_seconds(tmp_path: Path) -> Non
     _until(lambda: not any(_alive(*child) for child in children.items()), f"they end: {children}", 2)
 
 
+def _mind_interrupts() -> None:
+    """A test run in the background of a shell ignores them, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -137,6 +142,7 @@ def test_a_signal_to_the_demo_ends_all_of_it_with_one_line(
             stderr=output,
             text=True,
             start_new_session=True,
+            preexec_fn=_mind_interrupts,
         )
     _until(lambda: "Flower http" in log.read_text() or process.poll() is not None, "the demo runs", START_S)
     children = _children(process.pid)

@@ -162,9 +162,9 @@ def test_in_process_a_chain_is_read_once_and_its_split_twice(monkeypatch: pytest
     reads: Counter[str] = Counter()
     read = Scripts.load_run
 
-    async def counted(self: Scripts, run_id: str, most_events: int) -> LoadedRun | None:
+    async def counted(self: Scripts, run_id: str, most_events: int, *, with_free: bool) -> LoadedRun | None:
         reads[run_id] += 1
-        return await read(self, run_id, most_events)
+        return await read(self, run_id, most_events, with_free=with_free)
 
     monkeypatch.setattr(Scripts, "load_run", counted)
     steps: list[Step[int, int]] = [Step.from_callable(_double, name=f"s{number}") for number in range(6)]
@@ -211,7 +211,7 @@ async def test_a_new_run_is_known_from_its_wake_up_as_if_it_had_been_read(script
     (entry,) = await scripts.commands.execute("LPOP", scripts.keyspace.inbox("pool", 0), 9)
 
     state.recent.hear(WakeUp.parse(entry))
-    heard, read = await state.load_workflow_state("r"), await state.load_workflow_state("r")
+    heard, read = await state.load_workflow_state("r"), await state.load_workflow_state("r", with_free=True)
 
     assert heard is not None
     assert read is not None

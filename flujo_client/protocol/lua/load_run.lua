@@ -1,6 +1,6 @@
 --[[ load_run — read what a manager needs to advance a run: its record, its new outcomes and the nodes on their paths. Read only.
 KEYS  1 run hash   2 nodes hash   3 accounts hash   4 event stream
-ARGV  1 most events to read   2 schema version
+ARGV  1 most events to read   2 schema version   3 1 with what the accounts on the paths have free, which only a split has to know
 REPLY {} no such run | {-5, schema} schema mismatch | {record, events, nodes, accounts}: record as field, value, ...; events as {id, {field, value, ...}};
       nodes as path, json, ...; accounts as "<account>|<meter>", free, ... ]]
 local record = redis.call('HGETALL', KEYS[1])
@@ -32,8 +32,8 @@ for at = 1, #paths, 1000 do  -- Lua unpacks no more than some 8,000 values at on
     end
   end
 end
-local meters = words(redis.call('HGET', KEYS[3], 'meters'))
-for _, path in ipairs(paths) do
+local meters = ARGV[3] == '1' and words(redis.call('HGET', KEYS[3], 'meters')) or {}
+for _, path in ipairs(#meters > 0 and paths or {}) do
   local chain, at = {text = ''}, path
   while at do
     chain[#chain + 1] = {id = at}
