@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from secrets import token_hex
@@ -102,10 +101,10 @@ class Intake:
             loop.call_soon_threadsafe(self._stop_attempt, claim, reason)
 
         self._incarnation.hold(claim, stop)
-        reserved, asked = None, time.monotonic()
+        reserved, asked = None, loop.time()
         try:
             answer = await self._scripts.reserve(claim, owner)
-            late = (time.monotonic() - asked) * 1000 > self._incarnation.ttl_ms
+            late = (loop.time() - asked) * 1000 > self._incarnation.ttl_ms
             # A process that was stopped meanwhile may have lost the lease: it must not begin what others run by now.
             reserved = Late() if late and isinstance(answer, Reserved) else answer
         finally:
