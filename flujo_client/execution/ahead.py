@@ -44,6 +44,8 @@ def outlook(run: RunView, decision: Decision) -> Iterator[tuple[str, Dispatch]]:
         following = _only_dispatch(run, decision)
         if following is None or following.attempt != 1 or following.queue != last.queue:
             return
+        if _step_at(run, following.path) is None:
+            return  # a question or a control step: what comes of it depends on more than that it follows
         yield last.path, following
         last = following
 
@@ -64,8 +66,8 @@ class Outlooks:
             return outlook(run, decision)  # values and contexts of this run's own nodes are in it
         if key in self._known:
             return iter(self._known[key])
-        if any(step.reads for step in run.spec.steps()):
-            return outlook(run, decision)
+        if any(step.reads or step.wants_context for step in run.spec.steps()):
+            return outlook(run, decision)  # what it gets of contexts and earlier outputs is each run's own
         while len(self._known) >= _MOST_KNOWN:
             del self._known[next(iter(self._known))]
         self._known[key] = tuple(outlook(run, decision))
@@ -87,5 +89,11 @@ def _only_dispatch(run: RunView, decision: Decision) -> Dispatch | None:
 
 def _is_plain(run: RunView, dispatch: Dispatch) -> bool:
     """Whether an attempt is of a step whose success says nothing but that it succeeded."""
-    node = None if "!" in dispatch.path else run.spec.node(dispatch.path)
-    return isinstance(node, StepSpec) and node.turn is None and not node.updates_context and node.sink_to is None
+    node = _step_at(run, dispatch.path)
+    return node is not None and not node.updates_context and node.sink_to is None
+
+
+def _step_at(run: RunView, path: str) -> StepSpec | None:
+    """The plain step at a path; None for anything else."""
+    node = None if "!" in path else run.spec.node(path)
+    return node if isinstance(node, StepSpec) and node.turn is None else None

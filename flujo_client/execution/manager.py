@@ -313,7 +313,8 @@ class ExecutionManager:
         if self.keeper is not None and not decision.status.terminal:
             await self.keeper.decided(run.run_id)
         await self.outbox.send(run, ready)
-        if self.keeper is None and (self._observer is None or not self._observer.asks):  # nobody is told of each step
+        told = self.keeper is not None or (self._observer is not None and self._observer.asks)
+        if not told and not ready.lacking:  # nobody is told of each step, and somebody has what follows
             self.outbox.look_ahead(run, decision, revision)
         self._set_alarms(run, decision)
         if decision.status is RunStatus.PAUSED and self._observer is not None:

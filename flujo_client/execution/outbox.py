@@ -78,6 +78,7 @@ class Outbox:
         self._making_ready -= 1
         now: list[Outgoing] = []
         delayed: list[tuple[str, int]] = []
+        lacking = await self._lacking(run, dispatches[-1:])
         dispatches = [dispatch for dispatch in dispatches if not dispatch.ahead]
         for dispatch in dispatches:
             if dispatch.delay_ms:
@@ -86,7 +87,7 @@ class Outbox:
                 now.append(self._outgoing_of(run, dispatch))
         if not crowded:
             now = [replace(outgoing, alone=self._publisher.prepare(outgoing.message)) for outgoing in now]
-        return Ready(dispatches, await self._lacking(run, dispatches), now, delayed)
+        return Ready(dispatches, lacking, now, delayed)
 
     async def _lacking(self, run: RunView, dispatches: Sequence[Dispatch]) -> Lacking:
         if self._fleet is None or not dispatches:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.paths import lineage_of
-from flujo_client.protocol.messages import Event, EventKind, WakeUp
+from flujo_client.protocol.messages import Event, WakeUp
 from flujo_client.protocol.quota import parse_amounts
 from flujo_client.protocol.replies import Advanced, LoadedRun
 
@@ -53,7 +53,7 @@ class RecentRuns:
     def hear(self, wake_up: WakeUp) -> None:
         """Take the outcome that a wake-up carries, if it is the very next one of a run as it is remembered."""
         stored, event = self._stored.get(wake_up.run_id), wake_up.event
-        if stored is None and event is not None and event.kind is EventKind.CREATED:
+        if stored is None and event is not None and "limits" in event.fields:  # create_run.lua; a fork begins as well
             self._created[wake_up.run_id] = event
         if stored is None or event is None or stored[0].record["applied"] != wake_up.before:
             return

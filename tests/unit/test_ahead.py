@@ -175,3 +175,33 @@ def test_outlooks_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatc
         assert [path for path, _ in outlooks.of(*_begun(Pipeline([_step("a"), _step("b")], name=name)))] == ["0"]
 
     assert len(outlooks._known) == 1
+
+
+async def reads_context(number: Any, *, context: PipelineContext) -> Any:
+    return number
+
+
+def test_what_one_run_wrote_into_its_context_is_not_what_another_gets() -> None:
+    writer: Any = Step.from_callable(writes, name="a", updates_context=True)
+    pipeline = Pipeline(
+        [writer, Step.from_callable(reads_context, name="b"), Step.from_callable(reads_context, name="c")]
+    )
+    outlooks, seen = Outlooks(), []
+    for form in ("snapshot", ""):
+        run, decision = _begun(pipeline.named("p"))
+        run = replace(run, nodes={**run.nodes, **decision.nodes})
+        fields = {"attempt": "1", "data": "{}", "context": form}
+        decision = advance(run, [Event(id="2-0", kind=EventKind.SUCCEEDED, path="0", fields=fields)])
+        seen.append([dispatch.terms for _, dispatch in outlooks.of(run, decision)])
+
+    assert "ctx:0" in str(seen[0])
+    assert "ctx:0" not in str(seen[1])
+
+
+def test_a_question_that_was_answered_before_it_is_asked_is_not_decided_ahead() -> None:
+    pipeline = Pipeline([_step("a"), Step.human_in_the_loop("ask"), _step("b")], name="p")
+    run = RunView("r", pipeline.to_spec(), RunStatus.RUNNING, {}, {})
+    answered = Event(id="2-0", kind=EventKind.ANSWERED, path="1", fields={"how": "given"})
+    decision = advance(run, [Event(id="1-0", kind=EventKind.CREATED, path="root"), answered])
+
+    assert list(outlook(run, decision)) == []
