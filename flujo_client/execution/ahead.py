@@ -16,10 +16,10 @@ from flujo_client.protocol.replies import Dispatch
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import StepSpec
 
-__all__ = ["Outlooks", "outlook"]
+__all__ = ["FARTHEST", "Outlooks", "outlook"]
 
 #: Steps that are decided ahead at the most.
-_MOST = 16
+FARTHEST = 16
 
 #: Outlooks that are remembered; those made longest ago go first.
 _MOST_KNOWN = 256
@@ -34,7 +34,7 @@ def outlook(run: RunView, decision: Decision) -> Iterator[tuple[str, Dispatch]]:
     if run.spec.quantiles:
         return  # what is estimated depends on when it is asked
     last = _only_dispatch(run, decision)
-    for _ in range(_MOST):
+    for _ in range(FARTHEST):
         if last is None or not _is_plain(run, last):
             return
         run = replace(run, nodes={**run.nodes, **decision.nodes}, status=decision.status, free=None)
@@ -82,9 +82,10 @@ def _only_dispatch(run: RunView, decision: Decision) -> Dispatch | None:
     root = decision.nodes.get("root") or run.nodes.get("root", FRESH)
     if root.active != 1 or root.background:
         return None
-    *before, last = decision.dispatches or (None,)
-    ahead = all(dispatch.ahead for dispatch in before if dispatch is not None)
-    return last if ahead and last is not None and not last.delay_ms else None
+    if not decision.dispatches:
+        return None
+    *before, last = decision.dispatches
+    return last if all(dispatch.ahead for dispatch in before) and not last.delay_ms else None
 
 
 def _is_plain(run: RunView, dispatch: Dispatch) -> bool:

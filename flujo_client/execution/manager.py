@@ -224,7 +224,7 @@ class ExecutionManager:
             self.advanced += 1
             self._metrics.decided(run.spec.name, len(decision.dispatches) + len(decision.woken))
             report_budget(run, events, decision.applied, self._metrics)
-            await self._go_on(run, decision, await preparing, outcome.revision)
+            await self._go_on(run, decision, await preparing, outcome, len(events))
             if decision.status.terminal:
                 await self.persist_final_state(run_id, run.owner)
                 return decision.status
@@ -308,14 +308,14 @@ class ExecutionManager:
         if await self._state.scripts.ring(run_id, path, what, owner):
             self.wake(run_id)
 
-    async def _go_on(self, run: RunView, decision: Decision, ready: Ready, revision: int) -> None:
+    async def _go_on(self, run: RunView, decision: Decision, ready: Ready, decided: Advanced, outcomes: int) -> None:
         """Start what was decided, once whoever keeps the run has it."""
         if self.keeper is not None and not decision.status.terminal:
             await self.keeper.decided(run.run_id)
         await self.outbox.send(run, ready)
         told = self.keeper is not None or (self._observer is not None and self._observer.asks)
         if not told and not ready.lacking:  # nobody is told of each step, and somebody has what follows
-            self.outbox.look_ahead(run, decision, revision)
+            self.outbox.look_ahead(run, decision, decided, outcomes)
         self._set_alarms(run, decision)
         if decision.status is RunStatus.PAUSED and self._observer is not None:
             await self._observer.after_pause(run.run_id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from flujo_client.execution.ahead import Outlooks
+from flujo_client.execution.ahead import FARTHEST, Outlooks
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet, Lacking
 from flujo_client.execution.graph import step_at
@@ -17,7 +17,7 @@ from flujo_client.protocol.errors import BrokerUnavailableError, FlujoError, Sta
 from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.queues import task_label
-from flujo_client.protocol.replies import Dispatch, Follower
+from flujo_client.protocol.replies import Advanced, Dispatch, Follower
 from flujo_client.protocol.tracing import records
 from flujo_client.publisher import Outgoing, Publisher, pack_messages
 from flujo_client.state import SUSPECT_MS, StateManager
@@ -108,28 +108,30 @@ class Outbox:
             self._outgoing += ready.now
             self._keep(asyncio.create_task(self._flush()))
 
-    def look_ahead(self, run: RunView, decision: Decision, revision: int) -> None:
+    def look_ahead(self, run: RunView, decision: Decision, decided: Advanced, outcomes: int) -> None:
         """Decide ahead of the outcomes what commits can go on with by themselves, while the first step is under way.
 
         Nothing where a script cannot publish, or where spans are recorded: those of messages that never leave would be.
 
         Args:
-            revision: Of the run, with the decision.
+            decided: How the decision was stored.
+            outcomes: How many it was made on: where they come one by one, the manager keeps up, and looks less far.
         """
         if self._publisher.beside_runs and not records() and not decision.status.terminal:
-            self._keep(asyncio.create_task(self._look_ahead(run, decision, revision)))
+            steps = _AT_ONCE if outcomes == 1 and run.nodes else FARTHEST
+            self._keep(asyncio.create_task(self._look_ahead(run, decision, decided, steps)))
 
-    async def _look_ahead(self, run: RunView, decision: Decision, revision: int) -> None:
+    async def _look_ahead(self, run: RunView, decision: Decision, decided: Advanced, steps: int) -> None:
         await asyncio.sleep(0)  # what is sent leaves first
         following = (
             Follower(after, dispatch, self._publisher.prepare(self._outgoing_of(run, dispatch).message).text)
-            for after, dispatch in self._outlooks.of(run, decision)
+            for after, dispatch in islice(self._outlooks.of(run, decision), steps)
         )
         try:
             while followers := list(islice(following, _AT_ONCE)):
-                if not await self._state.scripts.look_ahead(run.run_id, revision, followers):
+                if not await self._state.scripts.look_ahead(run.run_id, decided, followers):
                     return
-        except StateUnavailableError as error:
+        except FlujoError as error:  # the run goes on without: its manager decides at each outcome
             logger.info("not looked ahead", extra={"run_id": run.run_id, "error": str(error)})
 
     async def _hold(self, run: RunView, dispatches: Sequence[Dispatch], lacking: Lacking) -> None:

@@ -1,8 +1,8 @@
 """`RecentRuns`: runs as this manager stored them last, so that the outcome a wake-up carries need not be read again.
 
 Only advance.lua changes a run's nodes, and adopt.lua its owner; both move its revision, which the next advance.lua
-compares. What is kept here is therefore the run as it is, or a decision made on it is refused and made again on what
-Redis says.
+compares (restore.lua writes only runs that are not there). What is kept here is therefore the run as it is, or a
+decision made on it is refused and made again on what Redis says.
 """
 
 from __future__ import annotations

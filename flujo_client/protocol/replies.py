@@ -209,9 +209,10 @@ class LoadedRun:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """The decision is stored."""
+    """The decision is stored, by an operation of this id."""
 
     revision: int
+    operation: str
     dirty: bool
     now_ms: int
 

@@ -471,7 +471,7 @@ class Scripts:
         )
         match reply[0]:
             case 1:
-                return Advanced(int(reply[1]), bool(reply[2]), int(reply[3]))
+                return Advanced(int(reply[1]), operation, bool(reply[2]), int(reply[3]))
             case 0:
                 return Overtaken()
             case -1:
@@ -481,13 +481,17 @@ class Scripts:
             case _:
                 raise _schema_mismatch(run_id, reply[1])
 
-    async def look_ahead(self, run_id: str, revision: int, followers: Sequence[Follower]) -> bool:
-        """Store what commits may go on with by themselves. False, and nothing, if the run has moved on. Again: the same."""
+    async def look_ahead(self, run_id: str, decided: Advanced, followers: Sequence[Follower]) -> bool:
+        """Store what commits may go on with by themselves. False, and nothing, if the run has moved on. Again: the same.
+
+        Args:
+            decided: How the decision was stored whose followers they are.
+        """
         keys, rows = self.keyspace.run(run_id), []
         for follower in followers:
             following = follower.dispatch
             rows += [follower.after, following.path, following.queue, following.terms, following.task, follower.message]
-        reply = await self._call("look_ahead", [keys.run, keys.attempts], revision, *rows)
+        reply = await self._call("look_ahead", [keys.run, keys.attempts], decided.revision, decided.operation, *rows)
         return bool(reply[0] == 1)
 
     async def finish(self, run_id: str, owner: str, result: bytes, retention_ms: int) -> bool:

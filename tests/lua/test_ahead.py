@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,13 +24,19 @@ def _list(scripts: Scripts) -> str:
     return f"{scripts.keyspace.namespace}.q"
 
 
-async def _started(scripts: Scripts, followers: tuple[tuple[str, str], ...] = (("0", "1"), ("1", "2"))) -> int:
-    """Run r1 with step 0 dispatched and what follows it decided ahead; its revision."""
+async def _started(scripts: Scripts, followers: tuple[tuple[str, str], ...] = (("0", "1"), ("1", "2"))) -> Advanced:
+    """Run r1 with step 0 dispatched and what follows it decided ahead; how that was stored."""
     await started_run(scripts, a_dispatch("0"))
-    revision = int((await load_run(scripts)).record["revision"])
-    assert await scripts.look_ahead("r1", revision, [_follower(*pair) for pair in followers])
+    decided = await _decided(scripts)
+    assert await scripts.look_ahead("r1", decided, [_follower(*pair) for pair in followers])
     await scripts.commands.execute("DEL", _list(scripts), scripts.keyspace.inbox(POOL, 0))
-    return revision
+    return decided
+
+
+async def _decided(scripts: Scripts) -> Advanced:
+    """How the last decision on r1 was stored."""
+    record = (await load_run(scripts)).record
+    return Advanced(int(record["revision"]), record["operation"], False, 0)
 
 
 def _follower(after: str, path: str) -> Follower:
@@ -65,6 +72,8 @@ async def test_commits_go_on_by_themselves_and_wake_nobody_before_the_last(scrip
         assert isinstance(await _commit(scripts, path), Committed)
 
     assert await _published(scripts) == [b"message of 1", b"message of 2"]
+    left = await scripts.commands.execute("HGETALL", scripts.keyspace.run("r1").attempts)
+    assert [name for name in left[::2] if name.endswith((b"|then", b"|message"))] == []
     assert [event.fields.get("ahead") for event in await _events(scripts)] == ["1", "2"]
     assert not await scripts.commands.execute("EXISTS", scripts.keyspace.inbox(POOL, 0))
     assert await scripts.commands.execute("ZSCORE", scripts.keyspace.shard("dirty"), "r1") is not None
@@ -122,7 +131,7 @@ async def _nothing_went_ahead(scripts: Scripts) -> None:
 
 async def test_an_outcome_over_budget_is_for_the_manager(scripts: Scripts) -> None:
     await started_run(scripts, a_dispatch("0", estimate="tokens=1"), limits={"tokens": 2})
-    await scripts.look_ahead("r1", 1, [_follower("0", "1")])
+    await scripts.look_ahead("r1", await _decided(scripts), [_follower("0", "1")])
 
     await _commit(scripts, "0", usage={"tokens": 5})
 
@@ -159,13 +168,15 @@ async def test_a_cancelled_run_goes_on_with_nothing(scripts: Scripts) -> None:
 
 
 async def test_an_outlook_on_a_run_that_has_moved_on_is_not_stored(scripts: Scripts) -> None:
-    revision = await _started(scripts, (("0", "1"),))
+    decided = await _started(scripts, (("0", "1"),))
     attempts = scripts.keyspace.run("r1").attempts
     before = await scripts.commands.execute("HGETALL", attempts)
 
-    assert not await scripts.look_ahead("r1", revision - 1, [_follower("0", "7")])
+    assert not await scripts.look_ahead("r1", replace(decided, revision=decided.revision - 1), [_follower("0", "7")])
+    another = replace(decided, operation="of a history that Redis has lost")
+    assert not await scripts.look_ahead("r1", another, [_follower("0", "7")])
     await scripts.cancel("r1", POOL, "enough")
-    assert not await scripts.look_ahead("r1", revision, [_follower("0", "7")])
+    assert not await scripts.look_ahead("r1", decided, [_follower("0", "7")])
 
     assert await scripts.commands.execute("HGETALL", attempts) == before
 
@@ -185,12 +196,13 @@ async def test_the_decision_that_follows_leaves_what_is_under_way_alone(scripts:
 
 
 async def test_an_outlook_that_was_decided_while_commits_went_on_holds_for_what_comes(scripts: Scripts) -> None:
-    revision = await _started(scripts)
+    await _started(scripts)
     await _commit(scripts, "0")
     loaded = await load_run(scripts)  # knows of the end of 0; 1 ends before the decision is stored
     await _commit(scripts, "1")
-    await advance_run(scripts, loaded, Dispatch("1", 1, "q", "m:f", "l", ahead=True))
-    assert await scripts.look_ahead("r1", revision + 1, [_follower("1", "2"), _follower("2", "3")])
+    decided = await advance_run(scripts, loaded, Dispatch("1", 1, "q", "m:f", "l", ahead=True))
+    assert isinstance(decided, Advanced)
+    assert await scripts.look_ahead("r1", decided, [_follower("1", "2"), _follower("2", "3")])
 
     await _commit(scripts, "2")
 

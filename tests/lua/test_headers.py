@@ -146,7 +146,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "learn": lambda s: s.learn("l", "n", {}),
     "leave": lambda s: s.leave(CLAIM, {}),
     "look_ahead": lambda s: s.look_ahead(
-        "r", 1, [Follower("0", Dispatch("1", 1, "q", "f", "l", terms="", task=b""), "m")]
+        "r", Advanced(1, "op", False, 0), [Follower("0", Dispatch("1", 1, "q", "f", "l", terms="", task=b""), "m")]
     ),
     "lose": lambda s: s.lose(CLAIM, "pool", "died", {}),
     "publish_spec": lambda s: s.publish_spec("p", "h", b""),

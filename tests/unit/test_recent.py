@@ -33,7 +33,7 @@ def _kept(runs: RecentRuns, *, dirty: bool = False, **changes: Any) -> None:
     record = {"run_id": "r", "revision": "4", "operation": "before", "applied": "0-0", "status": "running"}
     run = RunView("r", SPEC, RunStatus.RUNNING, {"root": NodeState(status=NodeStatus.RUNNING)}, {"tokens": 5})
     decided = {"applied": "1-0", "status": RunStatus.RUNNING, "nodes": {"0": NodeState(attempt=1)}, **changes}
-    runs.keep(LoadedRun(record, [], {}, {}), run, Decision(**decided), "now", Advanced(5, dirty, 0))
+    runs.keep(LoadedRun(record, [], {}, {}), run, Decision(**decided), "now", Advanced(5, "now", dirty, 0))
 
 
 def test_the_next_outcome_of_a_remembered_run_is_taken_once() -> None:
@@ -80,7 +80,7 @@ def test_runs_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     record = {"run_id": "next", "revision": "1", "operation": "", "applied": "0-0", "status": "running"}
     run = RunView("next", SPEC, RunStatus.RUNNING, {"root": FRESH}, {})
 
-    runs.keep(LoadedRun(record, [], {}, {}), run, Decision("1-0", RunStatus.RUNNING), "op", Advanced(2, False, 0))
+    runs.keep(LoadedRun(record, [], {}, {}), run, Decision("1-0", RunStatus.RUNNING), "op", Advanced(2, "op", False, 0))
     runs.hear(WakeUp("r", "1-0", _event()))
 
     assert runs.take("r") is None

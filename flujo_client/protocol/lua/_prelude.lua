@@ -24,7 +24,8 @@ local function padded(path)
   return (string.gsub(path, '%d+', function(digits) return string.rep('0', 7 - #digits) .. digits end))
 end
 
--- An attempt's terms, as advance.lua stores them: lease_ms, fate of a lost attempt's spend, chain of accounts, estimate, payload fields.
+-- An attempt's terms, as advance.lua stores them: lease_ms, fate of a lost attempt's spend, chain of accounts, estimate, payload fields,
+-- named accounts.
 local function terms_of(text)
   local list = {}
   for term in string.gmatch((text or '') .. ';', '([^;]*);') do list[#list + 1] = term end

@@ -58,9 +58,9 @@ if ARGV[9] ~= '' then redis.call('HSET', KEYS[4], 'ctx:' .. path .. failed, ARGV
 local outcome = {'kind', ARGV[5], 'path', path, 'attempt', ARGV[3], 'nonce', nonce, 'usage', ARGV[6], 'overrun', overrun,
   'context', ARGV[9] ~= '' and ARGV[10] or '', 'data', ARGV[11]}
 local simple = ARGV[12] == '1' and ARGV[5] == 'succeeded' and ARGV[9] == '' and overrun == ''
-local next = simple and follower(run, stored[6]) or nil
+local next = simple and follower(stored[6], run[3], run[4], run[5], run[6]) or nil
 if next then
-  go_ahead(desk, next, KEYS[15])
+  go_ahead(desk, path, next, KEYS[15])
   outcome[#outcome + 1], outcome[#outcome + 2] = 'ahead', next.path
 end
 append(KEYS[1], KEYS[5], KEYS[6], KEYS[8], ARGV[1], outcome, next)
