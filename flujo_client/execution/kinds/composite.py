@@ -7,7 +7,6 @@ from typing import Any
 
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import NodeResult, Producer, RunGraph
-from flujo_client.execution.paths import child_of
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression
 
@@ -62,7 +61,3 @@ class Composite:
         """What went wrong in a control step; None if nothing did."""
         error = graph.state(f"{path}!{control}").error
         return None if error is None else str(error["message"])
-
-    def last_child(self, graph: RunGraph, path: str) -> str:
-        """The path of the child that was opened last."""
-        return child_of(path, graph.state(path).opened - 1)
