@@ -168,8 +168,12 @@ def _desk(engine: Engine) -> BackgroundDesk:
 
 
 async def _newest(engine: Engine, kind: str) -> list[str]:
-    runs = await engine.scripts.commands.execute("ZRANGE", engine.keyspace.shard(kind), -_MOST_RUNS, -1)
-    return [run.decode() for run in reversed(runs)]
+    found: list[str] = []
+    for shard in range(engine.keyspace.shards):
+        key = engine.keyspace.shard(kind, shard)
+        runs = await engine.scripts.commands.execute("ZRANGE", key, -_MOST_RUNS, -1)
+        found += [run.decode() for run in reversed(runs)]
+    return found
 
 
 def _now_ms() -> int:

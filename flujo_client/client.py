@@ -18,7 +18,7 @@ from flujo_client.events import RunReader, raise_for
 from flujo_client.forking import fork_event, fork_of, place_of
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
-from flujo_client.protocol.connection import check_server, connect, connect_blocking
+from flujo_client.protocol.connection import agree_on_shards, check_server, connect, connect_blocking
 from flujo_client.protocol.durability import Fsync
 from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.keys import POOL, Keyspace
@@ -55,7 +55,7 @@ class AsyncFlujoClient:
         self.client = connect(self.settings.state_url)
         self.blocking = connect_blocking(self.settings.state_url)
         self._wire = Wire(self.settings.state_url)
-        self.keyspace = Keyspace(self.settings.namespace)
+        self.keyspace = Keyspace(self.settings.namespace, self.settings.shards)
         acknowledged = self.settings.durability == "acknowledged"
         self._fsync = Fsync(Wire(self.settings.state_url), self.keyspace.fsync()) if acknowledged else None
         self.scripts = Scripts(ScriptCaller(self._wire), self.keyspace)
@@ -74,8 +74,10 @@ class AsyncFlujoClient:
         Raises:
             StateUnavailableError: It does not answer.
             UnsafeRedisError: It may evict keys.
+            SettingsError: The namespace has another number of shards.
         """
         await check_server(self.client, self.settings.state_url)
+        await agree_on_shards(self.client, self.keyspace)
         self._checked = True
 
     async def make_durable(self) -> None:

@@ -44,7 +44,7 @@ class QueuedEngine:
         self.redis, self.blocking, self.keyspace = client.client, client.blocking, client.keyspace
         self.codec, self.scripts, self.specs, self.state = client.codec, client.scripts, client.specs, client.state
         self._publisher = make_publisher(settings)
-        self._inbox_wire = Wire(settings.state_url)
+        self._inbox_wires = [Wire(settings.state_url) for _ in range(settings.shards)]
         self.manager = ExecutionManager(
             self.client.state,
             self._publisher,
@@ -53,7 +53,7 @@ class QueuedEngine:
             fleet=Fleet(client.scripts.commands, client.keyspace),
         )
         self.service = ManagerService(
-            self._inbox_wire,
+            self._inbox_wires,
             self.manager,
             self.client.state,
             self._publisher,
@@ -80,7 +80,7 @@ class QueuedEngine:
         """Check Redis, announce the manager and start serving.
 
         Raises:
-            StateUnavailableError, UnsafeRedisError: As `connection.check_server`.
+            StateUnavailableError, UnsafeRedisError, SettingsError: As `AsyncFlujoClient.check`.
         """
         self.broken = asyncio.get_running_loop().create_future()
         await self.client.check()
@@ -141,5 +141,6 @@ class QueuedEngine:
             except FlujoError as error:
                 logger.warning("left without a word, a sweep takes the runs over", extra={"error": str(error)})
         await self._publisher.close()
-        await self._inbox_wire.close()
+        for wire in self._inbox_wires:
+            await wire.close()
         await self.client.close()

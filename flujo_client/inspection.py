@@ -173,9 +173,13 @@ class RunInspector:
         pipeline = self._client.pipeline(transaction=False)
         for name in ("active", "finished"):
             for shard in range(self._keyspace.shards):
-                pipeline.zrevrange(self._keyspace.shard(name, shard), 0, most - 1)
-        pages = await _replies(pipeline)
-        ids = [run_id.decode() for run_id in dict.fromkeys(name for page in pages for name in page)][:most]
+                pipeline.zrevrange(self._keyspace.shard(name, shard), 0, most - 1, withscores=True)
+        pages, shards = await _replies(pipeline), self._keyspace.shards
+        newest = [  # the pages of one kind together: on each shard lie runs of any age
+            sorted((row for page in kind for row in page), key=lambda row: row[1], reverse=True)
+            for kind in (pages[:shards], pages[shards:])
+        ]
+        ids = [run_id.decode() for run_id in dict.fromkeys(name for rows in newest for name, _ in rows)][:most]
         if not ids:
             return []
         managers = await self._managers()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flujo_client.protocol.caller import ScriptCaller
-from flujo_client.protocol.connection import check_server, connect
+from flujo_client.protocol.connection import agree_on_shards, check_server, connect
 from flujo_client.protocol.errors import FlujoError, StateUnavailableError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import StepMessage, StepRef
@@ -57,7 +57,7 @@ class WorkerProcess:
         self._registry = registry
         self._slots = asyncio.Semaphore(slots)
         self._incarnation = Incarnation()
-        self._keyspace = Keyspace(settings.namespace)
+        self._keyspace = Keyspace(settings.namespace, settings.shards)
         self._wire = Wire(settings.state_url)
         self._scripts = Scripts(ScriptCaller(self._wire), self._keyspace)
         self._coordinator: StepCoordinator | None = None
@@ -225,12 +225,13 @@ async def publish_specs(settings: Settings, registry: Registry) -> None:
     Raises:
         StateUnavailableError: Redis does not answer.
         UnsafeRedisError: Redis may evict keys.
-        ConfigurationError: A spec is too large.
+        ConfigurationError: A spec is too large, or the namespace has another number of shards.
     """
     client, wire = connect(settings.state_url), Wire(settings.state_url)
     try:
         await check_server(client, settings.state_url)
-        scripts = Scripts(ScriptCaller(wire), Keyspace(settings.namespace))
+        scripts = Scripts(ScriptCaller(wire), Keyspace(settings.namespace, settings.shards))
+        await agree_on_shards(client, scripts.keyspace)
         for spec in registry.specs():
             version = "" if spec.pipeline_version == LATEST else spec.pipeline_version
             await scripts.publish_spec(spec.name, spec.content_hash, spec_text(spec), version)

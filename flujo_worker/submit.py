@@ -111,7 +111,7 @@ async def submit_or_refuse(settings: Settings, submission: Submission) -> str:
     """
     wire = Wire(settings.state_url)
     try:
-        scripts = Scripts(ScriptCaller(wire), Keyspace(settings.namespace))
+        scripts = Scripts(ScriptCaller(wire), Keyspace(settings.namespace, settings.shards))
         try:
             await _submit(scripts, settings, submission)
         except StateUnavailableError:

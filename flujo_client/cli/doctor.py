@@ -187,13 +187,13 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         except FlujoError:  # it ended meanwhile, or a newer release started it
             continue
         missing.update({step.declined for step in steps if step.declined})
-    managers, workers = Counter[bool](), 0
+    managers, workers = set[bytes](), set[bytes]()  # each is known to every shard
     untaken: Counter[str] = Counter()
     unarchived = 0
     losses = []
     for shard in range(client.keyspace.shards):
-        managers.update(name.startswith(b"pool-") for name in await _alive(client, "managers", shard))
-        workers += len(await _alive(client, "incarnations", shard))
+        managers.update(await _alive(client, "managers", shard))
+        workers.update(await _alive(client, "incarnations", shard))
         losses.append(await client.client.hget(client.keyspace.shard("sweep", shard), LOSS))
         untaken.update(await _untaken(client, shard))
         unarchived += await client.client.zcard(client.keyspace.shard("unarchived", shard))
@@ -202,8 +202,8 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         redis=refusal,
         append_only=await _append_only(client),
         broker=await _broker_fault(client),
-        managers=managers[True],
-        workers=workers,
+        managers=sum(name.startswith(b"pool-") for name in managers),
+        workers=len(workers),
         pipelines=tuple(sorted(name.decode() for name in published if b"@" not in name and b"==" not in name)),
         unmanaged=sum(run.unmanaged for run in under_way),
         missing=dict(missing),

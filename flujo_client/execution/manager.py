@@ -109,10 +109,10 @@ class ExecutionManager:
         self._metrics = ManagerMetrics()
         self.advanced = 0  # decisions stored by this manager, for its metrics
 
-    def hear(self, entry: bytes) -> None:
-        """Drive the run that an entry of an inbox names, see `WakeUp`; or call who waits for a named account, `@<account>`."""
+    def hear(self, entry: bytes, shard: int = 0) -> None:
+        """Drive the run that an entry of a shard's inbox names, see `WakeUp`; or call who waits there for a named account, `@<account>`."""
         if entry.startswith(b"@"):
-            self.outbox.call_waiters(entry[1:].decode())
+            self.outbox.call_waiters(entry[1:].decode(), shard)
             return
         wake_up = WakeUp.parse(entry)
         if self._observer is None or not self._observer.asks:

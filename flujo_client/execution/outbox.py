@@ -194,17 +194,17 @@ class Outbox:
         self._outgoing.append(self._outgoing_of(run, dispatch))
         await self._flush()
 
-    def call_waiters(self, account: str) -> asyncio.Task[None]:
-        """Let those who wait for a named account go on, as far as it can pay for them now. Nobody needs to wait for it."""
-        calling = asyncio.create_task(self._call_waiters(account))
+    def call_waiters(self, account: str, shard: int = 0) -> asyncio.Task[None]:
+        """Let those who wait on a shard for a named account go on, as far as it can pay for them now. Nobody needs to wait for it."""
+        calling = asyncio.create_task(self._call_waiters(account, shard))
         self._keep(calling)
         return calling
 
-    async def _call_waiters(self, account: str) -> None:
+    async def _call_waiters(self, account: str, shard: int) -> None:
         try:
             called = [""]
             while called:
-                called = await self._state.scripts.call_waiters(account, _MOST_CALLED)
+                called = await self._state.scripts.call_waiters(account, _MOST_CALLED, shard)
                 await asyncio.gather(*(self.redispatch(member, 0, SUSPECT_MS) for member in called))
         except FlujoError as error:  # Redis is away, or this release cannot read a run: what was called is journalled
             logger.warning("waiters not called, the sweep looks again", extra={"account": account, "error": str(error)})

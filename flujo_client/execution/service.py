@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from uuid import uuid4
 
@@ -42,7 +42,7 @@ class ManagerService:
     """Runs a manager until it is stopped.
 
     Args:
-        inbox_wire: A connection of its own for the inbox; owned by the caller.
+        inbox_wires: A connection of its own for the inbox of each shard, as a read waits on it; owned by the caller.
         manager: Advances the runs.
         state: The runs.
         publisher: Asked for the depth of queues.
@@ -54,14 +54,14 @@ class ManagerService:
 
     def __init__(
         self,
-        inbox_wire: Commands,
+        inbox_wires: Sequence[Commands],
         manager: ExecutionManager,
         state: StateManager,
         publisher: Publisher,
         *,
         serves_pool: bool,
     ) -> None:
-        self._inbox_wire = inbox_wire
+        self._inbox_wires = inbox_wires
         self._manager = manager
         self._scripts = state.scripts
         self._serves_pool = serves_pool
@@ -111,18 +111,18 @@ class ManagerService:
                 pass
 
     async def _listen(self, shard: int) -> None:
-        inbox = self._keyspace.inbox(self.owner, shard)
+        inbox, wire = self._keyspace.inbox(self.owner, shard), self._inbox_wires[shard]
         while True:
             self._heard[shard] += 1
             try:
-                first = await self._inbox_wire.execute("BLPOP", inbox, _LISTEN_S)
+                first = await wire.execute("BLPOP", inbox, _LISTEN_S)
                 if first is None:
                     continue
-                self._manager.hear(first[1])
+                self._manager.hear(first[1], shard)
                 if not self._manager.busy:
                     continue
-                for entry in await self._inbox_wire.execute("LPOP", inbox, _SHARE) or ():
-                    self._manager.hear(entry)
+                for entry in await wire.execute("LPOP", inbox, _SHARE) or ():
+                    self._manager.hear(entry, shard)
             except (StateUnavailableError, RedisReplyError) as error:  # a Redis that fails over replies an error
                 logger.warning("inbox not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(_PERIOD_MS / 1000)

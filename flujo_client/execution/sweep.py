@@ -61,7 +61,7 @@ class Sweep:
         await self._end_late_runs(page.now_ms)
         await asyncio.gather(*(self._one(alarm[0], self._ring(*alarm)) for alarm in page.alarms))
         for account in page.accounts:
-            self._manager.outbox.call_waiters(account)
+            self._manager.outbox.call_waiters(account, self._shard)
         await self._publish_lost(page)
 
     async def _ring(self, run_id: str, path: str, what: str) -> None:

@@ -11,9 +11,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from flujo_client.protocol.errors import StateUnavailableError, UnsafeRedisError
+from flujo_client.protocol.errors import SettingsError, StateUnavailableError, UnsafeRedisError
+from flujo_client.protocol.keys import Keyspace
 
-__all__ = ["RedisClient", "check_server", "connect", "connect_blocking"]
+__all__ = ["RedisClient", "agree_on_shards", "check_server", "connect", "connect_blocking"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,31 @@ async def check_server(client: RedisClient, url: str) -> None:
     if persistence and not persistence.get("aof_enabled"):
         logger.warning(
             "Redis has no append-only file: if it crashes, every run since its last snapshot is lost and paid again; set appendonly yes"
+        )
+
+
+async def agree_on_shards(client: RedisClient, keyspace: Keyspace) -> None:
+    """Make sure that a namespace has as many shards as this process thinks; whoever comes first says how many.
+
+    A process that thought otherwise would look for runs, and store them, where nobody else does. A namespace of a
+    release that did not say has one.
+
+    Raises:
+        SettingsError: It has another number.
+        StateUnavailableError: Redis does not answer.
+    """
+    key = keyspace.shard("layout")
+    try:
+        if not await client.hexists(key, "shards"):
+            older = keyspace.shards > 1 and await client.exists(keyspace.shard("pipelines"))
+            await client.hsetnx(key, "shards", 1 if older else keyspace.shards)
+        stored = int(await client.hget(key, "shards"))
+    except (RedisError, OSError) as error:
+        raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Call again.") from error
+    if stored != keyspace.shards:
+        raise SettingsError(
+            f"FLUJO_SHARDS is {keyspace.shards} here, and namespace {keyspace.namespace} has {stored}.",
+            suggestion=f"Set FLUJO_SHARDS={stored}, or take a new FLUJO_NAMESPACE: where a run lies follows from this number.",
         )
 
 

@@ -50,6 +50,7 @@ PERMANENT = {
     "named_queue": "one member per dispatch that waits for a named account, and one per hundredth of a sliding window",
     "named_due": "one member per named account for which somebody waits",
     "owned": "one member per active run of the owner",
+    "layout": "one field: how many shards the namespace has",
 }
 
 
@@ -79,7 +80,7 @@ class Keyspace:
     shards: int = 1
 
     def shard_of(self, run_id: str) -> int:
-        """The shard that holds a run."""
+        """The shard that holds a run: it follows from the id alone, so it stays as long as the number of shards does."""
         return zlib.crc32(run_id.encode()) % self.shards
 
     def _key(self, shard: int, *parts: str) -> str:

@@ -38,6 +38,12 @@ class Settings(BaseModel):
     namespace: str = Field(
         "flujo", pattern=r"^[A-Za-z0-9_-]{1,40}$", description="FLUJO_NAMESPACE: separates installations on one Redis"
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="FLUJO_SHARDS: hash slots that the runs of a namespace are spread over; every process says the same",
+    )
     pipelines: str = Field("", description="FLUJO_PIPELINES: modules that workers import, comma separated")
     state_uri: str | None = Field(
         None,

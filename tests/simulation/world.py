@@ -294,7 +294,7 @@ class World:
     async def _manage(self, process: Process) -> None:
         state = StateManager(Scripts(ScriptCaller(process), KEYSPACE), CODEC)
         manager = ExecutionManager(state, self, retention_ms=3_600_000)
-        service = ManagerService(process, manager, state, self, serves_pool=True)
+        service = ManagerService([process], manager, state, self, serves_pool=True)
         await service.announce()
         await service.serve()
 

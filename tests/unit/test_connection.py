@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from flujo_client.cli.redis_server import RedisServer, free_port
-from flujo_client.protocol.connection import RedisClient, check_server, connect, connect_blocking
-from flujo_client.protocol.errors import StateUnavailableError, UnsafeRedisError
+from flujo_client.protocol.connection import RedisClient, agree_on_shards, check_server, connect, connect_blocking
+from flujo_client.protocol.errors import SettingsError, StateUnavailableError, UnsafeRedisError
+from flujo_client.protocol.keys import Keyspace
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +134,29 @@ async def test_a_redis_that_does_not_answer_is_named_without_the_password(server
 
     assert "secret" not in str(caught.value)
     await client.aclose()
+
+
+async def test_every_process_of_a_namespace_has_the_same_number_of_shards(client: RedisClient) -> None:
+    await agree_on_shards(client, Keyspace("agreed", shards=2))
+    await agree_on_shards(client, Keyspace("agreed", shards=2))
+
+    with pytest.raises(SettingsError, match=r"FLUJO_SHARDS is 3 here, and namespace agreed has 2\..*FLUJO_SHARDS=2"):
+        await agree_on_shards(client, Keyspace("agreed", shards=3))
+
+
+async def test_a_namespace_of_a_release_that_did_not_say_has_one_shard(client: RedisClient, admin: redis.Redis) -> None:
+    admin.hset(Keyspace("older").shard("pipelines"), "digest", "hash")
+
+    with pytest.raises(SettingsError, match="namespace older has 1"):
+        await agree_on_shards(client, Keyspace("older", shards=2))
+
+    await agree_on_shards(client, Keyspace("older"))
+
+
+async def test_a_redis_that_is_away_says_nothing_of_shards() -> None:
+    away = connect_blocking(f"redis://127.0.0.1:{free_port()}")
+
+    with pytest.raises(StateUnavailableError):
+        await agree_on_shards(away, Keyspace("away"))
+
+    await away.aclose()
