@@ -46,6 +46,7 @@ _BUDGET = (
     "_named",
     "_charges",
     "_settling",
+    "_places",
     "_ahead",
 )
 

@@ -25,33 +25,12 @@ local function room_at(named, account, meter, asked, room)
   return 0
 end
 
+-- Who has waited longest in an account, and its stamp.
 local function first_waiter(named, id)
   local at = 'w' .. id .. ' '
-  local member = redis.call('ZRANGEBYLEX', named.queue, '[' .. at, '(' .. at .. ':', 'LIMIT', 0, 1)[1]
-  return string.match(member or '', '^%S+ %d+ (.+)$')
-end
-
--- Why named accounts cannot pay now: {account, meter, asked, free, limit, until, whether it never can, wait_ms} of one that never can,
--- else of the first; nil if all can. Who has nothing free lets nobody in, also who asks for nothing; who came later waits behind those
--- who came before, unless it was `called`.
-local function named_lack(named, member, estimate, called)
-  local found
-  for _, id in ipairs(named.names) do
-    local account = named_account(named, id)
-    local ahead = account and not called and first_waiter(named, id) or member
-    for meter, asked in pairs(account and asked_of(named, account, estimate) or {}) do
-      local limit, least = account.limits[meter], math.max(asked, 1)
-      local left = limit - part_of(account, meter)[1] - part_of(account, meter)[2] - part_of(account, meter)[3]
-      local never = limit < least or (left < least and not account.waits and account.closed <= named.now)
-      if never or (not found and (account.closed > named.now or ahead ~= member or left < least)) then
-        local at = room_at(named, account, meter, asked, left)
-        local wait_ms = int(at > 0 and math.max(1, at - named.now) or 0)
-        found = {id, meter, int(asked), int(math.max(0, left)), int(limit), int(at), never, wait_ms}
-        if never then return found end
-      end
-    end
-  end
-  return found
+  local entry = redis.call('ZRANGEBYLEX', named.queue, '[' .. at, '(' .. at .. ':', 'LIMIT', 0, 1)[1]
+  local stamp, member = string.match(entry or '', '^%S+ (%d+) (.+)$')
+  return member, stamp
 end
 
 local function named_book(named, estimate)

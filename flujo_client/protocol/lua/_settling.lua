@@ -1,4 +1,4 @@
---[[ settling — how bookings on named accounts end, and who waits for them; prepended at load after the charges. ]]
+--[[ settling — how bookings on named accounts end, and what becomes of an attempt that they do not let start; prepended at load after the charges. ]]
 -- Ends bookings that lie in a part of their accounts: `usage` was used, the rest is free again, or unknown where it is `kept`. What goes
 -- beyond what was booked is charged to the window of today. Returns the bookings that a late bill settles.
 local function named_settle(named, bookings, part, usage, kept, ledger, inbox)
@@ -42,34 +42,6 @@ local function named_settle(named, bookings, part, usage, kept, ledger, inbox)
   end
   for id in pairs(freed) do post(named, id, inbox) end
   return table.concat(left, ' ')
-end
-
--- A dispatch waits for no account any more, and what it was called with is free again.
-local function named_drop(named, member)
-  local place = place_of(named, member)
-  if place[1] == 'p' then named_settle(named, place[4], 1, {}, false) end
-  if place[1] == 'w' then redis.call('ZREM', named.queue, table.concat({'w' .. place[2], place[3], member}, ' ')) end
-  redis.call('HDEL', named.key, 'place|' .. member)
-  return place
-end
-
--- Enters a dispatch among those who wait for an account, as old as it is.
-local function named_wait(named, member, lack, stamp, names, estimate)
-  stamp = stamp or padded_ms(redis.call('HINCRBY', named.key, 'stamp', 1))
-  redis.call('ZADD', named.queue, 0, table.concat({'w' .. lack[1], stamp, member}, ' '))
-  redis.call('HSET', named.key, 'place|' .. member, table.concat({'w', lack[1], stamp, names, estimate}, ';'))
-  if lack[6] ~= '0' and first_waiter(named, lack[1]) == member then redis.call('ZADD', named.due, lack[6], lack[1]) end
-end
-
--- Books what an attempt asks of its named accounts, or says why it cannot have it: it waits then, unless it never can.
-local function named_take(named, member, estimate, names, text)
-  local place = place_of(named, member)
-  if place[1] == 'p' then named_drop(named, member) end
-  local lack = named_lack(named, member, estimate, place[1] == 'p')
-  if place[1] == 'w' or place[1] == 'q' then named_drop(named, member) end
-  if not lack then return named_book(named, estimate) end
-  if not lack[7] then named_wait(named, member, lack, place[3], names, text) end
-  return nil, lack
 end
 
 -- An attempt whose named accounts do not let it start is refused if they never will; else its thread rests until it is called.

@@ -7,22 +7,24 @@ local named = named_open(KEYS[1], KEYS[2], KEYS[3])
 redis.call('ZREM', KEYS[3], ARGV[1])
 local member = first_waiter(named, ARGV[1])
 while member and calls > 0 do
-  local place = named_drop(named, member)
-  if redis.call('ZSCORE', KEYS[4], member) then  -- else its run has ended
-    named.names = words(place[4])
-    local estimate = amounts(place[5])
-    local lack = named_lack(named, member, estimate, true)
-    if lack and not lack[7] then
-      named_wait(named, member, lack, place[3], place[4], place[5])
-      if lack[1] == ARGV[1] then break end
-    else
-      if not lack then  -- else it never can be paid: reserve refuses it
-        redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'p', '', place[3], named_book(named, estimate)}, ';'))
-      end
-      redis.call('ZADD', KEYS[4], int(named.now), member)
-      redis.call('HSET', KEYS[5], member, '0 0')
-      called[#called + 1], calls = member, calls - 1
+  local place = place_of(named, member)
+  named.names = words(place[4])
+  local estimate = amounts(place[5])
+  local lack = named_lack(named, member, estimate, place[3])
+  if not redis.call('ZSCORE', KEYS[4], member) then
+    named_leave(named, member, nil, ARGV[1])  -- its run has ended
+  elseif lack and not lack[7] then
+    named_drop(named, member)
+    named_wait(named, member, lack, place, place[4], place[5])
+    if first_waiter(named, ARGV[1]) == member then break end
+  else
+    named_leave(named, member, nil, ARGV[1])
+    if not lack then  -- else it never can be paid: reserve refuses it
+      redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'p', '', place[3], named_book(named, estimate)}, ';'))
     end
+    redis.call('ZADD', KEYS[4], int(named.now), member)
+    redis.call('HSET', KEYS[5], member, '0 0')
+    called[#called + 1], calls = member, calls - 1
   end
   member = first_waiter(named, ARGV[1])
 end

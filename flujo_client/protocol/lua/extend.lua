@@ -22,7 +22,7 @@ if stored[5] then  -- accounts above the run
   local named, more = named_open(KEYS[3], KEYS[4], KEYS[5], terms[6]), amounts(ARGV[4])
   if more.requests and (reserved.requests or 0) == 0 then more.requests = more.requests - 1 end  -- the first was booked with the attempt
   named.extends = true
-  local lack = named_lack(named, '', more, true)
+  local lack = named_lack(named, '', more, '')
   if lack and lack[7] then return {-4, lack[1], lack[2], lack[3], lack[4]} end
   if lack then return {-6, lack[1], lack[2], lack[8]} end
   redis.call('HSET', KEYS[1], claim .. 'named', merged(stored[5] .. ' ' .. named_book(named, more)))

@@ -6,8 +6,7 @@ local named = named_open(KEYS[5], KEYS[6], KEYS[7])
 local place = place_of(named, ARGV[1])
 if redis.call('HGET', KEYS[3], 'gate') ~= 'open' then
   if place[1] ~= '' then
-    named_drop(named, ARGV[1])
-    if place[1] == 'w' then post(named, place[2]) end  -- whom it stood before may be payable
+    named_leave(named, ARGV[1])
     named_write(named)
   end
   redis.call('ZREM', KEYS[1], ARGV[1])
@@ -16,9 +15,9 @@ if redis.call('HGET', KEYS[3], 'gate') ~= 'open' then
 end
 local published = redis.call('HGET', KEYS[2], ARGV[1])
 if not published or words(published)[2] ~= ARGV[2] then return {0} end
-if place[1] == 'w' then  -- until it is called; in case that nobody does, its account is looked at
+if place[1] == 'w' then  -- until it is called; in case that nobody does, its accounts are looked at
   redis.call('ZADD', KEYS[1], int(named.now + LOOK_AGAIN_MS), ARGV[1])
-  redis.call('ZADD', KEYS[7], 'NX', int(named.now), place[2])
+  for _, id in ipairs(words(place[2])) do redis.call('ZADD', KEYS[7], 'NX', int(named.now), id) end
   return {0}
 end
 local now, book = now_ms(), book_open(KEYS[4])

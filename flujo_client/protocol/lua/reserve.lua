@@ -50,7 +50,7 @@ local lack = not paid and shortage(desk, asking) or nil
 local bookings, short
 if terms[6] then  -- accounts above the run
   local named = named_open(KEYS[14], KEYS[15], KEYS[16], terms[6])
-  if lack then named_drop(named, member) else bookings, short = named_take(named, member, asking.estimate, terms[6], terms[4]) end
+  if lack then named_leave(named, member, KEYS[12]) else bookings, short = named_take(named, member, asking.estimate, terms, KEYS[12]) end
   named_write(named)
 end
 if short then
