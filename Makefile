@@ -1,4 +1,4 @@
-# The words of the project: make demo, make test, make check, make bench, make faults, make soak.
+# The words of the project: make demo, make test, make check, make bench, make faults, make storm, make soak.
 # Everything runs from .venv, which is made when it is missing and left alone when it is up to date.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.demo
 DEV_STAMP := $(VENV)/.dev
 
-.PHONY: setup demo test check bench docs faults simulate soak clean
+.PHONY: setup demo test check bench docs faults simulate storm soak clean
 
 setup: $(DEV_STAMP)
 
@@ -49,11 +49,15 @@ docs: $(DEV_STAMP)
 simulate: $(DEV_STAMP)
 	TEST_SCHEDULES=$(or $(SCHEDULES),10000) $(BIN)/pytest tests/simulation
 
-# make soak EXAMPLES=5000 SEEDS=200 FIRST=0: budgets against their model, and by real workers; results are appended with the commit
-soak: $(DEV_STAMP)
-	FLUJO_SOAK_EXAMPLES=$(or $(EXAMPLES),2000) FLUJO_SOAK_SEEDS=$(or $(SEEDS),50) FLUJO_SOAK_FIRST=$(or $(FIRST),0) FLUJO_SOAK_RESULTS=benchmarks/budget_soak.jsonl \
-	FLUJO_SOAK_COMMIT=$$(git rev-parse --short HEAD) \
+# make storm EXAMPLES=5000 SEEDS=200 FIRST=0: budgets against their model, and by real workers; results are appended with the commit
+storm: $(DEV_STAMP)
+	TEST_STORM_EXAMPLES=$(or $(EXAMPLES),2000) TEST_STORM_SEEDS=$(or $(SEEDS),50) TEST_STORM_FIRST=$(or $(FIRST),0) TEST_STORM_RESULTS=benchmarks/budget_storms.jsonl \
+	TEST_STORM_COMMIT=$$(git rev-parse --short HEAD) \
 	$(BIN)/pytest tests/integration/test_budget_model.py tests/integration/test_budget_storm.py tests/integration/test_account_storm.py
 
+# make soak HOURS=24 KILLS=1 RATE=4 SEED=0 REPORT=soak-report: load while KILLS % of the processes are killed a minute; then what grew
+soak: $(DEV_STAMP)
+	$(BIN)/python -m tests.soak --hours $(or $(HOURS),24) --kills $(or $(KILLS),1) --rate $(or $(RATE),4) --seed $(or $(SEED),0) --report $(or $(REPORT),soak-report)
+
 clean:
-	rm -rf site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo
+	rm -rf site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache flujo-demo soak-report

@@ -27,10 +27,12 @@ class Arena:
     Args:
         folder: Of its logs and its ledger.
         on_rabbitmq: Whether RabbitMQ carries the messages, instead of Redis.
+        more: Variables of all of its processes.
     """
 
     folder: Path
     on_rabbitmq: bool = False
+    more: dict[str, str] = field(default_factory=dict)
     broker: Broker = field(init=False)
     fleet: Fleet = field(init=False)
     managers: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -40,7 +42,7 @@ class Arena:
     def __post_init__(self) -> None:
         server = RedisServer(self.folder / "redis").start()
         self.broker = RabbitBroker() if self.on_rabbitmq else RedisBroker(server)
-        extra = {
+        extra = self.more | {
             "FLUJO_PIPELINES": PIPELINES,
             "FLUJO_BROKER_URL": self.broker.url,
             "FLUJO_NAMESPACE": self.broker.namespace,
@@ -67,16 +69,20 @@ class Arena:
 
     async def make_whole(self, client: AsyncFlujoClient) -> None:
         """Start what is missing and wait until all of it is at work."""
-        self.managers, self.workers = _living(self.managers), _living(self.workers)
-        self.cpu = _living(self.cpu)
-        self.managers += [self.fleet.manager() for _ in range(2 - len(self.managers))]
-        self.workers += [self.worker() for _ in range(3 - len(self.workers))]
-        self.cpu += [self._cpu_worker() for _ in range(1 - len(self.cpu))]
+        self.replace_dead()
         for worker in (*self.workers, *self.cpu):
             await self.at_work(worker)
         await self.fleet.until(lambda: self._registered(client, "incarnations", 3), "three workers are registered")
         await self.fleet.until(lambda: self._registered(client, "managers", 2), "two managers are registered")
         await self.fleet.published(client, "relay_default")
+
+    def replace_dead(self) -> None:
+        """Start what is missing."""
+        self.managers, self.workers = _living(self.managers), _living(self.workers)
+        self.cpu = _living(self.cpu)
+        self.managers += [self.fleet.manager() for _ in range(2 - len(self.managers))]
+        self.workers += [self.worker() for _ in range(3 - len(self.workers))]
+        self.cpu += [self._cpu_worker() for _ in range(1 - len(self.cpu))]
 
     def _cpu_worker(self) -> subprocess.Popen[bytes]:
         return self.fleet.worker("--queues", CPU, "--pool", "prefork", "--concurrency", "4", "--loglevel", "INFO")

@@ -24,11 +24,16 @@ class Ledger:
 
     def entries(self) -> list[dict[str, Any]]:
         """Every complete line so far, in the order of the file."""
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                file.seek(self._read)
-                new = file.read()
-            self._read += len(new)
-            *lines, self._rest = (self._rest + new).split(b"\n")
-            self._entries += [json.loads(line) for line in lines]
+        self._entries += self.take()
         return self._entries
+
+    def take(self) -> list[dict[str, Any]]:
+        """The complete lines since the last look; they are not kept."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        self._read += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        return [json.loads(line) for line in lines]

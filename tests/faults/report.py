@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.faults.rounds import Outcome
 
-__all__ = ["MARKS", "Report", "table"]
+__all__ = ["MARKS", "Report", "commit_id", "share", "table"]
 
 #: What the table stands between in the document.
 MARKS = "<!-- derived from reliability.jsonl -->\n", "<!-- end -->\n"
@@ -49,7 +49,7 @@ class Report:
             "fault": self.fault,
             "title": self.title,
             "broker": self.broker,
-            "commit": _commit(),
+            "commit": commit_id(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seeds": [outcome.seed for outcome in self.outcomes],
             "how": [outcome.how for outcome in self.outcomes],
@@ -87,7 +87,7 @@ def _rows(told: Sequence[dict[str, Any]]) -> list[str]:
 
 def _row(lines: Sequence[dict[str, Any]]) -> str:
     times = sorted(ms for line in lines for ms in line["recoveries_ms"])
-    recovery = f"{_share(times, 0.5)} / {_share(times, 0.99)} / {times[-1]} ({len(times)})" if times else "-"
+    recovery = f"{share(times, 0.5)} / {share(times, 0.99)} / {times[-1]} ({len(times)})" if times else "-"
     loads = [line["load"] for line in lines]
     commits = list(dict.fromkeys(line["commit"] for line in lines))
     cells = [
@@ -105,12 +105,13 @@ def _row(lines: Sequence[dict[str, Any]]) -> str:
 _SUMS = ("seeds", "runs", "kills")
 
 
-def _share(ordered: list[int], share: float) -> int:
+def share(ordered: list[int], part: float) -> int:
     """The value that so many of them do not exceed."""
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+    return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))]
 
 
-def _commit() -> str:
+def commit_id() -> str:
+    """What is checked out, and whether it was changed since."""
     found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"
 

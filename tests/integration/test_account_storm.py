@@ -14,10 +14,10 @@ from flujo_client.account_audit import AccountAuditor
 from flujo_client.audit import Auditor
 from tests.integration.conftest import Fleet
 from tests.integration.test_budget_storm import Storm, outcome_of
-from tests.soak import note_soak
+from tests.storms import note_storm
 
-FIRST = int(os.environ.get("FLUJO_SOAK_FIRST", "0"))
-SEEDS = range(FIRST, FIRST + int(os.environ.get("FLUJO_SOAK_SEEDS", "2")))
+FIRST = int(os.environ.get("TEST_STORM_FIRST", "0"))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("TEST_STORM_SEEDS", "2")))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ async def test_two_runs_never_bill_more_than_their_account_has_and_leave_nothing
 
     billed = sum(entry["tokens"] for entry in stormy.entries(kind="bill") if entry["run_id"] in names)
     outcomes = ", ".join(type(error).__name__ for error in errors)
-    note_soak("account storm", {"seed": seed, **storm.done, "cap": cap, "billed": billed, "outcomes": outcomes})
+    note_storm("account storm", {"seed": seed, **storm.done, "cap": cap, "billed": billed, "outcomes": outcomes})
     assert billed <= row.spent + row.unknown <= cap
     assert differences == []
     for error in filter(None, errors):

@@ -34,10 +34,10 @@ from flujo_client.protocol.replies import (
 from tests.integration.budget_run import METERS, UNLIMITED, Attempt, BudgetRun, chain_of, limited, refusal
 from tests.lua.reference import Account, Tree
 from tests.lua.runs import commit_claim, create_run
-from tests.soak import note_soak
+from tests.storms import note_storm
 
-#: Operations of one run of the model; `make soak` sets more.
-EXAMPLES = int(os.environ.get("FLUJO_SOAK_EXAMPLES", "300"))
+#: Operations of one run of the model; `make storm` sets more.
+EXAMPLES = int(os.environ.get("TEST_STORM_EXAMPLES", "300"))
 STEPS = 120
 
 
@@ -323,7 +323,7 @@ def test_every_row_is_what_the_reference_says(redis_url: str) -> None:
         ),
     )
 
-    note_soak("model", {"operations": BudgetRun.operations, **BudgetRun.decided_for})
+    note_storm("model", {"operations": BudgetRun.operations, **BudgetRun.decided_for})
     assert BudgetRun.operations >= 67 * EXAMPLES  # 20,000 as it stands here
     assert BudgetRun.decided_for["granted"] > EXAMPLES / 4, BudgetRun.decided_for
     assert BudgetRun.decided_for["refused"] > EXAMPLES / 4, BudgetRun.decided_for

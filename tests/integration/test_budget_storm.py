@@ -19,10 +19,10 @@ from flujo_client.protocol.errors import RunCancelledError
 from flujo_client.protocol.queues import broker_queue
 from tests.integration.budgets import MOST
 from tests.integration.conftest import Fleet
-from tests.soak import note_soak
+from tests.storms import note_storm
 
-FIRST = int(os.environ.get("FLUJO_SOAK_FIRST", "0"))
-SEEDS = range(FIRST, FIRST + int(os.environ.get("FLUJO_SOAK_SEEDS", "5")))
+FIRST = int(os.environ.get("TEST_STORM_FIRST", "0"))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("TEST_STORM_SEEDS", "5")))
 WORKERS = 3
 
 
@@ -121,7 +121,7 @@ async def test_a_hundred_branches_never_bill_more_than_the_cap(stormy: Fleet, se
         rows = await rows_of(client, run_id)
 
     billed = sum(entry["tokens"] for entry in stormy.entries(kind="bill", run_id=run_id))
-    note_soak("storm", {"seed": seed, **storm.done, "cap": cap, "billed": billed, "outcome": type(error).__name__})
+    note_storm("storm", {"seed": seed, **storm.done, "cap": cap, "billed": billed, "outcome": type(error).__name__})
     assert billed <= cap
     assert differences == []
     root = next(row for row in rows if row.account == "root")

@@ -1,0 +1,83 @@
+"""What the soak looks at: keys, memory, connections and file handles of Redis and of every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SLACKS", "Samples", "children_of", "sample_process", "sample_redis"]
+
+MIB = 2**20
+
+#: What each quantity may rise although it is flat, in its own unit (`flatness.py`).
+SLACKS = {"keys": 60, "redis bytes": MIB, "connections": 4, "files": 4, "sockets": 4, "resident bytes": 8 * MIB}
+
+
+def sample_process(pid: int) -> dict[str, int] | None:
+    """File handles, sockets among them, and resident memory of a process; None if it is gone."""
+    try:
+        handles = [os.readlink(f"/proc/{pid}/fd/{handle}") for handle in _handles(pid)]
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return None
+    sockets = sum(handle.startswith("socket:") for handle in handles)
+    return {"files": len(handles), "sockets": sockets, "resident bytes": pages * os.sysconf("SC_PAGESIZE")}
+
+
+def _handles(pid: int) -> Iterator[str]:
+    """Those that are open still when they are looked at."""
+    for handle in os.listdir(f"/proc/{pid}/fd"):
+        if os.path.lexists(f"/proc/{pid}/fd/{handle}"):
+            yield handle
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that are there still."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+async def sample_redis(client: Any, pid: int) -> dict[str, int]:
+    """Keys, memory, connections and file handles of Redis."""
+    info = await client.info()
+    facts = {
+        "keys": await client.dbsize(),
+        "redis bytes": info["used_memory"],
+        "connections": info["connected_clients"],
+    }
+    return facts | (sample_process(pid) or {})
+
+
+@dataclass
+class Samples:
+    """Every sample, in memory by series and in a file by moment.
+
+    Args:
+        path: Of the file, a line of JSON a moment.
+    """
+
+    path: Path
+    series: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, facts: Mapping[str, Mapping[str, int]]) -> None:
+        """Note what was seen at this moment.
+
+        Args:
+            facts: By process ("redis", or role and pid), by quantity.
+        """
+        at = round(time.monotonic() - self.began, 1)
+        for process, values in facts.items():
+            for quantity, value in values.items():
+                self.series[process, quantity].append((at, value))
+        with self.path.open("a") as file:
+            file.write(json.dumps({"at_s": at, **facts}) + "\n")
