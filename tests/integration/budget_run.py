@@ -50,6 +50,7 @@ class BudgetRun(RuleBasedStateMachine):
     tree: Tree
     caps: dict[str, int]
     cancelled_after: int
+    hasty: bool
     decided_for: ClassVar[dict[str, int]] = {}  # how many waiters were granted, and refused
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class BudgetRun(RuleBasedStateMachine):
         """The next step of an account's thread, and who pays for it: an account of its own, if it has a limit of its own."""
         path = self.next_path(account)
         if cap:
-            account = self.tree.accounts[path] = account.limit_step(path, dict.fromkeys(METERS, cap))
+            account = self.tree.accounts[path] = Account(path, account, dict.fromkeys(METERS, cap), caps=True)
         return path, account
 
     def dispatch_of(self, attempt: Attempt) -> Dispatch:
@@ -201,15 +202,14 @@ def chain_of(account: Account) -> tuple[str, ...]:
     mark = {True: "=", False: ""}
     caps = ",".join(f"{meter}={most}" for meter, most in account.caps.items())
     own = f"{account.path}~{caps}" if caps else account.path + mark[account.strict]
-    return own, *(at.path + mark[at.strict] for at in account.upwards()[1:])
+    return own, *(at.path + mark[at.strict] for at in account.upwards[1:])
 
 
 def refusal(account: Account, meter: str, asked: int) -> Refusal:
     """How the scripts say that an account cannot have so much."""
-    most, left = account.reach(meter), account.left(meter)
-    drawn_on = sum(payer.free(meter) for payer in account.payers())
-    named = account if left is not None and left < drawn_on else account.thread
-    return Refusal(named.path, meter, asked, most)
+    drawn_on = sum(payer.free(meter) for payer in account.payers)
+    limited = account.caps and account.caps[meter] - account.use(meter) < drawn_on
+    return Refusal((account if limited else account.thread).path, meter, asked, account.reach(meter))
 
 
 def limited(asked: dict[str, int]) -> dict[str, int]:

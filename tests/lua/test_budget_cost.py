@@ -20,6 +20,7 @@ from tests.lua.runs import (
     load_run,
     new_claim,
 )
+from tests.lua.test_waiting import end_branch, split_run, woken_paths
 
 SLICE = 500
 
@@ -94,3 +95,32 @@ async def test_each_level_of_the_tree_costs_the_same(redis_url: str) -> None:
 
     assert costs == sorted(costs)
     assert costs[-1] - costs[0] <= 3 * MOST_PER_LEVEL + NOISE
+
+
+async def costs_of_freeing(url: str, waiters: int) -> tuple[int, int]:
+    """Commands for a branch's end that frees too little for anybody, and for the next, which lets one of the waiters go on."""
+    wire, client = Wire(url), redis.Redis.from_url(url)
+    scripts = Scripts(ScriptCaller(wire), Keyspace(f"waiters{waiters}"))
+    await split_run(scripts, [3, 3, *[20] * waiters], 10 * (waiters + 2))
+    claims = [new_claim(f"1.{index}.0") for index in range(waiters + 2)]
+    for claim in claims:
+        await scripts.reserve(claim, POOL)
+    costs = []
+    for claim in claims[:2]:
+        await commit_claim(scripts, claim, {"tokens": 3})
+        while (loaded := await load_run(scripts)).events:
+            await advance_run(scripts, loaded)
+        before = commands(client)
+        await end_branch(scripts, claim.path.removesuffix(".0"))
+        costs.append(commands(client) - before)
+    assert await woken_paths(scripts) == ["1.2.0"]
+    client.close()
+    await wire.close()
+    return costs[0], costs[1]
+
+
+async def test_budget_that_comes_free_costs_the_same_beside_ten_waiters_and_beside_five_hundred(redis_url: str) -> None:
+    """Nobody is looked at for whom it cannot suffice: an account's floor says how much the least of those below lacks."""
+    few, many = await costs_of_freeing(redis_url, 10), await costs_of_freeing(redis_url, 500)
+
+    assert few == many

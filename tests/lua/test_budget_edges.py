@@ -16,7 +16,7 @@ from flujo_client.protocol.replies import Claim, Committed, Refusal, Reserved
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from tests.lua.runs import a_dispatch, commit_claim, new_claim, started_run
-from tests.lua.test_waiting import end_branch, reserve, split_run, woken_paths
+from tests.lua.test_waiting import end_branch, split_run
 
 
 class Provider:
@@ -86,24 +86,6 @@ async def test_an_extension_cannot_wait_and_is_refused_although_a_sibling_may_gi
     await commit_claim(scripts, second, {"tokens": 0})
     await end_branch(scripts, "1.1")
     assert await scripts.extend(first, 2, {"tokens": 10}) is None
-
-
-async def test_behind_sixteen_that_cannot_pay_a_waiter_waits_until_they_are_fewer(scripts: Scripts) -> None:
-    """Shares of 3 tokens; the last asks for 5, and could have them once 3 are free above it."""
-    await split_run(scripts, [3, 3, *[20] * 16, 5], 57)
-    claims = [new_claim("1.0.0"), new_claim("1.1.0")]
-    for claim in claims:
-        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
-    for index in range(2, 19):
-        await reserve(scripts, f"1.{index}.0")
-    await commit_claim(scripts, claims[0], {"tokens": 0})
-    await end_branch(scripts, "1.0")
-    assert await woken_paths(scripts) == []
-
-    await commit_claim(scripts, claims[1], {"tokens": 0})
-    await end_branch(scripts, "1.1")
-
-    assert await woken_paths(scripts) == ["1.2.0", "1.3.0", "1.18.0"]
 
 
 @pytest.mark.parametrize("used", [30, 75])

@@ -125,6 +125,24 @@ async def test_what_a_branch_gives_back_lets_exactly_those_go_on_that_can_in_dec
     assert state_of(plain_redis, keyspace, "1.1.0") == "blocked"
 
 
+async def test_whoever_can_pay_goes_on_however_many_wait_before_him(scripts: Scripts) -> None:
+    """Shares of 3 tokens; eighty ask for more than comes free, each for another amount, and the last but one for 5."""
+    await split_run(scripts, [3, 3, *range(20, 100), 5, 6], 3 * 84)
+    claims = [new_claim("1.0.0"), new_claim("1.1.0")]
+    for claim in claims:
+        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    for index in range(2, 84):
+        assert isinstance(await reserve(scripts, f"1.{index}.0"), Blocked)
+
+    woken = []
+    for claim in claims:
+        await commit_claim(scripts, claim, {"tokens": 0})
+        await end_branch(scripts, claim.path.removesuffix(".0"))
+        woken.append(await woken_paths(scripts))
+
+    assert woken == [["1.82.0"], ["1.83.0"]]
+
+
 async def test_a_woken_attempt_whose_message_is_lost_is_published_again_and_pays_once(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
 ) -> None:

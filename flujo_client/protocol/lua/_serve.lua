@@ -1,4 +1,16 @@
---[[ serve — what a script that freed budget, or stopped a thread, owes to those who wait; prepended at load after the waiters. ]]
+--[[ serve — who waits for budget, and who goes on when some comes free; prepended at load after the hints. ]]
+local PAGE = 64  -- places of waiters that are read at a time
+
+-- Enters an attempt among the waiters. From here on the script has written.
+local function wait(desk, attempt, queue)
+  attempt.queue, attempt.stamp, attempt.hint, desk.waiting = queue, int(desk.grants), hint_of(desk, attempt), true
+  lower(desk, attempt.chain, 1, attempt.estimate)
+  for _, member in ipairs(members(attempt)) do redis.call('ZADD', desk.waiters, 0, member) end
+  redis.call('HSET', desk.attempts, attempt.path .. '|state', 'blocked', attempt.path .. '|blocked',
+    table.concat({queue, attempt.stamp, attempt.hint}, ' '))
+  rest(desk.book, attempt.path, attempt.chain)
+end
+
 -- Reserves a waiter's estimate and dispatches it again, as the same attempt.
 local function grant(desk, attempt)
   book_estimate(desk, attempt)
@@ -11,80 +23,74 @@ local function grant(desk, attempt)
   later(desk, 'ZADD', desk.dispatches, int(now + 2000), member)  -- from then on its message may be lost
   later(desk, 'HSET', desk.published, member, int(now) .. ' 1')
   rouse(desk.book, attempt.path)
+  desk.parents = {}
   note(desk, 'kind', 'unblocked', 'path', attempt.path, 'attempt', attempt.attempt)
 end
 
--- Lets those under an account go on whom its budget now suffices for: who was passed over too often first, then in declared order.
-local function serve(desk, account)
-  local granted
+-- The chain of those who wait below an account, and its level there; nil if nobody does.
+local function queue_below(desk, account)
+  local head = under(desk, account, 1)[1]
+  local chain, level = head and waiter(desk, path_in(head)).chain, 1
+  while chain and chain[level] and chain[level].id ~= account do level = level + 1 end
+  return chain and chain[level] and chain, level
+end
+
+-- The next waiter below an account, in declared order, who may be able to go on; nil after the last. Those before it go into `least`.
+local function look(desk, account, after, least)
   repeat
-    granted = false
-    for _, member in ipairs(under(desk, account, PAGE)) do
-      local path, first = oldest(desk, account)
-      path = first and path or string.match(member, ' (%S+)$')
-      local attempt = not desk.left[path] and waiter(desk, path)
-      if attempt and desk.ahead < MOST_AHEAD and not shortage(desk, attempt) then
-        grant(desk, attempt)
-        granted = true
-      elseif first and desk.waiting == true then
-        return
-      end
+    local page = under(desk, account, PAGE, after)
+    for _, member in ipairs(page) do
+      local needs = ruled_out(desk, member, account)
+      if not needs then return path_in(member), after, least end
+      after, least = member, lowest(least, needs)
     end
-  until not granted
+  until #page < PAGE
+  return nil, after, least
 end
 
-local function refuse(desk, attempt)
-  local lack = shortage(desk, attempt)
-  leave(desk, attempt)
-  later(desk, 'HSET', desk.attempts, attempt.path .. '|state', 'closed')
-  note(desk, 'kind', 'refused', 'path', attempt.path, 'attempt', attempt.attempt, 'account', lack[1], 'meter', lack[2], 'asked', lack[3],
-    'free', lack[4])
-  rouse(desk.book, attempt.path)  -- what follows is its manager's turn
-  desk.refused, desk.lack = attempt.path, lack
-end
-
--- Where nothing runs any more, what child accounts have free is everybody's; who cannot be paid by all there is is refused.
-local function unstick(desk)
-  local done = 0
-  while done < #desk.book.idle and not desk.opening do
-    done = done + 1
-    local chain, level = desk.book.idle[done].chain, desk.book.idle[done].level
-    local place, thread = chain[level], life(desk.book, chain[level].id)
-    local top = level == #chain or place.strict
-    if thread.running == 0 and (thread.live > 0 or top) and #under(desk, place.id, 1) > 0 then
-      local above = {text = '', unpack(chain, level)}
-      for _, meter in ipairs(words(redis.call('HGET', desk.book.key, 'meters'))) do pool(lineage(desk.book, above, meter), place.id) end
-      serve(desk, place.id)
-      if top and thread.running == 0 then
-        desk.waiting = 'stuck'  -- whom nothing can be kept for
-        serve(desk, place.id)
-      end
-      if top and thread.running == 0 then
-        return refuse(desk, waiter(desk, string.match(under(desk, place.id, 1)[1], ' (%S+)$')))
-      end
+-- Lets exactly those below an account go on whom its budget suffices for: who was passed over too often first, then in declared order.
+local function serve(desk, account)
+  local chain, level = queue_below(desk, account)
+  local after, least, tried
+  while chain and desk.ahead < MOST_AHEAD and above_floor(desk, chain, level) do
+    local path, first = oldest(desk, account)
+    first = first and path ~= tried and not desk.stuck
+    if not first then path, after, least = look(desk, account, after, least) end
+    local attempt = path and waiter(desk, path)
+    if not path then  -- all have been looked at
+      put_floor(floor_of(desk, account), least)
+      break
+    elseif not shortage(desk, attempt) then
+      grant(desk, attempt)
+      if first then after, least = nil, nil end  -- nothing is kept for it any more
+    elseif first then
+      if lacks_any(desk, account) then break end
+      tried = path  -- those who need nothing that is kept for it
+    else
+      after = refresh(desk, attempt)
+      least = lowest(least, lacking_in(desk, account, attempt.chain, 1, attempt.estimate))
     end
   end
+  if chain then lower_above(desk, chain, level) end
 end
 
-local function desk_close(desk)
-  if desk.waiting then
-    local freed = {}
-    for account in pairs(desk.book.freed) do freed[#freed + 1] = account end
-    table.sort(freed, function(one, other) return #one > #other end)  -- innermost first
-    for _, account in ipairs(freed) do serve(desk, account) end
-    unstick(desk)
-    later(desk, 'HSET', desk.book.key, 'grants', int(desk.grants), 'ahead', int(desk.ahead))
+-- Serves the accounts in which budget came free, but for those that lie below another of them.
+local function serve_freed(desk)
+  local freed, accounts = desk.book.freed, {}
+  desk.book.freed = {}
+  for account in pairs(freed) do accounts[#accounts + 1] = account end
+  table.sort(accounts, function(one, other) return #one > #other end)  -- innermost first
+  for _, account in ipairs(accounts) do
+    local chain, level = queue_below(desk, account)
+    if chain then
+      refresh_own(desk, chain, level)
+      lower_above(desk, chain, level)
+    end
   end
-  book_write(desk.book)
-  for _, outcome in ipairs(desk.outcomes) do append(desk.run, desk.events, desk.dirty, desk.inbox, desk.run_id, outcome) end
-end
-
--- The run's gate closes: nobody waits any more, and what was reserved ahead is free again.
-local function disband(desk)
-  for _, member in ipairs(redis.call('ZRANGEBYLEX', desk.waiters, '[p', '(q', 'LIMIT', 0, MOST_AHEAD)) do
-    unbook(desk.book, terms_of(redis.call('HGET', desk.attempts, string.sub(member, 2) .. '|terms')))
+  table.sort(accounts, function(one, other) return padded(one) < padded(other) end)
+  for _, account in ipairs(accounts) do
+    local covered = account ~= 'root' and freed.root
+    for above in pairs(freed) do covered = covered or string.sub(account, 1, #above + 1) == above .. '.' end
+    if not covered then serve(desk, account) end
   end
-  desk.waiting = false
-  later(desk, 'DEL', desk.waiters)
-  later(desk, 'HSET', desk.book.key, 'ahead', '0')
 end

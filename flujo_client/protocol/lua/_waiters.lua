@@ -1,20 +1,22 @@
 --[[ waiters — attempts that wait for budget: who goes on when some comes free, and who is refused; prepended at load.
 A desk holds a script's book and its run's keys. Members of the waiters zset, of score 0, paths padded to sort in declared order:
-"d<path> <raw>" a waiter; "a<account> <stamp> <path> <raw>" the same by age, per account above it; "p<raw>" one whose estimate is
+"d<path> <raw> <hint>" a waiter (see the hints); "a<account> <stamp> <path> <raw>" the same by age, per account above it; "p<raw>" one whose estimate is
 reserved, dispatched and not leased yet. "grants" counts draws on shared budget; a waiter's stamp is that count when it came. ]]
-local PAGE = 16  -- waiters that are looked at before budget is left lying
 local MOST_PASSED = 16  -- grants to others before a waiter has the first claim on what it could use
 local MOST_AHEAD = 128  -- estimates reserved ahead of their lease: bounds what one script does
 
-local function under(desk, account, count)
+-- Who waits below an account, in declared order, from the first or `after` one of them.
+local function under(desk, account, count, after)
   local from, to = '[d', '(e'
   if account ~= 'root' then from, to = '[d' .. padded(account) .. ' ', '(d' .. padded(account) .. '/' end
-  return redis.call('ZRANGEBYLEX', desk.waiters, from, to, 'LIMIT', 0, int(count))
+  return redis.call('ZRANGEBYLEX', desk.waiters, after and '[' .. after .. ' ' or from, to, 'LIMIT', 0, int(count))
 end
+
+local function path_in(member) return string.match(member, '^%S+ (%S+)') end
 
 local function members(attempt)
   local place = padded(attempt.path) .. ' ' .. attempt.path
-  local list, stamp = {'d' .. place}, string.rep('0', 16 - #attempt.stamp) .. attempt.stamp
+  local list, stamp = {'d' .. place .. ' ' .. attempt.hint}, string.rep('0', 16 - #attempt.stamp) .. attempt.stamp
   for _, account in ipairs(attempt.chain) do
     if not account.cap then list[#list + 1] = table.concat({'a' .. padded(account.id), stamp, place}, ' ') end
   end
@@ -24,7 +26,8 @@ end
 local function waiter(desk, path)
   local stored = redis.call('HMGET', desk.attempts, path .. '|attempt', path .. '|terms', path .. '|blocked')
   local terms, blocked = terms_of(stored[2]), words(stored[3])
-  return {path = path, attempt = stored[1], chain = chain_of(terms[3]), estimate = amounts(terms[4]), queue = blocked[1], stamp = blocked[2]}
+  return {path = path, attempt = stored[1], chain = chain_of(terms[3]), estimate = amounts(terms[4]), queue = blocked[1], stamp = blocked[2],
+    hint = blocked[3]}
 end
 
 -- The one that has waited longest below an account, and whether it was passed over too often.
@@ -53,7 +56,7 @@ local function shortage(desk, attempt)
   for meter, asked in pairs(attempt.estimate) do
     local rows = lineage(desk.book, attempt.chain, meter)
     local most, account = reachable(rows)
-    if #rows > 0 and (most < asked or (desk.waiting == true and kept(desk, rows, asked, attempt.path))) then
+    if #rows > 0 and (most < asked or (desk.waiting and not desk.stuck and kept(desk, rows, asked, attempt.path))) then
       if not lack or meter == 'cost_nanousd' or (lack[2] ~= 'cost_nanousd' and meter < lack[2]) then
         lack = {account, meter, int(asked), int(most)}
       end
@@ -77,22 +80,14 @@ end
 local function later(desk, ...) desk.book.writes[#desk.book.writes + 1] = {...} end
 
 local function leave(desk, attempt)
-  desk.left[attempt.path] = true
+  if desk.grants - tonumber(attempt.stamp) >= MOST_PASSED then desk.book.freed.root = true end  -- what was kept for it is for others
   redis.call('ZREM', desk.waiters, unpack(members(attempt)))
   later(desk, 'HDEL', desk.attempts, attempt.path .. '|blocked')
 end
 
 local function desk_open(desk)
-  desk.outcomes, desk.left, desk.waiting = {}, {}, redis.call('EXISTS', desk.waiters) == 1
+  desk.outcomes, desk.floors, desk.parents, desk.waiting = {}, {}, {}, redis.call('EXISTS', desk.waiters) == 1
   local counts = redis.call('HMGET', desk.book.key, 'grants', 'ahead', 'opening')
   desk.grants, desk.ahead, desk.opening = tonumber(counts[1] or 0), tonumber(counts[2] or 0), counts[3] == '1'
   return desk
-end
-
--- Enters an attempt among the waiters. From here on the script has written.
-local function wait(desk, attempt, queue)
-  attempt.queue, attempt.stamp, desk.waiting = queue, int(desk.grants), true
-  for _, member in ipairs(members(attempt)) do redis.call('ZADD', desk.waiters, 0, member) end
-  redis.call('HSET', desk.attempts, attempt.path .. '|state', 'blocked', attempt.path .. '|blocked', queue .. ' ' .. attempt.stamp)
-  rest(desk.book, attempt.path, attempt.chain)
 end
