@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,7 @@ class Attempt:
     Attributes:
         fault: Why its task cannot be run at all.
         definition: The step; None for a control step.
+        leased: Whether its lease certainly holds.
         quota_before: What its account could pay before, as (USD, tokens).
         in_thread: A sync function of it runs in a thread, where nothing can stop it.
         settling: Its body has ended and its end is being committed: it must not be stopped any more.
@@ -44,6 +47,7 @@ class Attempt:
     fault: SchemaMismatchError | None
     meter: UsageMeter
     definition: StepDefinition | None
+    leased: Callable[[], bool]
     started: float = field(default_factory=time.monotonic)
     stop_reason: str | None = None
     in_thread: bool = False
@@ -58,6 +62,18 @@ class Attempt:
         """Take the estimate from what this process holds of the budget, as reserve.lua took it from the accounts."""
         self.quota_before = self.meter.quota.get_remaining()
         self.meter.quota.reserve(self.task.step.estimate)
+
+    def begin(self) -> None:
+        """The last before a user's function is called: what lost its lease on the way, as a process that was stopped, is not begun.
+
+        Others may run it by now, and have committed it. What is left is a stop between this line and the function's first.
+
+        Raises:
+            CancelledError: The attempt is handed over; its lease goes to another worker, if it has not gone already.
+        """
+        if not self.leased():
+            self.stop_reason = "handed_over"
+            raise asyncio.CancelledError
 
     @property
     def used(self) -> Amounts:

@@ -241,6 +241,7 @@ class StepCoordinator:
         if attempt.fault is not None:
             return AttemptEnd.failure(attempt, attempt.fault)
         if attempt.definition is None:
+            attempt.begin()
             return await self._controls.run(attempt)
         call = StepCall(attempt, attempt.definition)
         try:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -32,7 +33,7 @@ _ASK_AGAIN_MS = 250
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """The claim was answered after the lease that it gave may have been over. The keeper gives back what is left of it."""
+    """The claim was answered when the lease that it gave was over, or may have been. The keeper gives back what is left of it."""
 
 
 #: Most back-off of a step that this worker lacks, ms: a manager publishes only what somebody alive has.
@@ -86,7 +87,8 @@ class Intake:
         if isinstance(answer, Reserved):
             task, fault = read_task(ref, answer.task)
             meter = self._meter(claim, answer, task.step.estimate)
-            return Attempt(ref, claim, answer, task, fault, meter, self._registry.find(ref.function))
+            leased = partial(self._incarnation.holds, claim)
+            return Attempt(ref, claim, answer, task, fault, meter, self._registry.find(ref.function), leased)
         outcome = next((name for kind, name in _NOT_RESERVED.items() if isinstance(answer, kind)), "inactive")
         told: dict[str, Any] = {"run_id": ref.run_id, "path": ref.path, "attempt": ref.attempt, "outcome": outcome}
         told |= asdict(answer) if isinstance(answer, Delayed) else {}
@@ -101,12 +103,11 @@ class Intake:
             loop.call_soon_threadsafe(self._stop_attempt, claim, reason)
 
         self._incarnation.hold(claim, stop)
-        reserved, asked = None, loop.time()
+        reserved = None
         try:
             answer = await self._scripts.reserve(claim, owner)
-            late = (loop.time() - asked) * 1000 > self._incarnation.ttl_ms
             # A process that was stopped meanwhile may have lost the lease: it must not begin what others run by now.
-            reserved = Late() if late and isinstance(answer, Reserved) else answer
+            reserved = Late() if isinstance(answer, Reserved) and not self._incarnation.holds(claim) else answer
         finally:
             if not isinstance(reserved, Reserved):
                 self._incarnation.release(claim)  # if Redis booked it all the same, the keeper gives it back
@@ -116,7 +117,9 @@ class Intake:
         """Go on under a new name after this one was buried; one for all who find out."""
         self._incarnation.renamed(claim.incarnation)
         shard = self._scripts.keyspace.shard_of(claim.run_id)
-        await self._scripts.register("incarnations", self._incarnation.id, self._incarnation.ttl_ms, shard)
+        name, asked = self._incarnation.id, self._incarnation.clock()
+        await self._scripts.register("incarnations", name, self._incarnation.ttl_ms, shard)
+        self._incarnation.leased(name, asked)
 
     async def _decline(self, ref: StepRef, queue: str) -> AttemptEnd:
         member = f"{ref.run_id} {ref.path} {ref.attempt} {queue}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import uuid4
@@ -31,11 +33,14 @@ class Incarnation:
 
     Args:
         ttl_ms: How long a lease lasts without a renewal.
+        clock: Of this process, s; it goes on while the process is stopped.
     """
 
-    def __init__(self, ttl_ms: int = LEASE_TTL_MS) -> None:
+    def __init__(self, ttl_ms: int = LEASE_TTL_MS, clock: Callable[[], float] = time.monotonic) -> None:
         self.ttl_ms = ttl_ms
         self.id = f"w{uuid4().hex[:12]}"
+        self.clock = clock
+        self._leased_until = math.inf
         self._claims: dict[str, Callable[[str], None]] = {}
         self._lock = threading.Lock()
 
@@ -53,6 +58,21 @@ class Incarnation:
         """The claims held now, by member."""
         with self._lock:
             return dict(self._claims)
+
+    def leased(self, incarnation: str, asked: float) -> None:
+        """Note that a name was registered or renewed.
+
+        Args:
+            asked: When Redis was asked, by this process' clock: its answer may have waited here for any time.
+        """
+        with self._lock:
+            if self.id == incarnation:
+                self._leased_until = asked + self.ttl_ms / 1000
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether what was claimed is certainly still leased: under the name that this process has, which is not past its time."""
+        with self._lock:
+            return claim.incarnation == self.id and self.clock() <= self._leased_until
 
     def renamed(self, dead: str) -> None:
         """Take a new identity after the sweep buried `dead`; running attempts find out when they commit.
@@ -142,9 +162,10 @@ class LeaseKeeper:
             await close()
 
     async def _register(self, scripts: Scripts) -> str:
-        incarnation = self._incarnation.id
+        incarnation, asked = self._incarnation.id, self._incarnation.clock()
         for shard in range(self._shards):
             await scripts.register("incarnations", incarnation, LEASE_TTL_MS, shard)
+        self._incarnation.leased(incarnation, asked)
         await self._advertise(scripts, incarnation)
         self._registered.set()
         return incarnation
@@ -158,6 +179,7 @@ class LeaseKeeper:
 
     async def _renew(self, scripts: Scripts, incarnation: str) -> None:
         """Renew the name that was registered on all shards; another that was taken meanwhile is not yet."""
+        asked = self._incarnation.clock()
         for shard in range(self._shards):
             renewal = await scripts.renew(incarnation, LEASE_TTL_MS, shard)
             if isinstance(renewal, WorkerDead):
@@ -171,6 +193,7 @@ class LeaseKeeper:
                 claims[member]("run ended")
             for member in renewal.held - claims.keys():
                 await self._give_back(scripts, member, incarnation)
+        self._incarnation.leased(incarnation, asked)
 
     async def _give_back(self, scripts: Scripts, member: str, incarnation: str) -> None:
         """Return a lease that Redis booked but whose reply never came: it was not started."""

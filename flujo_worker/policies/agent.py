@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.step_run import StepRun
+from flujo_worker.attempt import Attempt
 from flujo_worker.bodies import SyncBodies
 from flujo_worker.policies.stack import StepCall
 
@@ -37,12 +38,25 @@ class AgentCall:
         definition = call.definition
         wanted = {name: call.injected[name] for name in definition.injects if call.injected.get(name) is not None}
         if call.step.streams and definition.stream_call is not None:
+            call.attempt.begin()
             return await _streamed(definition.stream_call(call.value, **wanted), call.injected["run"])
         if definition.is_async:
+            call.attempt.begin()
             return await definition.call(call.value, **wanted)
         if self._live and call.step.timeout_ms is None:
+            call.attempt.begin()
             return definition.call(call.value, **wanted)
-        return await self._bodies.run(call.attempt, definition.call, call.value, **wanted)
+        return await self._bodies.run(call.attempt, _begun_there(call.attempt, definition.call), call.value, **wanted)
+
+
+def _begun_there(attempt: Attempt, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that begins its attempt itself, in the thread to which it goes."""
+
+    def begin_and_call(*arguments: Any, **named: Any) -> Any:
+        attempt.begin()
+        return function(*arguments, **named)
+
+    return begin_and_call
 
 
 async def _streamed(chunks: AsyncIterator[Any], run: StepRun) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from flujo_client import Pipeline, PipelineContext, Step, StepRun, step
 
@@ -72,6 +73,32 @@ async def combine(parts: dict[str, Any], run: StepRun) -> Summary:
 
 
 digest = (fetch >> Step.parallel("read", {"shout": shout, "measure": measure}) >> combine).named("digest")
+
+
+class Stopping(BaseModel):
+    """The process that reads it first is stopped: between its claim and the step's body."""
+
+    name: str
+
+    @model_validator(mode="after")
+    def _stop_once(self) -> Stopping:
+        marker = Path(os.environ[LEDGER_VARIABLE]).with_name(f"stopped-{self.name}")
+        try:
+            with marker.open("x") as file:
+                file.write(str(os.getpid()))
+        except FileExistsError:
+            return self
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return self
+
+
+@step
+async def stopping(value: Stopping, run: StepRun) -> str:
+    ledger("bill", run)
+    return value.name
+
+
+stops = Pipeline([stopping], name="stops")
 
 
 @step

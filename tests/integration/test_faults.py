@@ -133,6 +133,30 @@ async def test_a_zombies_late_commit_is_refused_and_its_spend_settled_once(make_
         assert len(fleet.entries(run_id="zombie", path="0", kind="bill")) == 2
 
 
+async def test_a_process_stopped_between_claim_and_body_does_not_begin_what_others_have_run(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    fleet = make_fleet("stopped")
+    fleet.manager()
+    workers = [fleet.worker(), fleet.worker()]
+    await fleet.ready(2)
+    async with AsyncFlujoClient(settings=fleet.settings()) as client:
+        await fleet.published(client, "stops")
+
+        run = await client.submit("stops", {"name": "once"}, run_id="once")
+        assert (await run.result(TIMEOUT_S)).output == "once"
+
+        marker = fleet.folder / "stopped-once"
+        (stopped,) = [worker for worker in workers if str(worker.pid) == marker.read_text()]
+        (other,) = [worker for worker in workers if worker is not stopped]
+        other.terminate()  # the only one left to take the next run is the one that was stopped
+        await asyncio.to_thread(other.wait, TIMEOUT_S)
+        stopped.send_signal(signal.SIGCONT)
+        marker.with_name("stopped-after").touch()
+        await (await client.submit("stops", {"name": "after"}, run_id="after")).result(TIMEOUT_S)
+        assert [entry["pid"] for entry in fleet.entries(kind="bill")] == [other.pid, stopped.pid]
+
+
 @pytest.mark.timeout(200)
 async def test_redis_killed_and_started_again_loses_nothing_that_was_committed(
     make_fleet: Callable[..., Fleet],

@@ -268,7 +268,7 @@ class World:
         process.spawn(self._work_on(process) if name.startswith("w") else self._manage(process))
 
     async def _work_on(self, process: Process) -> None:
-        incarnation, scripts = Incarnation(), Scripts(ScriptCaller(process), KEYSPACE)
+        incarnation, scripts = Incarnation(clock=self.loop.time), Scripts(ScriptCaller(process), KEYSPACE)
         keeper = LeaseKeeper(
             lambda: (scripts, process.close), incarnation, KEYSPACE.shards, [], lambda: None, _nobody_watches
         )

@@ -862,13 +862,61 @@ async def test_a_verdict_that_cannot_be_sent_fails_the_control_step(bench: Bench
 
 async def test_a_claim_that_is_answered_after_its_lease_may_be_over_is_not_begun(bench: Bench) -> None:
     waiting = Waiting()
-    bench.incarnation = Incarnation(ttl_ms=-1)
     await bench.submit(waiting.step(expected_tokens=10), limits=UsageLimits(total_tokens_limit=100))
+    _age(bench.incarnation)
 
     end = await bench.step()
 
     assert (end.outcome, waiting.started.is_set()) == ("late", False)
     assert bench.incarnation.claims() == {}, "the keeper finds a lease that nobody claims, and gives it back"
+
+
+def _age(incarnation: Incarnation) -> None:
+    """As when the process was stopped since it renewed its lease."""
+    incarnation.leased(incarnation.id, incarnation.clock() - 2 * incarnation.ttl_ms / 1000)
+
+
+async def _waits(value: Any) -> Any:
+    raise AssertionError("it was begun")
+
+
+def _blocks(value: Any) -> Any:
+    raise AssertionError("it was begun")
+
+
+async def _streams(value: Any) -> Any:
+    raise AssertionError("it was begun")
+    yield
+
+
+@pytest.mark.parametrize("body", [_waits, _blocks, _streams])
+async def test_what_loses_its_lease_on_the_way_to_its_body_is_not_begun(bench: Bench, body: Any) -> None:
+    async def stop(payload: PreStepPayload) -> None:
+        _age(bench.incarnation)
+
+    await bench.submit(Step.from_callable(body, name="s"), hooks=[stop])
+
+    end = await bench.step()
+
+    assert end.outcome == "handed_over"
+    assert bench.outbox.refs[0][0].path == "0", "another worker gets it"
+    assert bench.incarnation.claims() == {}
+
+
+async def test_a_function_of_a_composite_is_not_begun_without_its_lease(bench: Bench) -> None:
+    def choose(value: Any, context: Any) -> str:
+        raise AssertionError("it was begun")
+
+    await bench.submit(Step.branch_on("either", choose, {"a": of(echo)}, of(echo)))
+    entered = bench.coordinator._running.entered
+
+    def late(attempt: Any) -> Any:
+        _age(bench.incarnation)
+        return entered(attempt)
+
+    bench.coordinator._running.entered = late  # type: ignore[method-assign]  # no user code runs between a claim and its control step
+
+    assert (await bench.step()).outcome == "handed_over"
 
 
 async def test_a_step_that_somebody_revokes_fails_and_is_not_tried_again(bench: Bench) -> None:
