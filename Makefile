@@ -31,7 +31,7 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit tests/lua $(or $(ARGS),--cov)
+	$(BIN)/pytest tests/unit tests/lua $(or $(ARGS),-n 2 --dist loadfile --cov)
 
 test: $(DEV_STAMP)
 	@sh tests/run.sh $(BIN)
