@@ -93,6 +93,7 @@ async def _worker(this: Round, place: str, kind: str) -> None:
     )
     await _feed_until_dead(this, doomed, f"{kind}_{FAR}")
     this.deaths[doomed.pid] = now_ms()
+    this.kills += 1
 
 
 async def _manager(this: Round, place: str, kind: str) -> None:

@@ -317,6 +317,15 @@ async def _size(client: Any, key: str) -> int:
     return int(await readers[kind](key)) if kind in readers else 0
 
 
+def goes_on_ms(ledger: Sequence[dict[str, Any]], died_ms: int) -> list[int]:
+    """From the death of a manager to the next start of a step in each run that had not come to its end, ms."""
+    later: dict[str, list[int]] = {}
+    for entry in ledger:
+        if entry["kind"] == "started" and entry["at_ms"] > died_ms:
+            later.setdefault(entry["run_id"], []).append(entry["at_ms"] - died_ms)
+    return [min(starts) for starts in later.values()]
+
+
 def recoveries_ms(ledger: Sequence[dict[str, Any]], deaths: Mapping[int, int]) -> list[int]:
     """From the death of a process to the next start of each step that it had in hand, ms.
 

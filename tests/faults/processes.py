@@ -31,7 +31,9 @@ async def kill_managers(this: Round) -> None:
     this.how = f"{doomed} of 2"
     for manager in this.chance.sample(this.arena.managers, doomed):
         this.kill(manager.pid)
-    this.deaths.clear()  # no step was in their hands: they recover nothing that could be timed
+    if doomed == 1:
+        (this.left_to_one_ms,) = this.deaths.values()
+    this.deaths.clear()  # no step was in their hands
     this.open_gates()
     if doomed == 2:
         await asyncio.sleep(this.chance.random() * 3)
@@ -45,6 +47,7 @@ async def stop_worker_past_its_lease(this: Round) -> None:
     held = [run_id for run_id in this.held if victim in this.holders(run_id)]
     os.kill(victim, signal.SIGSTOP)
     this.deaths[victim] = now_ms()
+    this.kills += 1  # to all others it is dead
     this.paused.add(victim)
     try:
         await this.until_rerun()

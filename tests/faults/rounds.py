@@ -23,6 +23,7 @@ from tests.faults.oracle import (
     Excuses,
     Given,
     Story,
+    goes_on_ms,
     judge_accounts,
     judge_answers,
     judge_cancel,
@@ -74,6 +75,8 @@ class Round:
     client: AsyncFlujoClient
     inputs: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
+    kills: int = 0
+    left_to_one_ms: int | None = None  # when one of two managers died
     excused: set[int] = field(default_factory=set)
     paused: set[int] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
@@ -137,6 +140,7 @@ class Round:
     def kill(self, pid: int) -> None:
         """SIGKILL."""
         self.deaths[pid] = now_ms()
+        self.kills += 1
         self.excused.add(pid)
         os.kill(pid, signal.SIGKILL)
         for process in self.arena.fleet.processes.values():
@@ -295,8 +299,10 @@ async def play(fault: str, inject: Inject, seed: int, arena: Arena) -> Outcome:
         if told:
             await this.clear_away()
     recovered = recoveries_ms(this.entries(), this.deaths)
+    if this.left_to_one_ms is not None:
+        recovered += goes_on_ms(this.entries(), this.left_to_one_ms)
     return Outcome(
-        seed, len(this.inputs), told[:_MOST_LINES], recovered, len(this.deaths), time.monotonic() - began, this.how
+        seed, len(this.inputs), told[:_MOST_LINES], recovered, this.kills, time.monotonic() - began, this.how
     )
 
 

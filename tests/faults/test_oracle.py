@@ -10,6 +10,7 @@ from tests.faults.oracle import (
     Excuses,
     Given,
     Story,
+    goes_on_ms,
     judge_accounts,
     judge_answers,
     judge_cancel,
@@ -202,6 +203,14 @@ def test_events_out_of_order_are_found() -> None:
     story.events.append(_event(2, "lost", "0", "n7"))
 
     assert {told[:2] for told in judge_run(story, _ledger(), Excuses())} == {"I9"}
+
+
+def test_a_run_goes_on_after_a_managers_death_with_its_next_start() -> None:
+    ledger = [_entry("started", "0", "n1", 1000, pid=1, saw=[])]
+    ledger += [_entry("started", "1", "n2", 1900, pid=1, saw=[]), _entry("started", "2", "n3", 2500, pid=1, saw=[])]
+
+    assert goes_on_ms(ledger, 1400) == [500]
+    assert goes_on_ms(ledger, 2500) == []
 
 
 def test_the_recovery_of_a_step_is_from_the_death_to_its_next_start() -> None:
