@@ -176,7 +176,7 @@ class RunArchiver:
             run_id=run_id,
             pipeline_id=self._pipeline_id or record["spec"],
             pipeline_name=record["pipeline"],
-            pipeline_version=(await self._state.specs.get(record["spec"])).pipeline_version,
+            pipeline_version=(await self._state.specs.get(record["spec"], run_id)).pipeline_version,
             current_step_index=done,
             pipeline_context=_plain(context.model_dump() if context is not None else {}),
             last_step_output=_plain(result.step_history[done - 1].output) if done else value,

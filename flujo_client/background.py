@@ -61,7 +61,7 @@ class BackgroundDesk:
     async def tasks(self, run_id: str) -> list[BackgroundTask]:
         """Those that were launched, in declared order. Raises `RunNotFoundError`."""
         record = await self._reader.record(run_id)
-        spec = await self._state.specs.get(record["spec"])
+        spec = await self._state.specs.get(record["spec"], run_id)
         nodes = await self._state.all_nodes(run_id)
         launched = [
             (path, node)

@@ -167,7 +167,7 @@ class RunDriver:
                 initial_budget_tokens=limits.total_tokens_limit if limits else None,
             )
         )
-        await engine.specs.keep(spec)
+        engine.specs.remember(spec)
         await submit_run(
             engine.scripts,
             engine.codec,

@@ -201,7 +201,7 @@ class RunInspector:
         cost_nanousd, tokens = (int(total or 0) for total in totals)
         summary = replace(_summary(record, managers), cost_nanousd=cost_nanousd, tokens=tokens)
         try:
-            spec = await self._specs.get(record["spec"])
+            spec = await self._specs.get(record["spec"], record["run_id"])
         except StateUnavailableError:
             raise
         except FlujoError:  # a newer release wrote it: the other runs are listed all the same
@@ -231,7 +231,7 @@ class RunInspector:
         managers = await self._managers()
         if not record["spec"]:  # its submission was refused
             return RunSnapshot(replace(_summary(record, managers), steps=0), (), (), now_ms=managers.now_ms)
-        spec = await self._specs.get(record["spec"])
+        spec = await self._specs.get(record["spec"], run_id)
         graph = _graph(spec, nodes)
         rows, error = _rows(graph, attempts), error_of(record, graph)
         totals = {name.removeprefix("total|"): int(n) for name, n in accounts.items() if name.startswith("total|")}

@@ -115,7 +115,7 @@ class PauseDesk:
                 suggestion="Check the id and FLUJO_NAMESPACE; in process a run lives in the Flujo object that ran it.",
                 run_id=run_id,
             )
-        return await self._state.specs.get(record["spec"]), record["status"]
+        return await self._state.specs.get(record["spec"], run_id), record["status"]
 
 
 def _place(path: str) -> tuple[int, ...]:

@@ -78,7 +78,7 @@ class StateManager:
 
     async def _view(self, run_id: str, loaded: LoadedRun) -> RunView:
         record = loaded.record
-        spec = await self.specs.get(record["spec"])
+        spec = await self.specs.get(record["spec"], run_id)
         return RunView(
             run_id=run_id,
             spec=spec,
@@ -155,7 +155,7 @@ class StateManager:
         paths = [path for path, node in nodes.items() if node.attempt and "!" not in path]
         results = await self.step_results(run_id, paths)
         fields = {field.decode(): value.decode() for field, value in _pairs(record)}
-        return assemble_result(await self.specs.get(fields["spec"]), fields, nodes, results, _usage(accounts))
+        return assemble_result(await self.specs.get(fields["spec"], run_id), fields, nodes, results, _usage(accounts))
 
     async def bare_result(self, run_id: str) -> dict[str, Any]:
         """The result of a run that has ended and whose steps cannot be told; see `undecided.bare_result`."""

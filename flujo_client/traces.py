@@ -61,7 +61,7 @@ class TraceReader:
                 f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
             )
         nodes = {path.decode(): NodeState.model_validate_json(node) for path, node in _pairs(node_words)}
-        spec = await self._specs.get(record["spec"])
+        spec = await self._specs.get(record["spec"], run_id)
         inputs: dict[str, Expression] = {"root": "input", **traced_inputs(spec, nodes)}
         results = [f"res:{path}" for path, node in nodes.items() if node.attempt and "!" not in path]
         values = list(dict.fromkeys(name for one in inputs.values() for name in expression_fields(one)))

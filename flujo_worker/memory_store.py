@@ -249,11 +249,13 @@ class MemoryStore:
         return before - len(stored)
 
     def _zadd(self, key: bytes, *words: bytes) -> Reply:
-        only_new = words[0] == b"NX"
-        pairs = words[1:] if only_new else words
+        only_new, only_greater = words[0] == b"NX", words[0] == b"GT"
+        pairs = words[1:] if only_new or only_greater else words
         scores = {member: float(score) for score, member in zip(pairs[::2], pairs[1::2], strict=True)}
         stored = self._make(key, _SortedSet)
         before = len(stored)
+        if only_greater:
+            scores = {member: max(score, stored.get(member, score)) for member, score in scores.items()}
         stored.update({**scores, **stored} if only_new else scores)
         return len(stored) - before
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError as PydanticValidationError
 from flujo_client.execution.decision import NodeState
 from flujo_client.protocol.errors import RunConflictError, RunNotFoundError, SchemaMismatchError
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
-from flujo_client.protocol.replies import Claim
+from flujo_client.protocol.replies import Claim, SpecNotKept
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.specs import SpecStore
@@ -138,7 +138,7 @@ class RunDumps:
             )
         over = "final" in record
         return RunDump(
-            spec=await self._specs.get(record["spec"]),
+            spec=await self._specs.get(record["spec"], run_id),
             record=record,
             nodes={path: NodeState.model_validate_json(text) for path, text in nodes.items()},
             attempts={} if over else {name: text for name, text in attempts.items() if not name.endswith(_AHEAD)},
@@ -168,7 +168,6 @@ class RunDumps:
 
     async def store(self, dump: RunDump, owner: str, events: Sequence[tuple[str, str, int, str]]) -> bool:
         """Store a dump as a run to which something happens next; see `Scripts.restore`."""
-        await self._specs.keep(dump.spec)
         fresh = {"owner": owner, "applied": "0-0", "revision": "0", "operation": ""}
         payloads = {name: _stored(name, value) for name, value in dump.payloads.items()}
         nodes = {path: state.model_dump_json(exclude_defaults=True).encode() for path, state in dump.nodes.items()}
@@ -179,7 +178,10 @@ class RunDumps:
             dump.accounts,
             payloads,
         )
-        return await self._scripts.restore(dump.run_id, owner, hashes, events)
+        words = (dump.run_id, owner, dump.spec.content_hash, hashes, events)
+        while isinstance(stored := await self._scripts.restore(*words), SpecNotKept):
+            await self._specs.keep(dump.spec, dump.run_id)
+        return stored
 
 
 def _of_the_stream(field: str) -> bool:

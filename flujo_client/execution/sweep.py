@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 #: Rows of one kind that a sweep takes on.
 PAGE = 500
 
+#: How often a manager looks for specs that nobody needs any more, ms.
+RETIRE_PERIOD_MS = 60_000
+
 
 class Sweep:
     """The mending of one shard.
@@ -45,6 +48,7 @@ class Sweep:
         self._owner = owner
         self._shard = shard
         self._keyspace = state.keyspace
+        self._specs_due_ms = 0
 
     async def mend(self, page: SweepPage) -> None:
         """Mend what a page names. Runs that this release cannot read, or that a script refuses, hold up no others.
@@ -63,6 +67,9 @@ class Sweep:
         for account in page.accounts:
             self._manager.outbox.call_waiters(account, self._shard)
         await self._publish_lost(page)
+        if page.now_ms >= self._specs_due_ms:
+            self._specs_due_ms = page.now_ms + RETIRE_PERIOD_MS
+            await self._scripts.retire_specs(self._shard, PAGE)
 
     async def _ring(self, run_id: str, path: str, what: str) -> None:
         """Tell a run that the time of a pause's alarm has come."""

@@ -91,6 +91,11 @@ class UnknownAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class SpecNotKept:
+    """The run's shard has not got its spec (any more): keep it there, and call again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The budget cannot pay."""
 

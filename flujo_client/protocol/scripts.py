@@ -37,6 +37,7 @@ from flujo_client.protocol.replies import (
     Renewal,
     Reserved,
     RunInactive,
+    SpecNotKept,
     Split,
     SplitStale,
     SweepPage,
@@ -49,8 +50,8 @@ __all__ = ["Scripts"]
 
 _NAMES = (
     "adopt advance bury cache_look cache_store call_waiters cancel commit create_run decline define_account drop_account "
-    "emit extend finish hold_back learn leave load_run look_ahead lose publish_spec redispatch refuse_run register renew reserve restore "
-    "resume revive ring stash sweep"
+    "emit extend finish hold_back keep_spec learn leave load_run look_ahead lose publish_spec redispatch refuse_run register renew reserve restore "
+    "resume retire_specs revive ring stash sweep"
 )
 
 #: What emit.lua replies.
@@ -66,6 +67,10 @@ _EMISSIONS = {
 #: No lease lasts longer than an hour, and a worker that slept over it may still bring its bill, ms. After that nobody asks
 #: for the attempts of a run that has ended, which are most of what it keeps beside its values.
 LATE_MS = 2 * 3_600_000
+
+
+#: How long a spec stays that no run has and no name points at, ms; and how often one that has to stay is looked at.
+SPEC_KEPT_MS = 3_600_000
 
 
 #: Settles of a step from which its estimate is learned, and how long they are kept after the last, ms.
@@ -109,7 +114,7 @@ class Scripts:
         deadline_ms: int | None = None,
         accounts: Sequence[str] = (),
         step_accounts: Sequence[str] = (),
-    ) -> str | UnknownAccount | None:
+    ) -> str | UnknownAccount | SpecNotKept | None:
         """Store a new run and wake its owner.
 
         Args:
@@ -131,9 +136,7 @@ class Scripts:
                 self.keyspace.shard("dirty", shard),
                 self.keyspace.owned(owner, shard),
                 self.keyspace.inbox(owner, shard),
-                self.keyspace.shard("active", shard),
-                self.keyspace.shard("deadlines", shard),
-                self.keyspace.shard("named", shard),
+                *(self.keyspace.shard(name, shard) for name in ("active", "deadlines", "named", "specs", "spec_runs")),
             ],
             run_id,
             fingerprint,
@@ -152,6 +155,8 @@ class Scripts:
         )
         if reply[0] == -2:
             return UnknownAccount(_text(reply[1]))
+        if reply[0] == -3:
+            return SpecNotKept()
         return {1: None, -1: "conflict"}[reply[0]] if reply[0] else _text(reply[1])
 
     async def refuse_run(
@@ -511,6 +516,8 @@ class Scripts:
                 self.keyspace.shard("finished", shard),
                 self.keyspace.owned(owner, shard),
                 self.keyspace.shard("unarchived", shard),
+                self.keyspace.shard("spec_runs", shard),
+                self.keyspace.shard("spec_uses", shard),
             ],
             run_id,
             result,
@@ -523,12 +530,14 @@ class Scripts:
         self,
         run_id: str,
         owner: str,
+        spec_hash: str,
         hashes: Sequence[Mapping[str, str | bytes]],
         events: Sequence[tuple[str, str, int, str]],
-    ) -> bool:
+    ) -> bool | SpecNotKept:
         """Store a run with everything it had, and wake its owner. False if there is a run of this id.
 
         Args:
+            spec_hash: Of its pipeline.
             hashes: The record, nodes, attempts, accounts and payloads, each by field.
             events: What happens next: kind, path, attempt and reason of each.
         """
@@ -546,14 +555,17 @@ class Scripts:
                 self.keyspace.owned(owner, shard),
                 self.keyspace.inbox(owner, shard),
                 self.keyspace.shard("active", shard),
+                self.keyspace.shard("specs", shard),
+                self.keyspace.shard("spec_runs", shard),
             ],
             run_id,
             *(len(fields) for fields in hashes),
             len(events),
+            spec_hash,
             *(word for fields in hashes for pair in fields.items() for word in pair),
             *(word for event in events for word in event),
         )
-        return bool(reply[0] == 1)
+        return SpecNotKept() if reply[0] == -3 else bool(reply[0] == 1)
 
     async def register(self, kind: str, member: str, ttl_ms: int, shard: int) -> int:
         """Announce a process in `incarnations` or `managers`, or move its deadline on; returns the deadline, Redis ms.
@@ -834,9 +846,25 @@ class Scripts:
 
     async def publish_spec(self, name: str, spec_hash: str, spec: bytes, version: str = "") -> bool:
         """Store a spec; the name's pointer moves to it if it is new. Returns whether the name points at it."""
-        keys = [self.keyspace.shard("specs"), self.keyspace.shard("pipelines")]
-        reply = await self._call("publish_spec", keys, name, spec_hash, spec, version)
+        keys = [self.keyspace.shard(key) for key in ("specs", "pipelines", "spec_uses")]
+        reply = await self._call("publish_spec", keys, name, spec_hash, spec, version, SPEC_KEPT_MS)
         return bool(reply[0] == 1)
+
+    async def keep_spec(self, run_id: str, spec_hash: str, spec: bytes) -> None:
+        """Store a spec where a run of it is about to be, for an hour if none comes."""
+        shard = self.keyspace.shard_of(run_id)
+        keys = [self.keyspace.shard(name, shard) for name in ("specs", "spec_uses")]
+        await self._call("keep_spec", keys, spec_hash, spec, SPEC_KEPT_MS)
+
+    async def retire_specs(self, shard: int, most: int) -> int:
+        """Forget specs that no run and no name needs; returns how many.
+
+        Args:
+            most: To look at; the others are for the next call.
+        """
+        keys = [self.keyspace.shard(name, shard) for name in ("specs", "spec_uses", "spec_runs", "pipelines")]
+        reply = await self._call("retire_specs", keys, most, SPEC_KEPT_MS)
+        return int(reply[1])
 
     async def decline(self, member: str, path: str, attempt: int, step: str, most_ms: int) -> int | None:
         """Give back a dispatch whose step this worker, or every worker, lacks.

@@ -9,9 +9,12 @@ from flujo_client.protocol.spec_text import load_spec, spec_text
 
 __all__ = ["SpecStore"]
 
+#: Pipelines that are made for one run each would else fill a manager's memory.
+MOST_REMEMBERED = 1_000
+
 
 class SpecStore:
-    """Reads and keeps specs. Caches them by hash: a spec never changes.
+    """Reads specs. Remembers the last thousand by hash: a spec never changes.
 
     Args:
         scripts: On the Redis that holds the specs.
@@ -21,8 +24,8 @@ class SpecStore:
         self._scripts = scripts
         self._specs: dict[str, PipelineSpec] = {}
 
-    async def get(self, spec_hash: str) -> PipelineSpec:
-        """The spec of this hash.
+    async def get(self, spec_hash: str, run_id: str) -> PipelineSpec:
+        """The spec of a run, which its shard keeps as long as the run.
 
         Raises:
             UnknownPipelineError: It is not stored; or the hash is "", of a submission that was refused.
@@ -32,14 +35,20 @@ class SpecStore:
             raise UnknownPipelineError(
                 "The submission was refused, so the run has no steps.", suggestion="`flujo show` says why."
             )
-        if spec_hash not in self._specs:
-            text = await self._scripts.commands.execute("HGET", self._scripts.keyspace.shard("specs"), spec_hash)
-            if text is None:
-                raise UnknownPipelineError(
-                    f"No spec {spec_hash} is stored.", suggestion="Start a worker that serves the pipeline."
-                )
-            self._specs[spec_hash] = load_spec(text)
-        return self._specs[spec_hash]
+        return await self._read(spec_hash, self._scripts.keyspace.shard_of(run_id))
+
+    async def _read(self, spec_hash: str, shard: int) -> PipelineSpec:
+        known = self._specs.get(spec_hash)
+        if known is not None:
+            return known
+        text = await self._scripts.commands.execute("HGET", self._scripts.keyspace.shard("specs", shard), spec_hash)
+        if text is None:
+            raise UnknownPipelineError(
+                f"No spec {spec_hash} is stored.", suggestion="Start a worker that serves the pipeline."
+            )
+        spec = load_spec(text)
+        self.remember(spec)
+        return spec
 
     async def by_name(self, pipeline: str, version: str = LATEST) -> PipelineSpec:
         """The newest spec that workers published under a name, or that of a version.
@@ -58,7 +67,7 @@ class SpecStore:
                 suggestion="Start a worker with FLUJO_PIPELINES naming its module, or correct the name.",
                 pipeline=pipeline,
             )
-        return await self.get(spec_hash.decode())
+        return await self._read(spec_hash.decode(), 0)
 
     async def is_published(self, spec: PipelineSpec) -> bool:
         """Whether a worker has ever published exactly this pipeline."""
@@ -66,13 +75,17 @@ class SpecStore:
         key = self._scripts.keyspace.shard("pipelines")
         return bool(await self._scripts.commands.execute("HEXISTS", key, field))
 
-    async def keep(self, spec: PipelineSpec) -> None:
-        """Store a spec for runs of it. What its name means to others is for workers to say. Again: nothing.
+    async def keep(self, spec: PipelineSpec, run_id: str) -> None:
+        """Store a spec for a run that is about to be made. What its name means to others is for workers to say.
 
         Raises:
             ConfigurationError: It is too large.
         """
-        if spec.content_hash not in self._specs:
-            key = self._scripts.keyspace.shard("specs")
-            await self._scripts.commands.execute("HSETNX", key, spec.content_hash, spec_text(spec))
-            self._specs[spec.content_hash] = spec
+        await self._scripts.keep_spec(run_id, spec.content_hash, spec_text(spec))
+        self.remember(spec)
+
+    def remember(self, spec: PipelineSpec) -> None:
+        """Know a spec without reading it. Of more than a thousand the one known longest is forgotten."""
+        if len(self._specs) >= MOST_REMEMBERED:
+            del self._specs[next(iter(self._specs))]
+        self._specs[spec.content_hash] = spec

@@ -16,10 +16,11 @@ from flujo_client.protocol.keys import RUN_ID_PATTERN
 from flujo_client.protocol.leaves import check_estimates
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.quota import Amounts, UsageLimits
-from flujo_client.protocol.replies import UnknownAccount
+from flujo_client.protocol.replies import SpecNotKept, UnknownAccount
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
+from flujo_client.protocol.spec_text import spec_text
 from flujo_client.protocol.tracing import context_of, get_tracer, new_root, traceparent_of
 
 __all__ = ["refuse_run", "submit_run"]
@@ -81,7 +82,7 @@ async def submit_run(
         "accounts": accounts,
         "step_accounts": () if text is None else _accounts_of(spec),  # in process nobody else can have defined them
     }
-    status = await _create(scripts, run_id, spec.name, traceparent, fields)
+    status = await _create(scripts, run_id, spec, traceparent, fields)
     if status == "conflict" or isinstance(status, UnknownAccount):
         raise _refusal(status, run_id)
     return status
@@ -148,16 +149,19 @@ def _accounts_of(spec: PipelineSpec) -> list[str]:
 
 
 async def _create(
-    scripts: Scripts, run_id: str, pipeline: str, traceparent: str, fields: dict[str, Any]
+    scripts: Scripts, run_id: str, spec: PipelineSpec, traceparent: str, fields: dict[str, Any]
 ) -> str | UnknownAccount | None:
     """Create the run under the span that all of its other spans descend from: one trace a run, whoever records it."""
     with get_tracer("flujo_client").start_as_current_span(
-        f"run {pipeline}",
+        f"run {spec.name}",
         context=context_of(traceparent),
         kind=SpanKind.INTERNAL,
-        attributes={"flujo.run_id": run_id, "flujo.pipeline.name": pipeline},
+        attributes={"flujo.run_id": run_id, "flujo.pipeline.name": spec.name},
     ) as span:
-        return await scripts.create_run(run_id, traceparent=traceparent_of(span) or new_root(), **fields)
+        fields["traceparent"] = traceparent_of(span) or new_root()
+        while isinstance(status := await scripts.create_run(run_id, **fields), SpecNotKept):
+            await scripts.keep_spec(run_id, spec.content_hash, spec_text(spec))
+        return status
 
 
 def _fingerprint(spec: PipelineSpec, text: bytes | None, amounts: Amounts, context: dict[str, Any] | None) -> str:

@@ -35,6 +35,8 @@ UNSWEPT = {
     "hold_back": "a provider's word, which its next answer says again",
     "refuse_run": "the end of a submission that came to nothing; its message is given back until it is stored",
     "ring": "one alarm, rung again by the next sweep if this one dies before it",
+    "keep_spec": "a spec without a run, which goes after an hour; the script after it is swept",
+    "retire_specs": "what nobody needs, found again by the next look",
     "look_ahead": "what a commit may go on with; without it, the manager decides at the commit, as it does for every other step",
     "learn": "one example of many from which estimates are learned; one more or less changes little",
     "leave": "the process is about to end by itself; the tests of shutdown end it",

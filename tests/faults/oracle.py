@@ -24,7 +24,7 @@ _PARTS = ("granted", "reserved", "spent", "unknown", "children")
 _ON_ITS_WAY_MS = 2_000
 
 #: What runs that have ended may have left on a shard: nothing, in each of these.
-_EMPTY_WHEN_QUIET = ("dispatches", "published", "dirty", "active")
+_EMPTY_WHEN_QUIET = ("dispatches", "published", "dirty", "active", "spec_runs")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import redis
@@ -21,6 +21,7 @@ from flujo_client.protocol.replies import (
     LoadedRun,
     Overtaken,
     RunInactive,
+    SpecNotKept,
     Split,
     SplitStale,
     SweepPage,
@@ -38,19 +39,17 @@ async def create_run(
     spec_hash: str = "h",
     accounts: Sequence[str] = (),
 ) -> str | UnknownAccount | None:
-    return await scripts.create_run(
-        run_id,
-        fingerprint=fingerprint,
-        owner=owner,
-        spec_hash=spec_hash,
-        pipeline="p",
-        input_payload=b"j1",
-        context_payload=b"",
-        limits=limits or {},
-        traceparent="",
-        metadata=b"",
-        accounts=accounts,
-    )
+    terms: dict[str, Any] = {"fingerprint": fingerprint, "owner": owner, "spec_hash": spec_hash, "pipeline": "p"}
+    terms |= {
+        "input_payload": b"j1",
+        "context_payload": b"",
+        "limits": limits or {},
+        "traceparent": "",
+        "metadata": b"",
+    }
+    while isinstance(status := await scripts.create_run(run_id, **terms, accounts=accounts), SpecNotKept):
+        await scripts.keep_spec(run_id, spec_hash, b"{}")
+    return status
 
 
 async def load_run(scripts: Scripts, run_id: str = "r1") -> LoadedRun:

@@ -236,7 +236,7 @@ async def test_two_commits_of_one_attempt_go_ahead_once(scripts: Scripts) -> Non
 async def test_a_dump_leaves_behind_what_was_decided_ahead(scripts: Scripts) -> None:
     spec = Pipeline([Step.from_callable(abs, name="s")], name="p").to_spec()
     specs = SpecStore(scripts)
-    await specs.keep(spec)
+    await specs.keep(spec, "r1")
     await _started(scripts)
     await scripts.commands.execute("HSET", scripts.keyspace.run("r1").run, "spec", spec.content_hash)
 

@@ -26,6 +26,7 @@ from flujo_client.protocol.replies import (
     Renewal,
     Reserved,
     RunInactive,
+    SpecNotKept,
     Split,
     SplitStale,
     WorkerDead,
@@ -67,9 +68,16 @@ async def _held(scripts: Scripts, estimate: str = "tokens=30") -> Claim:
     return claim
 
 
+#: Of a run whose spec nobody keeps.
+TERMS: dict[str, Any] = {"fingerprint": "f", "owner": POOL, "spec_hash": "nothing", "pipeline": "p", "limits": {}}
+TERMS |= {"input_payload": b"j1", "context_payload": b"", "traceparent": "", "metadata": b""}
+
 REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
     "create_run: the same run": (lambda s, c: create_run(s, limits={"tokens": 100}), "running"),
     "create_run: another run": (lambda s, c: create_run(s, fingerprint="other"), "conflict"),
+    "create_run: no spec": (lambda s, c: s.create_run("r2", **TERMS), SpecNotKept()),
+    "restore: no spec": (lambda s, c: s.restore("r2", POOL, "nothing", [{"f": b"v"}] * 5, []), SpecNotKept()),
+    "retire_specs: a run has it, nothing else is there": (lambda s, c: s.retire_specs(0, 10), 0),
     "refuse_run: a run has the id": (lambda s, c: s.refuse_run("r1", "p", b"{}", b"{}", "", 1000), False),
     "reserve: leased by another": (lambda s, c: s.reserve(new_claim(), POOL), Duplicate()),
     "reserve: another attempt": (lambda s, c: s.reserve(new_claim("1", attempt=2), POOL), Duplicate()),
@@ -131,6 +139,7 @@ REPEATS: dict[str, Callable[[Scripts, Claim], Awaitable[Any]]] = {
     "revive": lambda s, c: s.revive("r1", "0", 1, POOL, "op", "retry"),
     "resume": lambda s, c: s.resume("r1", "0", POOL, "op", b"j1"),
     "publish_spec": lambda s, c: s.publish_spec("p", "h", b"{}"),
+    "keep_spec": lambda s, c: s.keep_spec("r1", "new", b"{}"),
 }
 
 

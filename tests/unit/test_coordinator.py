@@ -109,7 +109,7 @@ class Bench:
         spec = self.registry.add(Pipeline(steps, name="p"))
         self.coordinator = self.make_coordinator()
         await self.scripts.register("incarnations", self.incarnation.id, 600_000, 0)
-        await self.state.specs.keep(spec)
+        await self.state.specs.keep(spec, "r1")
         await submit_run(
             self.scripts,
             self.codec,

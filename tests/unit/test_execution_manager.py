@@ -142,7 +142,7 @@ class TestExecutionManager:
         spec = registry.add(Pipeline([count], name="p"))
         engine = EmbeddedEngine(registry, observer=Watch())
         await engine.open()
-        await engine.state.specs.keep(spec)
+        await engine.state.specs.keep(spec, "r1")
         await submit_run(engine.scripts, engine.codec, spec, 1, run_id="r", owner="pool")
         engine.manager.wake("r")
         await asyncio.wait_for(ended.wait(), 10)

@@ -53,7 +53,7 @@ async def _driven(scripts: Scripts, fleet: Fleet | None = None) -> tuple[Executi
     """A manager that has decided on a new run, and its broker."""
     broker = _List()
     manager = ExecutionManager(StateManager(scripts, JsonCodec(1_000)), broker, retention_ms=60_000, fleet=fleet)
-    await StateManager(scripts, JsonCodec(1_000)).specs.keep(SPEC)
+    await StateManager(scripts, JsonCodec(1_000)).specs.keep(SPEC, "r1")
     await create_run(scripts, spec_hash=SPEC.content_hash)
     await _decide(manager)
     return manager, broker

@@ -206,7 +206,7 @@ CREATED = Event(
 
 async def test_a_new_run_is_known_from_its_wake_up_as_if_it_had_been_read(scripts: Scripts) -> None:
     state = StateManager(scripts, JsonCodec(1_000))
-    await state.specs.keep(SPEC)
+    await state.specs.keep(SPEC, "r1")
     await create_run(scripts, "r", {"tokens": 5}, spec_hash=SPEC.content_hash)
     (entry,) = await scripts.commands.execute("LPOP", scripts.keyspace.inbox("pool", 0), 9)
 
@@ -234,7 +234,7 @@ def test_that_a_run_was_created_is_no_news_once_it_is_under_way() -> None:
 
 async def test_a_manager_that_finds_a_remembered_run_moved_on_reads_it_and_goes_on(scripts: Scripts) -> None:
     managers = [_manager(scripts) for _ in range(2)]
-    await managers[0]._state.specs.keep(SPEC)
+    await managers[0]._state.specs.keep(SPEC, "r1")
     await create_run(scripts, "r", spec_hash=SPEC.content_hash)
     (entry,) = await scripts.commands.execute("LPOP", scripts.keyspace.inbox("pool", 0), 9)
     for manager in managers:

@@ -45,7 +45,7 @@ async def test_a_worker_that_lacks_an_invariant_gives_the_step_back_without_an_a
     registry.add(Pipeline([Step.from_callable(_twice)], name="older"))
     engine = EmbeddedEngine(registry)
     await engine.open()
-    await engine.state.specs.keep(spec)
+    await engine.state.specs.keep(spec, "r1")
     await submit_run(engine.scripts, engine.codec, spec, 2, run_id="r", owner=POOL)
     engine.manager.wake("r")
     attempts = engine.keyspace.run("r").attempts

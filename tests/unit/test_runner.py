@@ -432,7 +432,7 @@ async def test_runs_that_nobody_named_leave_nothing_in_memory() -> None:
         assert isinstance(engine, EmbeddedEngine)
         kept = {key.decode().partition("}:")[2] for key in engine.redis.store.live_keys()}
 
-        assert kept == {"specs", "incarnations", "intake"}  # none that grows with the runs
+        assert kept == {"specs", "spec_uses", "incarnations", "intake"}  # none that grows with the runs
         await flujo.run_async(1, run_id="named")
         assert (await flujo.run_async(1, run_id="named")).output == "<2>"
 

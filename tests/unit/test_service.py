@@ -34,7 +34,7 @@ async def test_a_manager_that_leaves_hands_every_run_over_however_many(redis_url
 async def test_a_run_whose_owner_nobody_knows_goes_to_the_pool(redis_url: str) -> None:
     engine = QueuedEngine(_settings(redis_url, "orphans"), serves_pool=True)
     spec = Pipeline([Step.from_callable(abs, name="never_runs")], name="p").to_spec()
-    await engine.specs.keep(spec)
+    await engine.specs.keep(spec, "orphan")
     await create_run(engine.scripts, "orphan", owner="caller-that-was-buried", spec_hash=spec.content_hash)
     await engine.scripts.cancel("orphan", "caller-that-was-buried", "only a manager can end it")
 

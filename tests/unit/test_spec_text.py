@@ -103,7 +103,7 @@ async def test_a_spec_that_is_too_large_is_not_stored(scripts: Scripts, keyspace
     spec = PipelineSpec(name="p", root=SequenceSpec(nodes=tuple(many)))
 
     with pytest.raises(ConfigurationError, match=r"Pipeline 'p' has a spec of \d+ bytes"):
-        await SpecStore(scripts).keep(spec)
+        await SpecStore(scripts).keep(spec, "r")
     assert await scripts.commands.execute("EXISTS", keyspace.shard("specs")) == 0
 
 

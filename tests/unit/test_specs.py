@@ -23,10 +23,10 @@ async def _publish(scripts: Scripts, spec: PipelineSpec) -> None:
 @ON_REAL_SERVERS
 async def test_a_kept_spec_is_found_by_its_hash_and_has_no_name(scripts: Scripts) -> None:
     spec, store = _spec(), SpecStore(scripts)
-    await store.keep(spec)
-    await store.keep(spec)
+    await store.keep(spec, "r")
+    await store.keep(spec, "r")
 
-    assert await SpecStore(scripts).get(spec.content_hash) == spec
+    assert await SpecStore(scripts).get(spec.content_hash, "r") == spec
     with pytest.raises(UnknownPipelineError, match="published: none"):
         await store.by_name("p")
 
@@ -38,7 +38,7 @@ async def test_a_published_spec_is_found_by_another_process(scripts: Scripts) ->
     reader = SpecStore(scripts)
 
     assert await reader.by_name("p") == spec
-    assert await reader.get(spec.content_hash) == spec
+    assert await reader.get(spec.content_hash, "r") == spec
 
 
 async def test_a_name_leads_to_its_newest_spec_however_often_the_old_one_is_published(scripts: Scripts) -> None:
@@ -49,16 +49,16 @@ async def test_a_name_leads_to_its_newest_spec_however_often_the_old_one_is_publ
     await _publish(scripts, old)
 
     assert await store.by_name("p") == new
-    assert await store.get(old.content_hash) == old
+    assert await store.get(old.content_hash, "r") == old
 
 
 async def test_a_spec_is_read_once(scripts: Scripts, keyspace: Keyspace) -> None:
     spec, store = _spec(), SpecStore(scripts)
     await _publish(scripts, spec)
-    first = await store.get(spec.content_hash)
+    first = await store.get(spec.content_hash, "r")
     await scripts.commands.execute("DEL", keyspace.shard("specs"))
 
-    assert await store.get(spec.content_hash) is first
+    assert await store.get(spec.content_hash, "r") is first
 
 
 @ON_REAL_SERVERS
@@ -78,7 +78,7 @@ async def test_an_unknown_name_is_answered_with_the_known_ones(
 
 async def test_an_unknown_hash_is_refused(scripts: Scripts) -> None:
     with pytest.raises(UnknownPipelineError, match=r"No spec abc is stored.*Start a worker"):
-        await SpecStore(scripts).get("abc")
+        await SpecStore(scripts).get("abc", "r")
 
 
 async def test_a_spec_of_a_newer_release_is_refused_and_not_kept(scripts: Scripts) -> None:
@@ -93,7 +93,7 @@ async def test_a_spec_of_a_newer_release_is_refused_and_not_kept(scripts: Script
 async def test_what_workers_have_published_is_told_from_what_is_only_kept(scripts: Scripts) -> None:
     store, published, kept = SpecStore(scripts), _spec(step="a"), _spec(step="b")
     await _publish(scripts, published)
-    await store.keep(kept)
+    await store.keep(kept, "r")
 
     assert await store.is_published(published)
     assert not await store.is_published(kept)
@@ -101,4 +101,27 @@ async def test_what_workers_have_published_is_told_from_what_is_only_kept(script
 
 async def test_a_refused_submission_has_no_spec(scripts: Scripts) -> None:
     with pytest.raises(UnknownPipelineError, match="was refused"):
-        await SpecStore(scripts).get("")
+        await SpecStore(scripts).get("", "r")
+
+
+async def test_a_thousand_specs_are_remembered_and_the_oldest_is_read_again(
+    scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flujo_client.protocol.specs.MOST_REMEMBERED", 2)
+    store, kept = SpecStore(scripts), [_spec(step=name) for name in ("a", "b", "c")]
+    for spec in kept:
+        await store.keep(spec, "r")
+
+    assert await store.get(kept[0].content_hash, "r") is not kept[0]
+    assert await store.get(kept[2].content_hash, "r") is kept[2]
+
+
+async def test_a_run_finds_its_spec_on_its_own_shard(scripts: Scripts, keyspace: Keyspace) -> None:
+    spec, spread = _spec(), Keyspace(keyspace.namespace, shards=2)
+    sharded = Scripts(scripts._caller, spread)
+    here, there = (next(run for run in "abcdef" if spread.shard_of(run) == shard) for shard in (0, 1))
+    await SpecStore(sharded).keep(spec, there)
+
+    assert await SpecStore(sharded).get(spec.content_hash, there) == spec
+    with pytest.raises(UnknownPipelineError, match="is stored"):
+        await SpecStore(sharded).get(spec.content_hash, here)

@@ -39,7 +39,7 @@ _CHOICE = Pipeline(
 async def _serving(redis_url: str, namespace: str, *pipelines: Pipeline) -> QueuedEngine:
     engine = QueuedEngine(Settings(url=redis_url, namespace=namespace), serves_pool=True)
     for pipeline in pipelines:
-        await engine.specs.keep(pipeline.to_spec())
+        await engine.specs.keep(pipeline.to_spec(), "r1")
     await engine.open()
     await engine.scripts.register("incarnations", "w1", 60_000, 0)
     return engine
@@ -140,7 +140,7 @@ async def test_a_fault_of_ours_ends_a_run_in_process_as_well_and_the_engine_goes
     spec = registry.add(_PLAIN)
     engine = EmbeddedEngine(registry, observer=Watch())
     await engine.open()
-    await engine.state.specs.keep(spec)
+    await engine.state.specs.keep(spec, "r1")
     for run_id in ("poisoned", "healthy"):
         await submit_run(engine.scripts, engine.codec, spec, 2, run_id=run_id, owner=POOL)
         engine.manager.wake(run_id)

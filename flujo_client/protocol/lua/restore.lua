@@ -1,12 +1,14 @@
 --[[ restore — store a run as a backend or another run has it, and tell its manager what happens next; once per run id.
 KEYS  1 run hash   2 nodes hash   3 attempts hash   4 accounts hash   5 payloads hash   6 event stream   7 dirty zset   8 owned set
-      9 inbox list   10 active zset
-ARGV  1 run id   2 count of fields of the run   3 of nodes   4 of attempts   5 of accounts   6 of payloads   7 of events
-      8.. field, value per field, hash after hash; then kind, path, attempt, reason per event
-REPLY {1} stored | {0} there is a run of this id ]]
+      9 inbox list   10 active zset   11 specs hash   12 spec_runs hash
+ARGV  1 run id   2 count of fields of the run   3 of nodes   4 of attempts   5 of accounts   6 of payloads   7 of events   8 spec hash
+      9.. field, value per field, hash after hash; then kind, path, attempt, reason per event
+REPLY {1} stored | {0} there is a run of this id | {-3} its spec is not kept ]]
 if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
+if redis.call('HSTRLEN', KEYS[11], ARGV[8]) == 0 then return {-3} end
 
-local at = 8
+redis.call('HINCRBY', KEYS[12], ARGV[8], 1)
+local at = 9
 for _ = 1, tonumber(ARGV[2]) do
   redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
   at = at + 2
