@@ -96,9 +96,9 @@ async def _none_wait(client: AsyncFlujoClient, key: str) -> bool:
 
 
 async def test_a_run_whose_manager_died_before_archiving_it_is_archived_by_another(
-    make_fleet: Callable[..., Fleet], tmp_path: Path
+    make_own_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
-    fleet = make_fleet("archiver-dies")
+    fleet = make_own_fleet("archiver-dies")
     fleet.manager()  # has no archive: the run ends, and waits for one
     fleet.worker()
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
@@ -113,10 +113,12 @@ async def test_a_run_whose_manager_died_before_archiving_it_is_archived_by_anoth
     await backend.shutdown()
 
 
-async def test_postgres_keeps_runs_of_a_fleet_and_history_and_costs_query_it(make_fleet: Callable[..., Fleet]) -> None:
+async def test_postgres_keeps_runs_of_a_fleet_and_history_and_costs_query_it(
+    make_own_fleet: Callable[..., Fleet],
+) -> None:
     dsn = postgres_dsn()
     backend = PostgresBackend(dsn)
-    fleet = make_fleet("postgres", FLUJO_STATE_URI=dsn)
+    fleet = make_own_fleet("postgres", FLUJO_STATE_URI=dsn)
     fleet.manager()
     fleet.worker()
     async with AsyncFlujoClient(settings=fleet.settings()) as client:

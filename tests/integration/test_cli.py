@@ -153,9 +153,9 @@ async def test_show_gives_every_node_and_account(fleet: Fleet) -> None:
 
 
 async def test_without_workers_branches_have_their_shares_and_the_doctor_says_why(
-    make_fleet: Callable[..., Fleet],
+    make_own_fleet: Callable[..., Fleet],
 ) -> None:
-    fleet = make_fleet("idle")
+    fleet = make_own_fleet("idle")
     fleet.manager()
     run_id = fresh()
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
@@ -287,8 +287,10 @@ async def test_doctor_finds_a_whole_fleet_healthy(fleet: Fleet) -> None:
     assert {finding["subject"] for finding in found["findings"]} >= {"redis", "broker", "managers", "workers"}
 
 
-async def test_a_killed_manager_leaves_its_runs_unmanaged_until_another_comes(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("unmanaged")
+async def test_a_killed_manager_leaves_its_runs_unmanaged_until_another_comes(
+    make_own_fleet: Callable[..., Fleet],
+) -> None:
+    fleet = make_own_fleet("unmanaged")
     manager = fleet.manager()
     fleet.worker()
     await fleet.ready(1)
@@ -314,8 +316,8 @@ async def test_a_killed_manager_leaves_its_runs_unmanaged_until_another_comes(ma
     assert result.output == f"after {run_id}"
 
 
-async def test_doctor_says_which_step_no_worker_has(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("missing")
+async def test_doctor_says_which_step_no_worker_has(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("missing")
     fleet.manager()
     worker = fleet.worker()
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
@@ -338,8 +340,8 @@ async def test_doctor_says_which_step_no_worker_has(make_fleet: Callable[..., Fl
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_manager_that_is_told_to_stop_leaves_at_once(make_fleet: Callable[..., Fleet], number: int) -> None:
-    fleet = make_fleet(f"stopping{number}")
+async def test_a_manager_that_is_told_to_stop_leaves_at_once(make_own_fleet: Callable[..., Fleet], number: int) -> None:
+    fleet = make_own_fleet(f"stopping{number}")
     manager = fleet.manager()
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         key = client.keyspace.shard("managers")
@@ -356,8 +358,8 @@ async def test_a_manager_that_is_told_to_stop_leaves_at_once(make_fleet: Callabl
     assert "Traceback" not in fleet.logs()
 
 
-async def test_a_worker_is_celery_itself_and_ends_on_sigterm(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("worker")
+async def test_a_worker_is_celery_itself_and_ends_on_sigterm(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("worker")
     worker = fleet.worker("--pipelines", "tests.integration.pipelines", "--concurrency", "3", FLUJO_PIPELINES="")
     await fleet.ready(1)
 
@@ -406,8 +408,8 @@ async def test_up_ends_with_the_reason_where_its_workers_cannot_start(fleet: Fle
     assert len(done.stderr.splitlines()) < 12
 
 
-async def test_celerys_own_command_refuses_a_redis_that_evicts(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("evicting", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+async def test_celerys_own_command_refuses_a_redis_that_evicts(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("evicting", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
 
     done = await asyncio.to_thread(
         subprocess.run,

@@ -51,8 +51,8 @@ async def _sleeping(fleet: Fleet, client: AsyncFlujoClient) -> Any:
 
 
 @pytest.mark.parametrize("how", ["deleted", "trimmed"])
-async def test_a_lost_message_is_published_again(make_fleet: Callable[..., Fleet], how: str) -> None:
-    fleet = make_fleet(f"lost-{how}")
+async def test_a_lost_message_is_published_again(make_own_fleet: Callable[..., Fleet], how: str) -> None:
+    fleet = make_own_fleet(f"lost-{how}")
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         worker = await _sleeping(fleet, client)
         runs = [await client.submit("staged", {}, run_id=f"lost-{number}") for number in range(3)]
@@ -67,8 +67,8 @@ async def test_a_lost_message_is_published_again(make_fleet: Callable[..., Fleet
             await fleet.assert_paid_once(client, run.run_id)
 
 
-async def test_a_message_delivered_twice_runs_once(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("twice")
+async def test_a_message_delivered_twice_runs_once(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("twice")
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         worker = await _sleeping(fleet, client)
         run = await client.submit("staged", {"hold_at": 0}, run_id="twice")
@@ -97,8 +97,10 @@ async def _waiting_is_over(fleet: Fleet, client: AsyncFlujoClient) -> None:
 
 
 @pytest.mark.timeout(200)
-async def test_a_zombies_late_commit_is_refused_and_its_spend_settled_once(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("zombie")
+async def test_a_zombies_late_commit_is_refused_and_its_spend_settled_once(
+    make_own_fleet: Callable[..., Fleet],
+) -> None:
+    fleet = make_own_fleet("zombie")
     fleet.manager()
     workers = {worker.pid: worker for worker in (fleet.worker(), fleet.worker())}
     await fleet.ready(2)
@@ -134,9 +136,9 @@ async def test_a_zombies_late_commit_is_refused_and_its_spend_settled_once(make_
 
 
 async def test_a_process_stopped_between_claim_and_body_does_not_begin_what_others_have_run(
-    make_fleet: Callable[..., Fleet],
+    make_own_fleet: Callable[..., Fleet],
 ) -> None:
-    fleet = make_fleet("stopped")
+    fleet = make_own_fleet("stopped")
     fleet.manager()
     workers = [fleet.worker(), fleet.worker()]
     await fleet.ready(2)
@@ -159,9 +161,9 @@ async def test_a_process_stopped_between_claim_and_body_does_not_begin_what_othe
 
 @pytest.mark.timeout(200)
 async def test_redis_killed_and_started_again_loses_nothing_that_was_committed(
-    make_fleet: Callable[..., Fleet],
+    make_own_fleet: Callable[..., Fleet],
 ) -> None:
-    fleet = make_fleet("redis-kill", "--appendfsync", "always")
+    fleet = make_own_fleet("redis-kill", "--appendfsync", "always")
     processes = [fleet.manager(), fleet.worker()]
     await fleet.ready(1)
     async with AsyncFlujoClient(settings=fleet.settings()) as client, Flujo(staged, settings=fleet.settings()) as flujo:
@@ -195,9 +197,9 @@ async def test_redis_killed_and_started_again_loses_nothing_that_was_committed(
     assert [process.poll() for process in processes] == [None, None], "they came back by themselves"
 
 
-async def test_a_redis_that_fails_over_is_waited_out(make_fleet: Callable[..., Fleet]) -> None:
+async def test_a_redis_that_fails_over_is_waited_out(make_own_fleet: Callable[..., Fleet]) -> None:
     """For a while it answers every command with an error, as one that is loading its data does too."""
-    fleet = make_fleet("failover", "--replica-serve-stale-data", "no")
+    fleet = make_own_fleet("failover", "--replica-serve-stale-data", "no")
     manager, worker = fleet.manager(), fleet.worker()
     await fleet.ready(1)
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
@@ -221,10 +223,10 @@ async def _collect(events: AsyncIterator[Event]) -> list[Event]:
 
 
 async def test_a_pre_step_hook_that_aborts_stops_the_step_however_long_it_takes(
-    make_fleet: Callable[..., Fleet],
+    make_own_fleet: Callable[..., Fleet],
 ) -> None:
     """Nothing of the step is journalled before the hook has spoken, so that no sweep can publish it meanwhile."""
-    fleet = make_fleet("abort")
+    fleet = make_own_fleet("abort")
     fleet.manager()
     fleet.worker()
     await fleet.ready(1)
@@ -244,8 +246,8 @@ async def test_a_pre_step_hook_that_aborts_stops_the_step_however_long_it_takes(
     assert fleet.entries(run_id="aborted") == []
 
 
-async def test_a_run_that_this_release_cannot_read_holds_up_no_other(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("newer")
+async def test_a_run_that_this_release_cannot_read_holds_up_no_other(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("newer")
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         await _sleeping(fleet, client)
         await client.submit("staged", {}, run_id="newer")
@@ -269,8 +271,8 @@ async def test_a_run_that_this_release_cannot_read_holds_up_no_other(make_fleet:
         assert manager.poll() is None
 
 
-async def test_two_managers_share_the_work(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("two-managers")
+async def test_two_managers_share_the_work(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("two-managers")
     fleet.worker()
     for _ in range(2):
         fleet.manager()
@@ -297,8 +299,8 @@ async def test_two_managers_share_the_work(make_fleet: Callable[..., Fleet]) -> 
     assert min(counts) >= 0.25 * sum(counts)
 
 
-async def test_a_step_that_no_worker_has_waits_and_goes_on_when_one_comes(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("not-here")
+async def test_a_step_that_no_worker_has_waits_and_goes_on_when_one_comes(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("not-here")
     fleet.manager()
     full = fleet.worker()
     await fleet.ready(1)

@@ -98,8 +98,8 @@ async def test_a_manager_that_lives_but_hears_nothing_more_leaves(make_own_fleet
         assert await client.client.zcard(client.keyspace.shard("managers")) == 0  # it left with a word
 
 
-def test_without_a_port_there_is_nobody_to_ask(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("nobody")
+def test_without_a_port_there_is_nobody_to_ask(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("nobody")
     done = subprocess.run(
         [sys.executable, "-m", "flujo_client.cli", "worker", "--health"],
         env=fleet.environment,

@@ -161,9 +161,9 @@ asyncio.run(main())
 
 
 async def test_managers_and_workers_that_die_while_a_run_waits_change_nothing(
-    make_fleet: Callable[..., Fleet],
+    make_own_fleet: Callable[..., Fleet],
 ) -> None:
-    fleet = make_fleet("mortal")
+    fleet = make_own_fleet("mortal")
     first = [fleet.manager(), fleet.worker()]
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         await fleet.published(client, "approval")
@@ -180,8 +180,8 @@ async def test_managers_and_workers_that_die_while_a_run_waits_change_nothing(
         assert len(fleet.entries(run_id=run.run_id, kind="bill")) == 1
 
 
-async def test_time_runs_out_under_a_manager_that_comes_later(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("expiring")
+async def test_time_runs_out_under_a_manager_that_comes_later(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("expiring")
     first = fleet.manager()
     fleet.worker()
     async with AsyncFlujoClient(settings=fleet.settings()) as client:

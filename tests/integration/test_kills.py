@@ -120,8 +120,8 @@ async def test_workers_killed_at_seeded_moments(
 
 
 @pytest.mark.timeout(300)
-async def test_managers_killed_at_seeded_moments(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("managers")
+async def test_managers_killed_at_seeded_moments(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("managers")
     fleet.worker()
     manager = fleet.manager()
     await fleet.ready(1)

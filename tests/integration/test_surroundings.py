@@ -49,8 +49,8 @@ async def _run(client: AsyncFlujoClient, fleet: Fleet, pipeline: str, value: Any
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-async def test_other_pools_run_steps_too(make_fleet: Callable[..., Fleet], pool: str) -> None:
-    fleet = make_fleet(pool)
+async def test_other_pools_run_steps_too(make_own_fleet: Callable[..., Fleet], pool: str) -> None:
+    fleet = make_own_fleet(pool)
     fleet.manager()
     fleet.worker("--pool", pool, "--concurrency", "2")
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
@@ -123,9 +123,9 @@ async def test_a_rabbitmq_that_says_nothing_is_one_that_is_away_until_it_speaks_
 
 @ON_RABBITMQ
 @pytest.mark.timeout(200)
-async def test_rabbitmq_quorum_queues_as_broker_and_a_killed_worker(make_fleet: Callable[..., Fleet]) -> None:
+async def test_rabbitmq_quorum_queues_as_broker_and_a_killed_worker(make_own_fleet: Callable[..., Fleet]) -> None:
     with _namespace_on_rabbitmq() as namespace:
-        fleet = make_fleet("rabbitmq", FLUJO_BROKER_URL=RABBITMQ, FLUJO_NAMESPACE=namespace)
+        fleet = make_own_fleet("rabbitmq", FLUJO_BROKER_URL=RABBITMQ, FLUJO_NAMESPACE=namespace)
         fleet.manager()
         fleet.worker()
         async with AsyncFlujoClient(settings=fleet.settings()) as client:
@@ -273,8 +273,8 @@ def _spans(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{") and '"trace_id"' in line]
 
 
-async def test_the_spans_of_a_run_form_one_trace(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet("traces", OTEL_TRACES_EXPORTER="console")
+async def test_the_spans_of_a_run_form_one_trace(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet("traces", OTEL_TRACES_EXPORTER="console")
     fleet.manager()
     fleet.worker()
     script = """

@@ -50,8 +50,8 @@ Flujo(digest).run({"url": "abc"}, run_id="own")
 }
 
 
-async def test_every_run_is_one_trace_and_is_counted_whoever_submits_it(make_fleet: Callable[..., Fleet]) -> None:
-    fleet = make_fleet(
+async def test_every_run_is_one_trace_and_is_counted_whoever_submits_it(make_own_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_own_fleet(
         "telemetry",
         OTEL_TRACES_EXPORTER="console",
         OTEL_METRICS_EXPORTER="console",
