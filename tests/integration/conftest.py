@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flujo_client import AsyncFlujoClient, Settings
+from flujo_client import AsyncFlujoClient, Flujo, Settings
 from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.messages import EventKind
 
@@ -175,6 +175,13 @@ class Fleet:
         for process in living:
             process.wait()
         self.server.stop()
+
+
+async def account_fields(flujo: Flujo, run_id: str) -> dict[str, str]:
+    """What the accounts' hash of a run has, wherever the runner runs."""
+    engine = await flujo._opened()
+    fields = await engine.redis.hgetall(engine.keyspace.run(run_id).accounts)
+    return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 @pytest.fixture(scope="module")

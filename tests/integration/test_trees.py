@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from flujo_client import Flujo, PipelineResult, RunStatus, StepResult
-from tests.integration.conftest import Fleet
+from flujo_client import Flujo, Pipeline, PipelineResult, RunStatus, StepResult, UsageLimits
+from flujo_client.protocol.accounts import AccountRow, read_accounts
+from tests.integration.conftest import Fleet, account_fields
 from tests.integration.trees import (
     ANSWER,
     LEAVES,
@@ -58,16 +61,19 @@ _TREES = st.recursive(
 
 
 def _run(tree: Any) -> PipelineResult:
-    return asyncio.run(_run_answering(Flujo(as_pipeline(tree, "tree"), context_model=Counter)))
+    async def run() -> PipelineResult:
+        async with Flujo(as_pipeline(tree, "tree"), context_model=Counter) as flujo:
+            return await _answered(flujo)
+
+    return asyncio.run(run())
 
 
-async def _run_answering(flujo: Flujo) -> PipelineResult:
-    """Run, and answer whatever is asked, one question after the other."""
-    async with flujo:
-        result = await flujo.run_async(START)
-        while result.status is RunStatus.PAUSED:
-            result = await flujo.resume_async(result, ANSWER)
-        return result
+async def _answered(flujo: Flujo, run_id: str | None = None) -> PipelineResult:
+    """Run, and answer whatever is asked, one question after the other. In process only runs with an id are kept."""
+    result = await flujo.run_async(START, run_id=run_id)
+    while result.status is RunStatus.PAUSED:
+        result = await flujo.resume_async(result, ANSWER)
+    return result
 
 
 def _check(tree: Any, result: PipelineResult) -> None:
@@ -116,16 +122,52 @@ def tree_fleet(make_fleet: Any) -> Fleet:
     return made
 
 
-@pytest.mark.parametrize("name", SAMPLE)
-async def test_a_fleet_gives_what_this_process_gives(tree_fleet: Fleet, name: str) -> None:
-    pipeline = as_pipeline(SAMPLE[name], name)
-    queued = await _run_answering(Flujo(pipeline, context_model=Counter, settings=tree_fleet.settings()))
-    here = await _run_answering(Flujo(pipeline, context_model=Counter))
+#: Far more than any tree uses, and more than the smallest share of it: what runs is the same in any interleaving.
+_ENOUGH = UsageLimits(total_tokens_limit=10**9)
 
-    _check(SAMPLE[name], queued)
+#: Random trees that a fleet runs. `make test` runs the same few each time; with TEST_TREES=300 there are so many, and new ones.
+_QUEUED = int(os.environ.get("TEST_TREES", "0"))
+
+
+def _compare(fleet: Fleet, tree: Any, name: str) -> None:
+    pipeline = as_pipeline(tree, name)
+    queued, queued_accounts = asyncio.run(_with_accounts(pipeline, settings=fleet.settings()))
+    here, accounts_here = asyncio.run(_with_accounts(pipeline))
+
+    _check(tree, queued)
     assert [_shape(part) for part in queued.step_history] == [_shape(part) for part in here.step_history]
+    assert (queued.status, queued.output) == (here.status, here.output)
     assert _told(queued.final_pipeline_context) == _told(here.final_pipeline_context)
     assert queued.usage == here.usage
+    assert queued_accounts == accounts_here
+    assert queued_accounts[0].account == "root"
+    assert queued_accounts[0].use == queued.usage.get("tokens", 0)
+
+
+async def _with_accounts(pipeline: Pipeline, **options: Any) -> tuple[PipelineResult, list[AccountRow]]:
+    """A run's result, and every account of it as it stands at the end."""
+    flujo, run_id = Flujo(pipeline, context_model=Counter, usage_limits=_ENOUGH, **options), uuid4().hex
+    async with flujo:
+        result = await _answered(flujo, run_id)
+        return result, read_accounts(await account_fields(flujo, run_id))
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_fleet_gives_what_this_process_gives(tree_fleet: Fleet, name: str) -> None:
+    _compare(tree_fleet, SAMPLE[name], name)
+
+
+@pytest.mark.timeout(120 + 10 * _QUEUED)
+@settings(
+    max_examples=_QUEUED or 15,
+    derandomize=not _QUEUED,
+    database=None,
+    phases=[Phase.generate] + [Phase.shrink] * bool(_QUEUED),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(tree=_TREES)
+def test_a_fleet_gives_for_any_pipeline_what_this_process_gives(tree_fleet: Fleet, tree: Any) -> None:
+    _compare(tree_fleet, tree, "tree")
 
 
 def _told(context: Any) -> dict[str, Any]:

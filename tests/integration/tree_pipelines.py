@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.trees import SAMPLE, as_pipeline
+from tests.integration.trees import EVERYTHING, SAMPLE, as_pipeline
 
+everything = as_pipeline(EVERYTHING, "everything")
 globals().update({name: as_pipeline(tree, name) for name, tree in SAMPLE.items()})

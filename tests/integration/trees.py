@@ -6,7 +6,6 @@ that is shared or lost where it must not be changes the output; every leaf that 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -276,7 +275,7 @@ def _saved(node: Saved, name: str) -> Step[Any, Any]:
 
 
 def _turns(node: Turns, name: str) -> Step[Any, Any]:
-    turns = Step.granular(f"{name}work{node.turns}", Turner(node.turns))
+    turns = Step.granular(f"work{node.turns}", Turner(node.turns))  # workers know an object by its class and its step
     return (turns >> Step.from_callable(final_number, name=f"{name}final")).as_step(name)
 
 
@@ -436,33 +435,6 @@ LEAVES: tuple[Any, ...] = (
 )
 
 
-def random_tree(rng: random.Random, depth: int = 3) -> Any:
-    """Some tree, the same for the same state of `rng`."""
-
-    def below() -> Any:
-        return random_tree(rng, depth - 1)
-
-    def some() -> tuple[Any, ...]:
-        return tuple(below() for _ in range(rng.randint(1, 3)))
-
-    if depth == 0 or rng.random() < 0.1:
-        leaf: Any = rng.choice([*LEAVES, Leaf("add")])
-        return leaf
-    makers: list[Callable[[], Any]] = [
-        lambda: Seq(some()),
-        lambda: Par(some(), ignore=rng.random() < 0.5, merge=rng.random() < 0.8, at_once=rng.choice([None, 1, 2])),
-        lambda: Loop(below(), rng.choice([5, 10])),
-        lambda: Cond(below(), below()),
-        lambda: Machine(below(), below(), below()),
-        lambda: Map(below(), rng.choice(["fail", "none", "skip"])),
-        lambda: Route(some()),
-        lambda: Sub(below(), inherit=rng.random() < 0.5),
-        lambda: Behind(below()),
-        lambda: Kept(below()),
-    ]
-    return rng.choice(makers)()
-
-
 #: Every composite, around a body.
 AROUND: dict[str, Callable[[Any], Any]] = {
     "sequence": lambda body: Seq((Leaf("count"), body, Leaf("peek"))),
@@ -494,9 +466,24 @@ def as_pipeline(tree: Any, name: str) -> Pipeline:
 
 _KINDS = list(AROUND)
 
-#: What a fleet runs: each composite inside each other, a pause in each of them, and random trees.
+#: What a fleet knows by name: each composite inside each other, and a pause in each of them.
 SAMPLE: dict[str, Any] = {
     **{f"{inner}-in-{outer}": tree for (outer, inner), tree in MATRIX.items()},
     **{f"{outer}-pauses": PAUSING[outer, _KINDS[(place + 5) % len(_KINDS)]] for place, outer in enumerate(_KINDS)},
-    **{f"random-{seed}": random_tree(random.Random(seed)) for seed in range(20)},  # no secret
 }
+
+#: Has every function of every kind of node, so that workers can run any tree.
+EVERYTHING = Seq(
+    (
+        *LEAVES,
+        Par((Leaf("add"),)),
+        *(Loop(Leaf("add"), until) for until in (5, 10)),
+        Cond(Leaf("add"), Leaf("add")),
+        Machine(Leaf("add"), Leaf("add"), Leaf("add")),
+        Map(Leaf("add")),
+        Route((Leaf("add"),)),
+        *(Sub(Leaf("add"), inherit) for inherit in (True, False)),
+        Behind(Leaf("add")),
+        Kept(Leaf("add")),
+    )
+)
