@@ -62,7 +62,7 @@ def killed(script: str, text: str, spoilt: str) -> bool:
         environment = os.environ | {
             "PYTHONPATH": folder,
             "TEST_MUTANT": script,
-            "FLUJO_SOAK_EXAMPLES": os.environ.get("EXAMPLES", "100"),
+            "FLUJO_SOAK_EXAMPLES": os.environ.get("EXAMPLES", "80"),
         }
         call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", MODEL]
         done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)

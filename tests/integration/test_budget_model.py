@@ -199,6 +199,15 @@ class BudgetMachine(BudgetRun):
             self.settle(attempt, {}, "failed")
             self.again(attempt)
             self.dispatched.append(attempt)
+        for account in self.threads()[:2]:
+            self.ask_for_all_that_is_left(account)
+
+    def ask_for_all_that_is_left(self, account: Account) -> None:
+        """A step asks for all that its account could get, unless that is kept for somebody."""
+        most = {meter: account.reach(meter) for meter in METERS[:1]}
+        attempt = Attempt(self.next_path(account), account, most, "charge", 60_000)
+        self.advance(self.dispatch_of(attempt))
+        self.race_for(attempt)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), used=USED, kind=st.sampled_from(["succeeded", "failed", "paused"]))

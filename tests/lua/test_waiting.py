@@ -264,6 +264,22 @@ async def test_a_stuck_inner_split_waits_while_the_tree_above_it_runs(
     check_accounts(accounts_of(plain_redis, keyspace), {"tokens": 200})
 
 
+async def test_what_is_pooled_further_up_in_the_same_script_counts_for_those_below(scripts: Scripts) -> None:
+    """The last thread that stops is an inner one: 1.0 is pooled, which is not enough, and then the whole run, which is."""
+    await split_run(scripts, [0, 300], 200)
+    inner = [
+        a_dispatch(f"1.0.1.{index}.0", estimate="tokens=150", chain=f"1.0.1.{index} 1.0 root") for index in range(2)
+    ]
+    split = Split("1.0.1", ("1.0", "root"), "tokens", share_evenly(100, 2))
+    await advance_run(scripts, await load_run(scripts), *inner, splits=(split,))
+    assert isinstance(await reserve(scripts, "1.1.0"), Blocked)
+    assert isinstance(await reserve(scripts, "1.0.1.1.0"), Blocked)
+
+    assert isinstance(await reserve(scripts, "1.0.1.0.0"), Blocked)  # and woken in the same script
+
+    assert await woken_paths(scripts) == ["1.0.1.0.0"]
+
+
 async def test_waiting_for_a_time_counts_as_not_running_and_ends_with_its_publication(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
 ) -> None:

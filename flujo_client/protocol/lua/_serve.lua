@@ -52,6 +52,7 @@ end
 local function serve(desk, account)
   local chain, level = queue_below(desk, account)
   local after, least, tried
+  desk.parents = {}  -- budget may have been pooled since
   while chain and desk.ahead < MOST_AHEAD and above_floor(desk, chain, level) do
     local path, first = oldest(desk, account)
     first = first and path ~= tried and not desk.stuck
