@@ -111,10 +111,10 @@ class StepCoordinator:
         self._live = live
         self._stream_max_bytes = stream_max_bytes
         self._running = RunningAttempts()
-        self._intake = Intake(scripts, registry, incarnation, self._running.stop)
+        self._metrics = StepMetrics(messaging_system)
+        self._intake = Intake(scripts, registry, incarnation, self._running.stop, self._metrics.delayed)
         self._committer = Committer(scripts, codec, partial(broker_queue, namespace) if broker_holds_runs else _nowhere)
         self._system = messaging_system
-        self._metrics = StepMetrics(messaging_system)
         validator = TypeValidator()
         reader = InputReader(codec, validator, registry.find)
         self._call_step = self._build_policy_stack(reader, validator, strict_pricing=strict_pricing)

@@ -56,6 +56,7 @@ class Intake:
         registry: What may be run; looked at before anything is reserved.
         incarnation: Under which leases are held.
         stop_attempt: Tells an attempt to stop, by its claim; called on the loop.
+        delayed: Told of each delay by a named account: its name, the meter, and ms until there is room, if that is known.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class Intake:
         registry: Registry,
         incarnation: Incarnation,
         stop_attempt: Callable[[Claim, str], None],
+        delayed: Callable[[str, str, int | None], None],
     ) -> None:
         self._scripts = scripts
         self._registry = registry
         self._incarnation = incarnation
         self._stop_attempt = stop_attempt
+        self._delayed = delayed
 
     async def claim(self, ref: StepRef, queue: str) -> Attempt | AttemptEnd:
         """Claim an attempt and reserve what it may use; or say how it ended before it began.
@@ -91,7 +94,9 @@ class Intake:
             return Attempt(ref, claim, answer, task, fault, meter, self._registry.find(ref.function), leased)
         outcome = next((name for kind, name in _NOT_RESERVED.items() if isinstance(answer, kind)), "inactive")
         told: dict[str, Any] = {"run_id": ref.run_id, "path": ref.path, "attempt": ref.attempt, "outcome": outcome}
-        told |= asdict(answer) if isinstance(answer, Delayed) else {}
+        if isinstance(answer, Delayed):
+            told |= asdict(answer)
+            self._delayed(answer.account, answer.meter, answer.wait_ms)
         logger.info("attempt not reserved", extra=told)
         return AttemptEnd(outcome)
 
@@ -138,6 +143,7 @@ class Intake:
             number = next(counter)
             answer = await self._scripts.extend(claim, number, amounts)
             while isinstance(answer, Delayed):  # by an account that is shared: it has room again, or the step times out
+                self._delayed(answer.account, answer.meter, answer.wait_ms)
                 await asyncio.sleep(min(answer.wait_ms or _ASK_AGAIN_MS, _MOST_DELAY_MS) / 1000)
                 answer = await self._scripts.extend(claim, number, amounts)
             if isinstance(answer, Refusal):

@@ -1,7 +1,7 @@
 """Names and units of every metric, in one place. Nothing is counted until an SDK is set up at an entry point.
 
 Semantic conventions: messaging (https://opentelemetry.io/docs/specs/semconv/messaging/) for what is done with messages,
-`flujo.*` for what they do not know. Labels are bounded: names of pipelines and steps, never ids of runs.
+`flujo.*` for what they do not know. Labels are bounded: names of pipelines, steps and accounts, never ids of runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ class StepMetrics:
         self.usage = meter.create_counter(
             "flujo.step.usage", unit="1", description="What attempts used, by meter; nano-USD for cost"
         )
+        self.delays = meter.create_counter(
+            "flujo.account.delays",
+            unit="{delay}",
+            description="How often a named account let an attempt, or a call, wait",
+        )
+        self.delay = meter.create_histogram(
+            "flujo.account.delay",
+            unit="s",
+            description="Until a window has room, where nothing else is taken meanwhile",
+        )
 
     def record(self, queue: str, label: str, outcome: str, seconds: float, usage: Mapping[str, int]) -> None:
         """Count an attempt that was claimed.
@@ -50,6 +60,18 @@ class StepMetrics:
         self.outcomes.add(1, labels)
         for meter, amount in usage.items():
             self.usage.add(amount, {"flujo.step.label": label, "flujo.meter": meter})
+
+    def delayed(self, account: str, account_meter: str, wait_ms: int | None) -> None:
+        """Count that a named account had no room.
+
+        Args:
+            account_meter: Which of its meters was short.
+            wait_ms: Until its window has room again; None if only others can make room.
+        """
+        labels = {"flujo.account": account, "flujo.meter": account_meter}
+        self.delays.add(1, labels)
+        if wait_ms is not None:
+            self.delay.record(wait_ms / 1000, labels)
 
 
 class ManagerMetrics:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -18,7 +19,7 @@ from flujo_client import Account, Flujo, Pipeline, Step, StepRun, UsageLimitExce
 from flujo_client.execution.budget_news import report_budget
 from flujo_client.execution.decision import RunView
 from flujo_client.protocol.messages import Event, EventKind
-from flujo_client.protocol.metrics import ManagerMetrics
+from flujo_client.protocol.metrics import ManagerMetrics, StepMetrics
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import PipelineSpec, SequenceSpec
 
@@ -40,15 +41,16 @@ class Telemetry:
         return next(dict(event.attributes or {}) for event in events if event.name == name)
 
     def counts(self, metric_name: str, label: str) -> Counter[Any]:
-        """A counter's values by one of its labels."""
+        """A counter's values, or how often a histogram was told, by one of its labels."""
         found: Counter[Any] = Counter()
         data = self.reader.get_metrics_data()
         for resource in data.resource_metrics if data is not None else ():
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
                     for point in metric.data.data_points if metric.name == metric_name else ():
-                        assert isinstance(point, NumberDataPoint)
-                        found[(point.attributes or {})[label]] += int(point.value)
+                        assert isinstance(point, NumberDataPoint | HistogramDataPoint)
+                        value = point.value if isinstance(point, NumberDataPoint) else point.count
+                        found[(point.attributes or {})[label]] += int(value)
         return found
 
 
@@ -148,3 +150,17 @@ async def test_a_refusal_by_a_named_account_is_counted_although_the_run_has_no_l
 
     assert telemetry.counts("flujo.budget.events", "flujo.budget.event")["refused"] >= 1
     assert telemetry.event("flujo.budget.refused")["account"] == "poor"
+
+
+async def test_what_named_accounts_delay_is_counted_and_for_how_long_where_a_window_says_it(
+    telemetry: Telemetry,
+) -> None:
+    second = UsageLimits(meters={"requests": 3})
+    pace = Account(name="pace", limits=second, window=timedelta(seconds=1), when_exhausted="wait")
+
+    await Flujo(crowd, accounts=[pace]).run_async(1)
+    StepMetrics("memory").delayed("narrow", "slots", None)  # only others can make room
+
+    often, long = (telemetry.counts(f"flujo.account.{name}", "flujo.account") for name in ("delays", "delay"))
+    assert often["pace"] == long["pace"] >= 3
+    assert (often["narrow"], long["narrow"]) == (1, 0)
