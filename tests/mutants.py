@@ -29,6 +29,7 @@ MUTANTS = {
     "accounts above do not hear of what came free": ("_floors", "if least then lower(", "if false then lower("),
     "no page after the first is looked at": ("_serve", "until #page < PAGE", "until true"),
     "a hint rules out who could go on": ("_hints", "needs[meter] > (above", "needs[meter] >= (above"),
+    "what was pooled further up is not heard of": ("_serve", "  desk.parents = {}  -- budget may", "  -- budget may"),
     "a hint stays when budget comes back": ("_hints", "refresh(desk, attempt)\n    end", "end"),
     "who was passed over leaves, and nobody hears of it": ("_waiters", "then desk.book.freed.root = true end", "then end"),
     "waiters in the order in which they came": ("_waiters", "{'d' .. place", "{'d' .. attempt.stamp .. place"),
@@ -62,7 +63,7 @@ def killed(script: str, text: str, spoilt: str) -> bool:
         environment = os.environ | {
             "PYTHONPATH": folder,
             "TEST_MUTANT": script,
-            "FLUJO_SOAK_EXAMPLES": os.environ.get("EXAMPLES", "80"),
+            "TEST_STORM_EXAMPLES": os.environ.get("EXAMPLES", "60"),
         }
         call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", MODEL]
         done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -276,6 +276,21 @@ async def test_an_account_whose_window_changes_begins_empty_and_keeps_its_slots(
     assert await meter_of(scripts, meter="slots") == MeterStatus(3, 0, 0, 0)
 
 
+async def test_an_account_that_is_defined_anew_keeps_what_it_took_and_lets_nobody_in_beyond_its_new_limit(
+    scripts: Scripts,
+) -> None:
+    book = AccountBook(scripts)
+    await book.define(TEAM)
+    first, second = await started(scripts, 2)
+    await scripts.reserve(first, POOL)
+    await commit_claim(scripts, first, {"tokens": 50})
+
+    await book.define(TEAM.model_copy(update={"limits": UsageLimits(total_tokens_limit=40)}))
+
+    assert await meter_of(scripts) == MeterStatus(40, 0, 50, 0)
+    assert await scripts.reserve(second, POOL) == Refusal("team", "tokens", 60, 0)
+
+
 async def test_slots_bound_what_runs_at_once_and_come_free_when_a_worker_dies(scripts: Scripts) -> None:
     await AccountBook(scripts).define(Account(name="team", slots=1, when_exhausted="wait"))
     first, second, third = await started(scripts, 3, "")

@@ -146,6 +146,24 @@ async def test_what_an_attempt_did_not_use_makes_room_in_the_minute_in_which_it_
     assert await world.meter() == MeterStatus(100, 0, 90, 0)
 
 
+async def test_a_process_that_stands_still_after_its_reservation_may_call_in_the_minute_after() -> None:
+    """The account counts it when it reserved: a process that begins only now calls beside the one that is let in now."""
+    world = World(datetime(2026, 3, 2, 12, 0, tzinfo=UTC))
+    await world.define(MINUTE)
+    stopped, later = await world.start("tokens=60", "tokens=60")
+    assert await world.reserve(stopped) is None
+    assert await world.reserve(later) == 60
+
+    world.now += timedelta(seconds=61)
+    called = await world.due()
+
+    assert len(called) == 1
+    assert await world.reserve(later) is None
+    await commit_claim(world.scripts, stopped, {"tokens": 60})  # what both used came in the same minute
+    await commit_claim(world.scripts, later, {"tokens": 60})
+    assert await world.meter() == MeterStatus(100, 0, 60, 0)
+
+
 async def test_an_attempt_that_outlives_its_window_charges_only_what_it_used_beyond_its_estimate() -> None:
     world = World(datetime(2026, 5, 1, 12, 0, tzinfo=UTC))
     await world.define(MINUTE)
