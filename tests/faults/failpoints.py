@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.faults.rounds import LIMIT, Round
 from tests.faults.workload import FAR, KINDS, now_ms
@@ -101,8 +105,18 @@ async def _worker(this: Round, place: str, kind: str) -> None:
 async def _manager(this: Round, place: str, kind: str) -> None:
     """The doomed one is alone, so that it comes by; the others start again once it is dead."""
     await _alone(this)
-    doomed = this.arena.fleet.manager(FLUJO_FAILPOINT=place)
-    await _feed_until_dead(this, doomed, f"{kind}_{FAR}", lose_messages="redispatch" in place)
+    before = await _managers(this)
+    with _doomed_manager(this, place) as doomed:
+        if "register" in place:  # a manager announces itself with its sweep, and registers only to leave
+
+            async def announced() -> bool:
+                return bool(await _managers(this) - before)
+
+            await this.until(announced, "the manager is at work")
+            doomed.terminate()
+        elif "redispatch" in place:
+            await _lose_dispatches(this, f"{kind}_{FAR}")
+        await _feed_until_dead(this, doomed, f"{kind}_{FAR}")
     await this.arena.make_whole(this.client)
 
 
@@ -118,8 +132,8 @@ async def _mender(this: Round, place: str, kind: str) -> None:
         await this.client.client.zadd(key.shard("managers"), {"caller-gone": 1})
     else:
         this.kill(this.victim())
-    doomed = this.arena.fleet.manager(FLUJO_FAILPOINT=place)
-    await this.until(lambda: doomed.poll() is not None, f"the manager dies at {place}")
+    with _doomed_manager(this, place) as doomed:
+        await this.until(lambda: doomed.poll() is not None, f"the manager dies at {place}")
     await this.arena.make_whole(this.client)
 
 
@@ -136,22 +150,51 @@ async def _client(this: Round, place: str, kind: str) -> None:
         this.violations.append(f"F4 the client did not come by {place}")
 
 
+@contextmanager
+def _doomed_manager(this: Round, place: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One that does not die is no part of the next round: it would do what the manager of that round is to die at."""
+    doomed = this.arena.fleet.manager(FLUJO_FAILPOINT=place)
+    try:
+        yield doomed
+        this.kills += 1
+    finally:
+        if doomed.poll() is None:
+            doomed.kill()
+            doomed.wait()
+
+
+async def _managers(this: Round) -> set[bytes]:
+    """All that are announced; the dead as well, until they are buried."""
+    return set(await this.client.client.zrange(this.client.keyspace.shard("managers"), 0, -1))
+
+
+async def _lose_dispatches(this: Round, pipeline: str) -> None:
+    """Lose messages for certain: while no worker runs they lie in their queue, but for those whose delivery was asked for."""
+    stopped = [worker.pid for worker in this.arena.workers]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(10):
+            await _feed(this, pipeline)
+        await this.until(lambda: this.arena.broker.waiting(FAR), "messages wait for the stopped workers")
+        await this.lose_messages()
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
 async def _alone(this: Round) -> None:
     for manager in this.arena.managers:
         manager.kill()
         await asyncio.to_thread(manager.wait)
 
 
-async def _feed_until_dead(
-    this: Round, doomed: subprocess.Popen[bytes], pipeline: str, *, lose_messages: bool = False
-) -> None:
+async def _feed_until_dead(this: Round, doomed: subprocess.Popen[bytes], pipeline: str) -> None:
     """Submit runs until the process has come by its place."""
 
     async def dead() -> bool:
         if doomed.poll() is None and len(this.inputs) < 40:
             await _feed(this, pipeline)
-        if lose_messages:
-            await this.lose_messages()
         await asyncio.sleep(0.1)
         return doomed.poll() is not None
 
