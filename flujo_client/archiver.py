@@ -13,7 +13,13 @@ import pydantic_core
 from flujo_client.archive.backend import Document, StateBackend, WorkflowState
 from flujo_client.archive.dump import RunDump, RunDumps, adapted
 from flujo_client.events import RunReader
-from flujo_client.protocol.errors import FlujoError, PayloadError, RunNotFoundError, StateUnavailableError
+from flujo_client.protocol.errors import (
+    FlujoError,
+    PayloadError,
+    ResumeError,
+    RunNotFoundError,
+    StateUnavailableError,
+)
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.results import PipelineResult, RunStatus, StepResult
 from flujo_client.protocol.spec import PipelineSpec
@@ -60,6 +66,8 @@ class RunArchiver:
         self._pipeline_id = pipeline_id
         self.backend = backend
         self._stopping = False
+        self._paused: dict[str, Document] = {}  # runs that wait for an answer, as the backend has them
+        self._stopped: dict[str, FlujoError] = {}
 
     @property
     def _commands(self) -> Commands:
@@ -118,6 +126,7 @@ class RunArchiver:
             RunNotFoundError: It is not known, or has not ended.
             StateUnavailableError: Redis or the backend does not answer; nothing is lost, call again.
         """
+        self._paused.pop(run_id, None)
         result = await self._reader.result(run_id)
         trace = await self._traces.read(run_id)
         state = await self._workflow_state(run_id, result)
@@ -130,15 +139,46 @@ class RunArchiver:
         shard = self._keyspace.shard_of(run_id)
         await self._commands.execute("ZREM", self._keyspace.shard("unarchived", shard), run_id)
 
-    async def decided(self, run_id: str) -> None:
-        """Keep a run that goes on as it is now. What cannot be kept is no reason to stop it."""
+    async def decided(self, run_id: str) -> bool:
+        """Keep a run that goes on as it is now. What cannot be kept is no reason to stop it, unless it was kept as paused: then
+        it goes on here only if the backend has seen no other process go on with it.
+
+        Returns:
+            Whether the run goes on here; if not, see `stopped`.
+        """
+        before = self._paused.pop(run_id, None)
         try:
             skeleton = await self._state.final_result(run_id)
             result = await self._reader.complete(run_id, skeleton)
-            state = await self._workflow_state(run_id, result)
-            await self.backend.save_state(run_id, state.model_dump(mode="json"))
+            state = (await self._workflow_state(run_id, result)).model_dump(mode="json")
+            if before is None or not await self._swaps(run_id, before, state):
+                await self.backend.save_state(run_id, state)
+            if result.status is RunStatus.PAUSED:
+                self._paused[run_id] = state
         except FlujoError as error:
+            if before is not None:
+                self._stopped[run_id] = error
+                return False
             logger.warning("state not kept", extra={"run_id": run_id, "error": str(error)})
+        return True
+
+    async def _swaps(self, run_id: str, before: Document, state: Document) -> bool:
+        """Keep a run in the place of its pause; whether the backend can. Raises `ResumeError` if another process was first."""
+        try:
+            kept = await self.backend.swap_state(run_id, before, state)
+        except NotImplementedError:
+            return False
+        if not kept:
+            raise ResumeError(
+                f"Run {run_id}: the answer came too late, another process was first.",
+                suggestion="Ask for the run by its run_id.",
+                run_id=run_id,
+            )
+        return True
+
+    def stopped(self, run_id: str) -> FlujoError | None:
+        """Why a run that was answered did not go on here, once; None if it did. What is here of it is not the run any more."""
+        return self._stopped.pop(run_id, None)
 
     async def restore(self, run_id: str, spec: PipelineSpec, owner: str) -> WorkflowState | None:
         """Bring a run back that only the backend knows, so that it goes on.
@@ -158,6 +198,8 @@ class RunArchiver:
         state = WorkflowState.model_validate(found)
         if state.status in ("running", "paused") and (kept := state.metadata.get("flujo")) is not None:
             await self._dumps.restore(adapted(RunDump.of(kept), spec), owner)
+            if state.status == "paused":
+                self._paused[run_id] = found
         return state
 
     async def _workflow_state(self, run_id: str, result: PipelineResult) -> WorkflowState:

@@ -208,6 +208,9 @@ class RunDriver:
         """Keep a run that has ended, where no manager of a fleet does it. The result does not wait for a backend that is away."""
         if self.archiver is None or engine.archives:
             return
+        if (error := self.archiver.stopped(run_id)) is not None:
+            await engine.forget(run_id)
+            raise error
         try:
             if self._terms.delete_on_completion:
                 await self.archiver.backend.delete_state(run_id)

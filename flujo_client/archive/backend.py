@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Document", "PipelineCosts", "StateBackend", "WorkflowState"]
+__all__ = ["Document", "PipelineCosts", "StateBackend", "WorkflowState", "same_state"]
 
 #: JSON values by name.
 Document = dict[str, Any]
@@ -87,6 +88,16 @@ class StateBackend(ABC):
     async def save_trace(self, run_id: str, trace: Document) -> None:
         """Keep a run's trace tree in the place of the one before."""
 
+    async def swap_state(self, run_id: str, expected: Document, state: Document) -> bool:
+        """`save_state`, if the state that is kept is still `expected`, as `load_state` gave it; at once for all processes.
+
+        Of several processes that go on with a paused run, each with an answer, it lets one. A backend without it lets all.
+
+        Returns:
+            Whether it is kept; if not, nothing changed.
+        """
+        raise NotImplementedError
+
     async def save_run_start(self, run_data: Document) -> None:
         """Keep what is known when a run starts: `run_id`, `pipeline_name`, `pipeline_version`, `created_at`, `input`."""
         raise NotImplementedError
@@ -150,3 +161,8 @@ class StateBackend(ABC):
     async def shutdown(self) -> None:
         """Let go of connections."""
         raise NotImplementedError
+
+
+def same_state(one: Document | None, other: Document | None) -> bool:
+    """Whether two states are the same JSON; NaN equals itself here."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

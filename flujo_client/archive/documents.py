@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import fcntl
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flujo_client.archive.backend import Document, StateBackend
+from flujo_client.archive.backend import Document, StateBackend, same_state
 from flujo_client.protocol.payloads import json_bytes
 
 __all__ = ["FileBackend", "InMemoryBackend"]
@@ -56,6 +57,15 @@ class _DocumentBackend(StateBackend):
     async def save_state(self, run_id: str, state: Document) -> None:
         """See `StateBackend`."""
         await self._replace(run_id, "state", state)
+
+    async def swap_state(self, run_id: str, expected: Document, state: Document) -> bool:
+        """See `StateBackend`."""
+        async with self._lock:
+            document = await self._read(run_id)
+            if not same_state(document.get("state"), expected):
+                return False
+            await self._write(run_id, {**document, "state": state})
+            return True
 
     async def load_state(self, run_id: str) -> Document | None:
         """See `StateBackend`."""
@@ -192,6 +202,11 @@ class FileBackend(_DocumentBackend):
     async def _remove(self, name: str) -> None:
         await asyncio.to_thread(self._file(name).unlink, missing_ok=True)
 
+    async def swap_state(self, run_id: str, expected: Document, state: Document) -> bool:
+        """See `StateBackend`. A lock file in the folder keeps out the swaps of other processes."""
+        async with self._lock:
+            return await asyncio.to_thread(_swap, self._file(run_id), expected, state)
+
     async def _all(self) -> list[Document]:
         files = [file for file in self._folder.glob("*.json") if file != self._file(_SYSTEM)]
         return [document for document in await asyncio.to_thread(_load_all, files) if document]
@@ -216,6 +231,16 @@ def _store(file: Path, document: Document) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     draft.replace(file)
+
+
+def _swap(file: Path, expected: Document, state: Document) -> bool:
+    with (file.parent / ".swap").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or its process dies
+        document = _load(file)
+        if not same_state(document.get("state"), expected):
+            return False
+        _store(file, {**document, "state": state})
+        return True
 
 
 def _page(documents: list[Document], wanted: dict[str, Any], limit: int, offset: int) -> list[Document]:

@@ -21,7 +21,7 @@ from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from flujo_client.archive.backend import Document, PipelineCosts, StateBackend
+from flujo_client.archive.backend import Document, PipelineCosts, StateBackend, same_state
 from flujo_client.archive.tables import RUNS, STATES, STEPS, SYSTEM, TRACES
 from flujo_client.protocol.errors import StateUnavailableError
 from flujo_client.protocol.quota import to_nano_usd
@@ -89,15 +89,21 @@ class SqlBackend(StateBackend):
 
     async def save_state(self, run_id: str, state: Document) -> None:
         """See `StateBackend`."""
-        values = {
-            "run_id": run_id,
-            "pipeline_id": state.get("pipeline_id", ""),
-            "status": state.get("status", "running"),
-            "created_ms": _ms(state.get("created_at")),
-            "updated_ms": _ms(state.get("updated_at")),
-            "state": state,
-        }
-        await self._do(lambda connection: self._upsert(connection, STATES, values))
+        await self._do(lambda connection: self._upsert(connection, STATES, _state_row(run_id, state)))
+
+    async def swap_state(self, run_id: str, expected: Document, state: Document) -> bool:
+        """See `StateBackend`."""
+        query = sa.select(STATES.c.state).where(STATES.c.run_id == run_id).with_for_update()
+
+        def swap(connection: sa.Connection) -> bool:
+            if connection.dialect.name == "sqlite":  # which knows no row locks, and begins no transaction with a read
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if not same_state(connection.scalar(query), expected):
+                return False
+            self._upsert(connection, STATES, _state_row(run_id, state))
+            return True
+
+        return await self._do(swap)
 
     async def load_state(self, run_id: str) -> Document | None:
         """See `StateBackend`."""
@@ -273,6 +279,17 @@ def _delete(connection: sa.Connection, run_ids: Sequence[str]) -> None:
     for table in (STEPS, TRACES, RUNS, STATES):
         for start in range(0, len(run_ids), 500):
             connection.execute(sa.delete(table).where(table.c.run_id.in_(run_ids[start : start + 500])))
+
+
+def _state_row(run_id: str, state: Document) -> Document:
+    return {
+        "run_id": run_id,
+        "pipeline_id": state.get("pipeline_id", ""),
+        "status": state.get("status", "running"),
+        "created_ms": _ms(state.get("created_at")),
+        "updated_ms": _ms(state.get("updated_at")),
+        "state": state,
+    }
 
 
 def _run_row(data: Document) -> Document:

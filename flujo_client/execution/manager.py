@@ -62,8 +62,8 @@ class RunObserver(Protocol):
 class RunKeeper(Protocol):
     """Keeps runs that go on, beside Redis: the place of a state backend."""
 
-    async def decided(self, run_id: str) -> None:
-        """Called after a decision was stored and before anything of it starts."""
+    async def decided(self, run_id: str) -> bool:
+        """Called after a decision was stored and before anything of it starts; whether the run goes on in this process."""
 
 
 class ExecutionManager:
@@ -310,8 +310,10 @@ class ExecutionManager:
 
     async def _go_on(self, run: RunView, decision: Decision, ready: Ready, decided: Advanced, outcomes: int) -> None:
         """Start what was decided, once whoever keeps the run has it."""
-        if self.keeper is not None and not decision.status.terminal:
-            await self.keeper.decided(run.run_id)
+        if self.keeper is not None and not decision.status.terminal and not await self.keeper.decided(run.run_id):
+            await self._state.scripts.cancel(run.run_id, run.owner, "another process goes on with it")
+            self.wake(run.run_id)
+            return
         await self.outbox.send(run, ready)
         told = self.keeper is not None or (self._observer is not None and self._observer.asks)
         if not told and not ready.lacking:  # nobody is told of each step, and somebody has what follows

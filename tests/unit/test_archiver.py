@@ -17,6 +17,7 @@ from flujo_client import (
     InMemoryBackend,
     PipelineContext,
     RunConflictError,
+    StateBackend,
     StateUnavailableError,
     Step,
     StepRun,
@@ -228,6 +229,101 @@ def test_a_run_that_nobody_named_is_answered_by_a_process_that_never_saw_it_and_
     assert process("start").startswith("paused")
     assert process("answer") == "completed {'asks': 'done: yes', 'works': 8} 1"
     assert "takes no answer any more: it is completed" in process("answer")
+
+
+_RACING = """
+import asyncio, sys
+from flujo_client import FileBackend, Flujo, Pipeline, PipelineResult, ResumeError, SQLiteBackend, Step, step
+
+@step
+async def pay(answer: str) -> str:
+    with open("bills", "a") as bills:
+        print(answer, file=bills)
+    return answer
+
+pipeline = Pipeline([Step.human_in_the_loop("ask", "Go on?"), pay])
+kind, place = {"sqlite": (SQLiteBackend, "runs.db"), "file": (FileBackend, "runs")}[sys.argv[1]]
+
+class Meeting(kind):
+    async def swap_state(self, run_id, expected, state):
+        print("answered", flush=True)
+        sys.stdin.readline()
+        return await super().swap_state(run_id, expected, state)
+
+async def main():
+    async with Flujo(pipeline, state_backend=Meeting(place)) as flujo:
+        if sys.argv[2] == "start":
+            result = await flujo.run_async("x", run_id="a")
+            return open("paused.json", "w").write(result.model_dump_json())
+        paused = PipelineResult.model_validate_json(open("paused.json").read())
+        try:
+            print((await flujo.resume_async(paused, sys.argv[2])).output)
+        except ResumeError as error:
+            print(f"refused: {error.message}")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+def test_of_two_processes_that_answer_a_kept_pause_at_once_one_goes_on_and_the_other_is_told(
+    tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "racing.py").write_text(_RACING)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def process(what: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "racing.py", kind, what]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    assert process("start").communicate()[1] is None
+    both = [process("yes"), process("no")]
+    for one in both:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "answered\n"  # each has the run, paused, and an answer in it
+    told = [one.communicate("go\n")[0].strip() for one in both]
+
+    (refused,) = [words for words in told if words.startswith("refused: ")]
+    (won,) = [words for words in told if words in ("yes", "no")]
+    assert "the answer came too late, another process was first" in refused
+    assert (tmp_path / "bills").read_text() == f"{won}\n"
+
+
+class _Plain(InMemoryBackend):
+    """One that has no `swap_state`."""
+
+    swap_state = StateBackend.swap_state
+
+
+async def test_a_backend_that_cannot_swap_states_keeps_pauses_all_the_same() -> None:
+    pipeline = Step.human_in_the_loop("ask", "Go on?") >> double
+    async with Flujo(pipeline, state_backend=_Plain()) as flujo:
+        paused = await flujo.run_async("x", run_id="a")
+
+        assert (await flujo.resume_async(paused, 4)).output == 8
+
+
+class _Away(InMemoryBackend):
+    """One that is away when an answer comes."""
+
+    away = True
+
+    async def swap_state(self, run_id: str, expected: dict[str, Any], state: dict[str, Any]) -> bool:
+        if self.away:
+            raise StateUnavailableError("away")
+        return await super().swap_state(run_id, expected, state)
+
+
+async def test_an_answer_that_the_backend_cannot_take_starts_nothing_and_may_be_given_again() -> None:
+    backend, pipeline = _Away(), Step.human_in_the_loop("ask", "Go on?") >> double
+    async with Flujo(pipeline, state_backend=backend) as flujo:
+        paused = await flujo.run_async("x", run_id="a")
+        with pytest.raises(StateUnavailableError):
+            await flujo.resume_async(paused, 4)
+        backend.away = False
+
+        assert (await flujo.resume_async(paused, 5)).output == 10
 
 
 def test_a_run_of_another_pipeline_is_not_taken_for_this_one(tmp_path: Path) -> None:

@@ -73,6 +73,22 @@ async def test_a_state_is_kept_replaced_and_deleted_alone(backend: StateBackend)
     assert await backend.load_state("nobody") is None
 
 
+async def test_a_state_is_swapped_by_one_of_many_who_saw_the_same(backend: StateBackend) -> None:
+    await backend.save_state("a", state("a", status="paused", pipeline_context={"rate": float("nan")}))
+    seen = await backend.load_state("a")
+    assert seen is not None
+
+    swaps = (backend.swap_state("a", seen, state("a", pipeline_context={"n": number})) for number in range(5))
+    done = await asyncio.gather(*swaps)
+
+    assert sorted(done) == [False] * 4 + [True]
+    kept = await backend.load_state("a")
+    assert kept is not None
+    assert kept["pipeline_context"] == {"n": done.index(True)}
+    assert not await backend.swap_state("nobody", seen, seen)
+    assert await backend.load_state("nobody") is None
+
+
 async def test_traces_are_kept(backend: StateBackend) -> None:
     await backend.save_trace("a", {"name": "pipeline_run"})
     await backend.save_trace("a", {"name": "pipeline_run", "children": []})
