@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flujo_client import AsyncFlujoClient
+from flujo_client import AsyncFlujoClient, UsageLimits
 from tests.integration.conftest import ROOT, Fleet
 
 
@@ -61,6 +61,9 @@ async def test_every_run_is_one_trace_and_is_counted_whoever_submits_it(make_own
     fleet.worker()
     async with AsyncFlujoClient(settings=fleet.settings()) as client:
         await fleet.published(client, "digest")
+        await fleet.published(client, "crowd")
+        limited = await client.submit("crowd", 1, usage_limits=UsageLimits(total_tokens_limit=100))
+        await limited.result(timeout_s=60)
     outputs = []
     for words in SUBMITTED.values():
         done = await asyncio.to_thread(
@@ -99,4 +102,5 @@ async def test_every_run_is_one_trace_and_is_counted_whoever_submits_it(make_own
         if run_id == "cli":
             assert roots == {None}, "the command line records the root itself"
     wanted = {"messaging.process.duration", "flujo.step.outcomes", "flujo.manager.decisions", "flujo.run.ended"}
+    wanted |= {"flujo.step.usage", "flujo.budget.events"}
     await fleet.until(lambda: wanted <= _metrics(everything()), f"all are exported: {wanted}")
