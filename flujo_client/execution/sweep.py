@@ -10,6 +10,7 @@ from typing import Any
 from flujo_client.execution.manager import ExecutionManager
 from flujo_client.execution.redispatch import judge_dispatch
 from flujo_client.protocol.errors import BrokerUnavailableError, FlujoError, StateUnavailableError
+from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.replies import Claim, SweepPage
 from flujo_client.protocol.wire import RedisReplyError
@@ -87,7 +88,7 @@ class Sweep:
             *(self._one(run_id.decode(), adopt(run_id.decode(), manager_id, POOL)) for run_id in page)
         )
         if await self._scripts.bury("managers", manager_id, self._shard):
-            await self._execute("HDEL", self._key("advances"), manager_id)
+            await self._write("forget_manager", "HDEL", self._key("advances"), manager_id)
         return sum(map(bool, moved))
 
     async def _one(self, run_id: str, mending: Awaitable[Any]) -> Any:
@@ -112,7 +113,7 @@ class Sweep:
             owner = await self._state.owner_of(run_id)
             if await self._one(run_id, self._scripts.cancel(run_id, owner, "its deadline is past")) is None:
                 logger.warning("run not ended by its deadline, cancelled", extra={"run_id": run_id})
-            await self._execute("ZREM", self._key("deadlines"), run_id)
+            await self._write("forget_deadline", "ZREM", self._key("deadlines"), run_id)
 
     async def _reclaim_overdue(self, page: SweepPage) -> None:
         incarnations = [name.decode() for name in await self._execute("ZRANGE", self._key("incarnations"), 0, -1)]
@@ -141,8 +142,8 @@ class Sweep:
             return
         inbox = self._keyspace.inbox(owner, self._shard)
         if await self._execute("LLEN", inbox) < PAGE:
-            await self._execute("LPUSH", inbox, run_id)
-            await self._execute("EXPIRE", inbox, 60)
+            await self._write("wake_owner", "LPUSH", inbox, run_id)
+            await self._write("bound_inbox", "EXPIRE", inbox, 60)
 
     async def _publish_lost(self, page: SweepPage) -> None:
         queues = {member.rsplit(" ", 1)[1] for member, published_ms, _ in page.dispatches if published_ms}
@@ -159,16 +160,16 @@ class Sweep:
             else:
                 waiting += [page.now_ms + judgement.next_ms, member]
         if waiting:
-            await self._execute("ZADD", self._key("dispatches"), "XX", *waiting)
+            await self._write("look_later", "ZADD", self._key("dispatches"), "XX", *waiting)
         await asyncio.gather(*publishing)
 
     async def _empty_before(self, queue: str, page: SweepPage) -> int | None:
         """When the sweep before saw a queue empty, if it is empty now as well; notes what is seen now."""
         field = f"{queue}|empty"
         if await self._publisher.depth(queue):
-            await self._execute("HDEL", self._key("intake"), field)
+            await self._write("note_messages", "HDEL", self._key("intake"), field)
             return None
-        await self._execute("HSET", self._key("intake"), field, page.now_ms)
+        await self._write("note_empty", "HSET", self._key("intake"), field, page.now_ms)
         return page.intake.get(field)
 
     def _key(self, name: str) -> str:
@@ -176,3 +177,9 @@ class Sweep:
 
     async def _execute(self, *words: str | int) -> Any:
         return await self._scripts.commands.execute(*words)
+
+    async def _write(self, effect: str, *words: str | int) -> None:
+        """A plain command that changes one key; the next sweep makes it again if this process dies before it."""
+        failpoint("before", effect)
+        await self._execute(*words)
+        failpoint("after", effect)

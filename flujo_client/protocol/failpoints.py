@@ -59,7 +59,7 @@ def failpoint(moment: str, effect: str) -> None:
 
     Args:
         moment: `before` or `after`.
-        effect: A script's name, `publish`, `message` or `body`.
+        effect: A script's name, `publish`, `message`, `body`, or what a plain write of the sweep is for.
     """
     if _ARMED is not None:
         _ARMED.passed(f"{moment}:{effect}")

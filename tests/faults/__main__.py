@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--results", type=Path, help="append one JSON line per fault to this file")
     parser.add_argument("--rabbitmq", action="store_true", help="RabbitMQ of this machine carries the messages")
+    parser.add_argument("--beside", action="store_true", help="messages lie in the database of the runs, as by default")
     parser.add_argument("--keep", type=Path, help="a new folder for logs, ledger and the stories of what failed")
     options = parser.parse_args()
     table = ON_RABBITMQ if options.rabbitmq else FAULTS
@@ -29,7 +30,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="flujo-faults-") as folder:
         kept = options.keep or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
-        arena = Arena(kept.absolute(), on_rabbitmq=options.rabbitmq)
+        arena = Arena(kept.absolute(), on_rabbitmq=options.rabbitmq, beside=options.beside)
         try:
             for name in names:
                 report = asyncio.run(_play_all(name, table[name], options.first, options.seeds, arena))

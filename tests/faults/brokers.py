@@ -86,6 +86,18 @@ class RedisBroker:
         pass
 
 
+class BesideBroker(RedisBroker):
+    """Messages lie beside the runs, as they do by default: there a commit may publish what follows it."""
+
+    kind = "beside"
+
+    def __init__(self, server: RedisServer) -> None:
+        self.url = server.url
+
+    async def empty(self, queues: Collection[str]) -> None:
+        await self._execute("UNLINK", *(broker_queue(self.namespace, queue) for queue in queues))
+
+
 def _purge(queue: str, channel: Any) -> int:
     return int(channel.queue_purge(queue) or 0)
 

@@ -25,7 +25,10 @@ PLACES: dict[str, list[str]] = {
     "talker": _both("extend", "emit"),
     "stranger": _both("decline"),
     "manager": _both("register", "load_run", "advance", "publish", "finish", "sweep", "redispatch"),
-    "mender": _both("lose", "bury", "adopt"),
+    "seer": _both("look_ahead"),
+    "loser": _both("note_messages", "note_empty", "look_later"),
+    "mender": _both("lose", "bury", "adopt", "forget_manager", "wake_owner", "bound_inbox"),
+    "late": _both("forget_deadline"),
     "client": _both("create_run", "cancel"),
 }
 
@@ -41,7 +44,6 @@ UNSWEPT = {
     "ring": "one alarm, rung again by the next sweep if this one dies before it",
     "keep_spec": "a spec without a run, which goes after an hour; the script after it is swept",
     "retire_specs": "what nobody needs, found again by the next look",
-    "look_ahead": "what a commit may go on with; without it, the manager decides at the commit, as it does for every other step",
     "learn": "one example of many from which estimates are learned; one more or less changes little",
     "leave": "the process is about to end by itself; the tests of shutdown end it",
     "restore": "one command of somebody who forks a run; sent again it finds the new run",
@@ -68,12 +70,13 @@ asyncio.run(main())
 
 
 def places() -> list[tuple[str, str, str]]:
-    """Every round of the sweep: role, place and kind."""
+    """Every round of the sweep: role, place and kind. Nothing is decided ahead of branches that run at once."""
     found = []
     for role, names in PLACES.items():
         for place in names:
-            any_kind = place in _AT_START or role not in ("worker", "manager")
-            found += [(role, place, kind) for kind in (KINDS[:1] if any_kind else KINDS)]
+            any_kind = place in _AT_START or role not in ("worker", "manager", "seer")
+            kinds = KINDS[:1] if any_kind else KINDS
+            found += [(role, place, kind) for kind in kinds if (role, kind) != ("seer", "fork")]
     return found
 
 
@@ -86,7 +89,7 @@ def round_of(seed: int) -> tuple[str, str, str]:
 async def die_at_a_place(this: Round) -> None:
     role, place, kind = round_of(this.seed)
     this.how = f"{role} {place} {kind}"
-    roles = {"manager": _manager, "mender": _mender, "client": _client}
+    roles = {"manager": _manager, "seer": _seer, "loser": _loser, "mender": _mender, "late": _late, "client": _client}
     await roles.get(role, _worker)(this, place, {"talker": "talk"}.get(role, kind))
 
 
@@ -124,17 +127,65 @@ async def _mender(this: Round, place: str, kind: str) -> None:
     """A worker, or a calling manager, dies; and then the manager that mends what it left."""
     await this.load(held=3, free=0)
     await _alone(this)
-    if "adopt" in place:
-        key = this.client.keyspace
-        for run_id in this.inputs:  # as a caller's manager leaves them that was killed
-            await this.client.client.hset(key.run(run_id).run, "owner", "caller-gone")
-            await this.client.client.smove(key.owned("pool", 0), key.owned("caller-gone", 0), run_id)
-        await this.client.client.zadd(key.shard("managers"), {"caller-gone": 1})
+    deaf = "wake_owner" in place or "bound_inbox" in place
+    if deaf:  # the owner lives, but hears nothing
+        await _owned_by_caller(this, now_ms() + 60_000)
+        this.open_gates()
+    elif "adopt" in place:
+        await _owned_by_caller(this, 1)
     else:
         this.kill(this.victim())
-    with _doomed_manager(this, place) as doomed:
+    await _until_it_dies(this, place)
+    if deaf:
+        await _owned_by_caller(this, 1)
+    await this.arena.make_whole(this.client)
+
+
+async def _owned_by_caller(this: Round, alive_until_ms: int) -> None:
+    """Runs as a caller's manager has them, or as it leaves them when it is killed."""
+    key = this.client.keyspace
+    for run_id in this.inputs:
+        await this.client.client.hset(key.run(run_id).run, "owner", "caller")
+        await this.client.client.smove(key.owned("pool", 0), key.owned("caller", 0), run_id)
+    await this.client.client.zadd(key.shard("managers"), {"caller": alive_until_ms})
+
+
+async def _seer(this: Round, place: str, kind: str) -> None:
+    """A manager decides ahead only where a commit can publish what follows."""
+    if this.arena.broker.kind != "beside":
+        this.violations.append(f"F4 {this.how}: play this round with --beside")
+        return
+    await _manager(this, place, kind)
+
+
+async def _loser(this: Round, place: str, kind: str) -> None:
+    """The sweep looks at dispatches that nobody leases: their messages lie in the queue, or are lost."""
+    await _alone(this)
+    with _doomed_manager(this, place) as doomed, _workers_stopped(this):
+        for _ in range(10):
+            await _feed(this, f"{kind}_{FAR}")
+        await this.until(lambda: this.arena.broker.waiting(FAR), "messages wait for the stopped workers")
+        if "note_messages" not in place:
+            await this.lose_messages()
         await this.until(lambda: doomed.poll() is not None, f"the manager dies at {place}")
     await this.arena.make_whole(this.client)
+
+
+async def _late(this: Round, place: str, kind: str) -> None:
+    """A run is held past its deadline."""
+    run_id, pipeline, value = f"{this.name}-0", f"{kind}_{FAR}", {"hold_at": 1, "billed_first": True}
+    this.inputs[run_id] = pipeline, value
+    this.ends = ("cancelled",)
+    await this.client.submit(pipeline, value, run_id=run_id, usage_limits=LIMIT, deadline_s=5)
+    await this.until(lambda: this.holders(run_id), "the run is held")
+    await _alone(this)
+    await _until_it_dies(this, place)
+    await this.arena.make_whole(this.client)
+
+
+async def _until_it_dies(this: Round, place: str) -> None:
+    with _doomed_manager(this, place) as doomed:
+        await this.until(lambda: doomed.poll() is not None, f"the manager dies at {place}")
 
 
 async def _client(this: Round, place: str, kind: str) -> None:
@@ -170,14 +221,21 @@ async def _managers(this: Round) -> set[bytes]:
 
 async def _lose_dispatches(this: Round, pipeline: str) -> None:
     """Lose messages for certain: while no worker runs they lie in their queue, but for those whose delivery was asked for."""
-    stopped = [worker.pid for worker in this.arena.workers]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with _workers_stopped(this):
         for _ in range(10):
             await _feed(this, pipeline)
         await this.until(lambda: this.arena.broker.waiting(FAR), "messages wait for the stopped workers")
         await this.lose_messages()
+
+
+@contextmanager
+def _workers_stopped(this: Round) -> Iterator[None]:
+    stopped = [worker.pid for worker in this.arena.workers]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    this.paused.update(stopped)
+    try:
+        yield
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
