@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from flujo_client.audit import Auditor, Difference
 from flujo_client.protocol.connection import RedisClient
@@ -45,17 +45,25 @@ class AccountAuditor:
         for _ in range(_TRIES):
             before = await self._named()
             seconds, _ = await self._client.time()
-            sums = _ahead(before)
+            sums = [_ahead(named) for named in before]
             for run_id in await Auditor(self._client, self._keyspace).run_ids():
-                await self._add_run(run_id, sums)
+                await self._add_run(run_id, sums[self._keyspace.shard_of(run_id)])
             after = await self._named()
-            found = list(_differences(after, sums, seconds * 1000 - self._retention_ms))
+            forgotten_ms = seconds * 1000 - self._retention_ms
+            found = [
+                each
+                for named, derived in zip(after, sums, strict=True)
+                for each in _differences(named, derived, forgotten_ms)
+            ]
+            found += _loans(self._keyspace, after)
             if before == after:
                 return found
-        return [difference for difference in found if before.get(_row(difference)) == after.get(_row(difference))]
+        return [each for each in found if _of_account(before, each.account) == _of_account(after, each.account)]
 
-    async def _named(self) -> dict[str, str]:
-        return _decoded(await self._client.hgetall(self._keyspace.shard("named")))
+    async def _named(self) -> list[dict[str, str]]:
+        """What each shard knows of named accounts."""
+        keys = [self._keyspace.shard("named", shard) for shard in range(self._keyspace.shards)]
+        return [_decoded(await self._client.hgetall(key)) for key in keys]
 
     async def _add_run(self, run_id: str, sums: _Sums) -> None:
         keys = self._keyspace.run(run_id)
@@ -119,8 +127,31 @@ def _add(sums: _Sums, key: tuple[str, str, int, str], amount: int) -> None:
     sums[key] = sums.get(key, 0) + amount
 
 
-def _row(difference: Difference) -> str:
-    return f"row|{difference.account}"
+def _loans(keyspace: Keyspace, shards: Sequence[Mapping[str, str]]) -> Iterator[Difference]:
+    """Compare what each shard holds of an account with what its home lent: no more, and as much where nothing is on its way."""
+    for account in shards[0].get("names", "").split():
+        lent_by = shards[keyspace.home_of(account)]
+        for shard, named in enumerate(shards):
+            words = named.get(f"slab|{account}", "").split()
+            head, held = words[:4], parse_amounts(" ".join(words[4:]))
+            row, lent_text, *_ = f"{lent_by.get(f'lent|{account} {shard}', '')};;".split(";")
+            lent, said = parse_amounts(lent_text), row.split()[:2]
+            settled = said == [head[0], head[3]] and head[1] == "open" if head else True
+            for meter, amount in held.items():
+                counts = meter == SLOTS or said[1:] == head[3:]
+                if counts and (amount > lent.get(meter, 0) or (settled and amount != lent.get(meter, 0))):
+                    yield Difference(NAMED, account, meter, f"lent to shard {shard}", lent.get(meter, 0), amount)
+
+
+def _of_account(shards: Sequence[Mapping[str, str]], account: str) -> list[tuple[str, str]]:
+    """What shards know of an account beside who waits for it."""
+    names = (f"row|{account}", f"slab|{account}")
+    return [
+        (name, value)
+        for named in shards
+        for name, value in named.items()
+        if name in names or name.startswith(f"lent|{account} ")
+    ]
 
 
 def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from flujo_client.protocol.errors import ConfigurationError, UnknownAccountError
+from flujo_client.execution.slabs import SlabMover
+from flujo_client.protocol.errors import UnknownAccountError
 from flujo_client.protocol.named import Account, now_utc
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
@@ -53,6 +54,8 @@ class AccountStatus:
     rules: tuple[str, ...] = ()
 
 
+_PARTS = ("reserved", "spent", "unknown")
+
 #: Waiters that a status counts.
 _MOST_WAITING = 100_000
 
@@ -67,24 +70,26 @@ class AccountBook:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._commands = scripts.commands
-        self._key = scripts.keyspace.shard("named")
-        self._queue = scripts.keyspace.shard("named_queue")
+        self._keyspace = scripts.keyspace
+        self._slabs = SlabMover(scripts)
 
     async def define(self, account: Account) -> None:
         """Define an account, or define it anew: what it has taken stays taken, unless its window is another.
 
+        Of several shards its home hears of it first, so that nobody is lent more than a lower limit allows, and what the
+        others have free goes back to it at the end.
+
         Raises:
-            ConfigurationError: The namespace is spread over several shards.
-            StateUnavailableError: Redis does not answer; call again.
+            StateUnavailableError: Redis does not answer; call again, as some shards may know of it and others not.
         """
-        shards = self._scripts.keyspace.shards
-        if shards > 1:
-            raise ConfigurationError(
-                f"Account {account.name} cannot be defined on {shards} shards: what one shard takes the others would not know.",
-                suggestion="Use a namespace of one shard.",
-            )
         calendar = account.calendar(now_utc())
-        await self._scripts.define_account(account.name, account.definition, calendar, account.pipelines)
+        for shard in self._home_first(account.name):
+            await self._scripts.define_account(account.name, account.definition, calendar, account.pipelines, shard)
+        await self._slabs.gather_in(account.name)
+
+    def _home_first(self, name: str) -> list[int]:
+        home = self._keyspace.home_of(name)
+        return sorted(range(self._keyspace.shards), key=lambda shard: shard != home)
 
     async def define_for(self, spec: PipelineSpec, accounts: Sequence[Account]) -> list[str]:
         """Define what a pipeline's runs draw on; returns those that pay for every step: those that no step names."""
@@ -100,7 +105,8 @@ class AccountBook:
             UnknownAccountError: There is none of this name.
             StateUnavailableError: Redis does not answer; call again.
         """
-        if not await self._scripts.drop_account(name):
+        shards = reversed(self._home_first(name))  # the home knows what it lent until nobody has it any more
+        if not any([await self._scripts.drop_account(name, shard) for shard in shards]):
             raise _unknown(name)
 
     async def hold_back(self, name: str, delay: timedelta) -> None:
@@ -110,24 +116,40 @@ class AccountBook:
             UnknownAccountError: There is none of this name.
             StateUnavailableError: Redis does not answer; call again.
         """
-        if await self._scripts.hold_back(name, delay // timedelta(milliseconds=1)) is None:
+        if await self._scripts.hold_back_everywhere(name, delay // timedelta(milliseconds=1)) is None:
             raise _unknown(name)
 
     async def names(self) -> list[str]:
         """Of all accounts. Raises `StateUnavailableError`."""
-        stored = await self._commands.execute("HGET", self._key, "names")
+        stored = await self._commands.execute("HGET", self._keyspace.shard("named"), "names")
         return [] if stored is None else sorted(stored.decode().split())
 
     async def status(self, name: str) -> AccountStatus:
-        """How an account stands.
+        """How an account stands, on all shards together.
 
         Raises:
             UnknownAccountError: There is none of this name.
             StateUnavailableError: Redis does not answer.
         """
-        await self._scripts.call_waiters(name, 0)  # brings it up to date
+        first, *others = [await self._on_shard(name, shard) for shard in range(self._keyspace.shards)]
+        meters = {
+            meter: MeterStatus(
+                row.limit, *(sum(getattr(one.meters[meter], part) for one in (first, *others)) for part in _PARTS)
+            )
+            for meter, row in first.meters.items()
+        }
+        return replace(
+            first,
+            meters=meters,
+            held_back_ms=max(one.held_back_ms for one in (first, *others)),
+            waiting=sum(one.waiting for one in (first, *others)),
+        )
+
+    async def _on_shard(self, name: str, shard: int) -> AccountStatus:
+        await self._scripts.call_waiters(name, 0, shard)  # brings it up to date
+        key, queue = self._keyspace.shard("named", shard), self._keyspace.shard("named_queue", shard)
         fields = (f"def|{name}", f"row|{name}", f"closed|{name}", "rules")
-        stored = await self._commands.execute("HMGET", self._key, *fields)
+        stored = await self._commands.execute("HMGET", key, *fields)
         definition, row, closed, rules = (b"" if value is None else value for value in stored)
         if not definition:
             raise _unknown(name)
@@ -135,7 +157,7 @@ class AccountBook:
         used = {meter: tuple(map(int, parts[at + 1 : at + 4])) for at, meter in enumerate(parts) if at % 4 == 0}
         when, _, _, _, span, *limits = definition.decode().split()
         waiting = await self._commands.execute(
-            "ZRANGEBYLEX", self._queue, f"[w{name} ", f"(w{name}!", "LIMIT", 0, _MOST_WAITING
+            "ZRANGEBYLEX", queue, f"[w{name} ", f"(w{name}!", "LIMIT", 0, _MOST_WAITING
         )
         pairs = rules.decode().split()
         return AccountStatus(

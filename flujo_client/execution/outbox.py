@@ -13,6 +13,7 @@ from flujo_client.execution.ahead import FARTHEST, Outlooks
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet, Lacking
 from flujo_client.execution.graph import step_at
+from flujo_client.execution.slabs import SlabMover
 from flujo_client.protocol.errors import BrokerUnavailableError, FlujoError, StateUnavailableError
 from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import StepRef
@@ -67,6 +68,7 @@ class Outbox:
         self._fleet = fleet
         self._outgoing: list[Outgoing] = []
         self._outlooks = Outlooks()
+        self._slabs = SlabMover(state.scripts)
         self._making_ready = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -202,6 +204,7 @@ class Outbox:
 
     async def _call_waiters(self, account: str, shard: int) -> None:
         try:
+            await self._slabs.serve(account, shard)
             called = [""]
             while called:
                 called = await self._state.scripts.call_waiters(account, _MOST_CALLED, shard)

@@ -46,6 +46,7 @@ _BUDGET = (
     "_hints",
     "_serve",
     "_stuck",
+    "_slabs",
     "_named",
     "_charges",
     "_settling",
@@ -61,10 +62,13 @@ _WITH_BUDGET = (
     "commit",
     "decline",
     "extend",
+    "lend_slab",
     "load_run",
     "lose",
+    "offer_slab",
     "redispatch",
     "reserve",
+    "take_slab",
 )
 
 

@@ -48,9 +48,9 @@ PERMANENT = {
     "spec_runs": "one field per spec of which there are runs that have not ended: how many",
     "pipelines": "one field of some 60 bytes per spec ever published, and one per name and version",
     "capabilities": "one field per worker process, removed after it left, and one per set of functions that one had",
-    "named": "a few fields per named account, one per hundredth of a sliding window, and one per dispatch that waits for an account",
+    "named": "a few fields per named account and shard, one per hundredth of a sliding window, and one per dispatch that waits",
     "named_queue": "one member per dispatch that waits for a named account, and one per hundredth of a sliding window",
-    "named_due": "one member per named account for which somebody waits",
+    "named_due": "one member per named account for which somebody waits, or of which a shard has something free",
     "owned": "one member per active run of the owner",
     "layout": "one field: how many shards the namespace has",
 }
@@ -84,6 +84,10 @@ class Keyspace:
     def shard_of(self, run_id: str) -> int:
         """The shard that holds a run: it follows from the id alone, so it stays as long as the number of shards does."""
         return zlib.crc32(run_id.encode()) % self.shards
+
+    def home_of(self, account: str) -> int:
+        """The shard that lends what a named account has to the others."""
+        return zlib.crc32(account.encode()) % self.shards
 
     def _key(self, shard: int, *parts: str) -> str:
         return ":".join((f"{{{self.namespace}:{shard}}}", *parts))

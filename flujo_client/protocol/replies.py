@@ -29,6 +29,8 @@ __all__ = [
     "Renewal",
     "Reserved",
     "RunInactive",
+    "SlabLoan",
+    "SlabOffer",
     "Split",
     "SplitStale",
     "SweepPage",
@@ -81,6 +83,40 @@ class RunInactive:
 @dataclass(frozen=True, slots=True)
 class WorkerDead:
     """The sweep has buried this incarnation; take a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlabOffer:
+    """A transfer under way between a shard and the home of a named account.
+
+    Attributes:
+        transfer: Its number; those of one shard rise.
+        window: The one that the amounts are of, by its start, ms; 0 where windows do not turn.
+        holds: What the shard holds, whatever comes of the transfer.
+        least: What it needs for the first that waits there; nothing if nobody waits in vain.
+        needs: What it needs for the first few.
+    """
+
+    transfer: int
+    window: int
+    holds: Amounts
+    least: Amounts
+    needs: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class SlabLoan:
+    """What a home grants in a transfer.
+
+    Attributes:
+        granted: All that the shard needed at least, or nothing.
+        lenders: The other shards that hold something of the account.
+        repeated: It was granted when the home first heard of the transfer, and says nothing of what is asked now.
+    """
+
+    granted: Amounts
+    lenders: tuple[int, ...]
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any
 
 from flujo_client.protocol.payloads import PayloadCodec
@@ -56,7 +55,7 @@ class StepRunPolicy:
             told,
             self._strict_pricing,
             call.step.accounts,
-            partial(self._scripts.hold_back, shard=self._scripts.keyspace.shard_of(ref.run_id)),
+            self._scripts.hold_back_everywhere,
         )
         call.injected |= {"run": run, **call.step.settings}
         try:

@@ -49,10 +49,9 @@ class Fleet:
         return own | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | self.extra
 
     def settings(self) -> Settings:
-        known = {name: value for name, value in self.extra.items() if name == "FLUJO_BROKER_URL"}
-        return Settings.from_env(
-            {"FLUJO_URL": self.url, **known, **{k: v for k, v in self.extra.items() if k == "FLUJO_NAMESPACE"}}
-        )
+        shared = ("FLUJO_BROKER_URL", "FLUJO_NAMESPACE", "FLUJO_SHARDS")
+        known = {name: value for name, value in self.extra.items() if name in shared}
+        return Settings.from_env({"FLUJO_URL": self.url, **known})
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start `flujo ...`; its output goes to the fleet's folder."""

@@ -37,6 +37,8 @@ from flujo_client.protocol.replies import (
     Renewal,
     Reserved,
     RunInactive,
+    SlabLoan,
+    SlabOffer,
     SpecNotKept,
     Split,
     SplitStale,
@@ -61,6 +63,7 @@ ROWS = {"advance": 2 + 1 + 5 + 6, "look_ahead": 6, "restore": 5 * 2 + 4}
 DESK_KEYS = ("run", "attempts", "events", "dirty", "inbox", "waiters", "dispatches", "published")
 
 CLAIM = Claim("r", "0", 1, "n", "w", "q")
+OFFER = SlabOffer(2, 0, {"tokens": 1}, {"tokens": 2}, {})
 LOADED = LoadedRun({"run_id": "r", "owner": "pool", "revision": "0", "operation": "", "applied": "0-0"}, [], {}, {})
 
 
@@ -143,6 +146,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "extend": lambda s: s.extend(CLAIM, 1, {}),
     "finish": lambda s: s.finish("r", "pool", b"", 1),
     "hold_back": lambda s: s.hold_back("a", 1),
+    "lend_slab": lambda s: s.lend_slab("a", 0, OFFER, {}, 1),
     "load_run": lambda s: s.load_run("r", 1),
     "learn": lambda s: s.learn("l", "n", {}),
     "leave": lambda s: s.leave(CLAIM, {}),
@@ -152,6 +156,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "keep_spec": lambda s: s.keep_spec("r", "h", b""),
     "retire_specs": lambda s: s.retire_specs(0, 1),
     "lose": lambda s: s.lose(CLAIM, "pool", "died", {}),
+    "offer_slab": lambda s: s.offer_slab("a", 0, 0, {}, {}),
     "publish_spec": lambda s: s.publish_spec("p", "h", b""),
     "redispatch": lambda s: s.redispatch("r 0 1 q", 1, 1),
     "refuse_run": lambda s: s.refuse_run("r", "p", b"", b"", "", 1),
@@ -164,6 +169,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "stash": lambda s: s.stash(CLAIM, "out:0!items", 0, [b""]),
     "ring": lambda s: s.ring("r", "0", "expired", "pool"),
     "sweep": _sweep,
+    "take_slab": lambda s: s.take_slab("a", 0, 2, {}, 0),
 }
 
 #: Every reply that a header lists, and the kind of answer that the wrapper makes of it.
@@ -207,11 +213,18 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     ],
     "finish": [([1], True), ([0], False), ([-1, b"running"], False)],
     "hold_back": [([1, b"5"], 5), ([0], NoneType)],
+    "lend_slab": [
+        ([1, b"tokens=3", b"0 2"], SlabLoan({"tokens": 3}, (0, 2))),
+        ([2, b"", b""], SlabLoan({}, (), repeated=True)),
+        ([0, b"7"], 7),
+        ([-1], NoneType),
+    ],
     "load_run": [([-5, b"2"], SchemaMismatchError)],
     "learn": [([1], True), ([0], False)],
     "look_ahead": [([1], True), ([0], False)],
     "leave": [([1], True), ([0], False)],
     "lose": [([1], True), ([0], False), ([-1], False)],
+    "offer_slab": [([1, b"2", b"0", b"tokens=1", b"tokens=2", b""], OFFER), ([0], NoneType)],
     "publish_spec": [([1], True), ([0], False)],
     "redispatch": [([1], True), ([0], False)],
     "refuse_run": [([1], True), ([0, b"running"], False)],
@@ -238,6 +251,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
         ([0], NoneType),
         ([1, b"5", [], [], [b"r 0 1 q", b"1 2"], [], [b"q|latest", b"3"], [b"r 0 expired"], [b"a"]], SweepPage),
     ],
+    "take_slab": [([1], True), ([0], False)],
 }
 
 

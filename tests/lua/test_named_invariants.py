@@ -25,7 +25,8 @@ from tests.lua.runs import a_dispatch, advance_run, commit_claim, create_run, lo
 
 pytestmark = ON_REAL_SERVERS
 
-RUNS, STEPS, OPERATIONS = 4, 12, 200
+STEPS, OPERATIONS = 12, 200
+RUNS = ("one", "two", "alpha", "beta")
 SECOND = timedelta(seconds=1)
 ACCOUNTS = (
     Account(name="day", limits=UsageLimits(total_tokens_limit=300, meters={"requests": 40}), window="day"),
@@ -51,9 +52,12 @@ class Crowd:
     async def start(self) -> None:
         for account in ACCOUNTS:
             await AccountBook(self.scripts).define(account)
-        await self.scripts.register("incarnations", "w1", -1, 0)  # dead, and not buried: its leases may be given up
+        for shard in range(self.scripts.keyspace.shards):
+            await self.scripts.register(
+                "incarnations", "w1", -1, shard
+            )  # dead, and not buried: its leases may be given up
         names = [account.name for account in ACCOUNTS]
-        for run_id in (f"r{number}" for number in range(RUNS)):
+        for run_id in RUNS:
             await create_run(self.scripts, run_id)
             for path in map(str, range(STEPS)):
                 named = " ".join(self.chance.sample(names, self.chance.randint(1, len(names))))
@@ -133,13 +137,14 @@ class Crowd:
                 await self.scripts.extend(claim, counter, {"tokens": 3, "requests": 1})
 
     async def call(self) -> None:
-        called = await self.scripts.call_waiters(self.chance.choice(ACCOUNTS).name, self.chance.randint(1, 5))
+        name, shard = self.chance.choice(ACCOUNTS).name, self.chance.randrange(self.scripts.keyspace.shards)
+        called = await self.scripts.call_waiters(name, self.chance.randint(1, 5), shard)
         for member in called:
             await self.scripts.redispatch(member, 0, 2_000)
 
     async def cancel(self) -> None:
         if self.chance.random() < 0.05:
-            await self.scripts.cancel(f"r{self.chance.randrange(RUNS)}", POOL, "why")
+            await self.scripts.cancel(self.chance.choice(RUNS), POOL, "why")
 
 
 @pytest.fixture
@@ -187,12 +192,14 @@ async def test_two_clients_at_once_leave_named_accounts_as_one_does(
 
 async def end_all(crowd: Crowd) -> None:
     """Every run is cancelled, what is leased ends, and the sweep looks at every dispatch."""
-    for number in range(RUNS):
-        await crowd.scripts.cancel(f"r{number}", POOL, "over")
+    for run_id in RUNS:
+        await crowd.scripts.cancel(run_id, POOL, "over")
     for claim in [*crowd.held, *crowd.lost]:
         await commit_claim(crowd.scripts, claim, {})
-    for member in await crowd.scripts.commands.execute("ZRANGE", crowd.scripts.keyspace.shard("dispatches"), 0, -1):
-        await crowd.scripts.redispatch(member.decode(), 0, 2_000)
+    keyspace = crowd.scripts.keyspace
+    for key in (keyspace.shard("dispatches", shard) for shard in range(keyspace.shards)):
+        for member in await crowd.scripts.commands.execute("ZRANGE", key, 0, -1):
+            await crowd.scripts.redispatch(member.decode(), 0, 2_000)
 
 
 async def nothing_is_held(crowd: Crowd) -> None:
@@ -201,5 +208,7 @@ async def nothing_is_held(crowd: Crowd) -> None:
         status = await AccountBook(crowd.scripts).status(account.name)
         assert status.waiting == 0
         assert all(row.reserved == 0 for row in status.meters.values()), status
-    fields = await crowd.scripts.commands.execute("HGETALL", crowd.scripts.keyspace.shard("named"))
-    assert [field for field in fields[::2] if field.startswith(b"place|")] == []
+    keyspace = crowd.scripts.keyspace
+    for key in (keyspace.shard("named", shard) for shard in range(keyspace.shards)):
+        fields = await crowd.scripts.commands.execute("HGETALL", key)
+        assert [field for field in fields[::2] if field.startswith(b"place|")] == []

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from flujo_client import (
     Account,
-    ConfigurationError,
     Flujo,
     FlujoClient,
     Settings,
@@ -293,15 +292,6 @@ class TestInProcess:
 
 async def _one(value: int) -> int:
     return 1
-
-
-async def test_no_account_can_be_defined_where_one_shard_does_not_know_what_another_takes(redis_url: str) -> None:
-    wire = Wire(redis_url)
-
-    with pytest.raises(ConfigurationError, match="on 4 shards"):
-        await AccountBook(Scripts(ScriptCaller(wire), Keyspace("sharded", shards=4))).define(PATIENT)
-
-    await wire.close()
 
 
 def test_code_that_is_not_async_defines_accounts_and_looks_at_them(redis_url: str, keyspace: Keyspace) -> None:

@@ -76,4 +76,9 @@ local function said(usage)
   return setmetatable({}, {__index = function(_, meter) return usage[meter] or (meter == 'requests' and 1 or nil) end})
 end
 
+local function used_of(account, meter)
+  local parts = part_of(account, meter)
+  return parts[1] + parts[2] + parts[3]
+end
+
 local function place_of(named, member) return terms_of(redis.call('HGET', named.key, 'place|' .. member)) end

@@ -2,7 +2,7 @@
 "def|<account>" = "<wait or refuse> <total, calendar or sliding> <window_ms> <grain_ms> <span> <meter>=<limit> ..."; "row|<account>" = "<start> <end>
 <meter> <reserved> <spent> <unknown> ..."; "calendar|<account>" = starts of its windows; "closed|<account>" = until when nobody may;
 "bucket|<account> <ms>" = what a sliding window took until then; "place|<member>" of a dispatch = "w;<account>;<stamp>;<names>;<estimate>;<calls in vain>"
-while it waits (<account> ... once it waits in all of them), "p;;<stamp>;<bookings>" once it was called and is not leased, "q;;<stamp>" if no worker had it then. Members of the queue zset, of score 0: "w<account> <stamp>
+while it waits (<account> ... once it waits in all of them), "p;;<stamp>;<bookings>" once it was called and is not leased, "q;;<stamp>" if no worker had it then, "d;;<stamp>" if it is to be refused. Members of the queue zset, of score 0: "w<account> <stamp>
 <member>" who waits, by age; "b<account> <ms>" the buckets. Bookings are words, "<account> <meter> <amount> <tag> ..."; the tag says in which
 window, or bucket, they lie. The meter `slots` counts attempts that are leased; `requests` counts every attempt as one at least. ]]
 local function named_open(key, queue, due, names)
@@ -56,7 +56,7 @@ end
 -- An account as it is now; nil if nobody has defined it: it limits nothing.
 local function named_account(named, id)
   if named.accounts[id] ~= nil then return named.accounts[id] or nil end
-  local stored = redis.call('HMGET', named.key, 'def|' .. id, 'row|' .. id, 'closed|' .. id)
+  local stored = redis.call('HMGET', named.key, 'def|' .. id, 'row|' .. id, 'closed|' .. id, 'slab|' .. id)
   local def, row = words(stored[1] or ''), words(stored[2] or '')
   local account = {id = id, waits = def[1] == 'wait', kind = def[2], length = tonumber(def[3]), grain = tonumber(def[4]), meters = {}}
   account.limits = amounts(table.concat(def, ' ', 6))
@@ -67,6 +67,7 @@ local function named_account(named, id)
   if account.kind == 'calendar' and named.now >= account.ending then turn(named, account) end
   if account.kind == 'sliding' then slide(named, account) end
   if account.kind == 'total' and account.start == 0 then account.start = named.now end  -- one for ever, from its definition on
+  account.slab = slab_in(slab_read(stored[4] or nil), account)
   return account
 end
 

@@ -12,11 +12,11 @@ local function named_lack(named, member, estimate, stamp)
     local behind = ahead and ahead ~= member and (not stamp or since < stamp)
     for meter, asked in pairs(account and asked_of(named, account, estimate) or {}) do
       local limit, least = account.limits[meter], math.max(asked, 1)
-      local left = limit - part_of(account, meter)[1] - part_of(account, meter)[2] - part_of(account, meter)[3]
-      local never = limit < least or (left < least and not account.waits and account.closed <= named.now)
+      local left = most_here(account, meter) - used_of(account, meter)
+      local never = limit < least or (left < least and not account.waits and account.closed <= named.now and is_dry(named, account))
       if never or (not found and (account.closed > named.now or behind or left < least)) then
-        local at = room_at(named, account, meter, asked, left)
-        local wait_ms = int(at > 0 and math.max(1, at - named.now) or 0)
+        local at = look_at(named, account, room_at(named, account, meter, asked, left))
+        local wait_ms = int(at > 0 and math.max(account.slab and DRY_AGAIN_MS or 1, at - named.now) or 0)
         found = {id, meter, int(asked), int(math.max(0, left)), int(limit), int(at), never, wait_ms}
         if never then return found end
       end
@@ -63,9 +63,29 @@ end
 local function named_take(named, member, estimate, terms, inbox)
   local place = place_of(named, member)
   if place[1] == 'p' then named_drop(named, member) end
+  named.dry = place[1] == 'd'
   local lack = named_lack(named, member, estimate, place[1] == 'p' and '' or place[3])
-  if place[1] == 'w' or place[1] == 'q' then named_leave(named, member, inbox) end
+  if place[1] == 'w' or place[1] == 'q' or place[1] == 'd' then named_leave(named, member, inbox) end
   if not lack then return named_book(named, estimate) end
-  if not lack[7] then named_wait(named, member, lack, place, terms[6], terms[4]) end
+  if not lack[7] then
+    named_wait(named, member, lack, place, terms[6], terms[4])
+    if lack[6] == int(named.now) and first_waiter(named, lack[1]) == member then post(named, lack[1], inbox) end  -- a slab is short
+  end
   return nil, lack
+end
+
+-- What those who wait for an account need: the first of them, and the first sixteen together; nothing where nobody waits.
+local function slab_needs(named, account)
+  local least = amounts(redis.call('HGET', named.key, 'want|' .. account.id) or '')
+  local needs, at = {}, 'w' .. account.id .. ' '
+  for meter, asked in pairs(least) do needs[meter] = asked end
+  for i, entry in ipairs(redis.call('ZRANGEBYLEX', named.queue, '[' .. at, '(' .. at .. ':', 'LIMIT', 0, 16)) do
+    local place = place_of(named, string.match(entry, '^%S+ %d+ (.+)$'))
+    for meter, asked in pairs(asked_of(named, account, amounts(place[5]))) do
+      asked = math.max(asked, 1)
+      needs[meter] = (needs[meter] or 0) + asked
+      if i == 1 then least[meter] = math.max(least[meter] or 0, asked) end
+    end
+  end
+  return least, needs
 end

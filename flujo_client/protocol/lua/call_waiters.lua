@@ -19,8 +19,10 @@ while member and calls > 0 do
     if first_waiter(named, ARGV[1]) == member then break end
   else
     named_leave(named, member, nil, ARGV[1])
-    if not lack then  -- else it never can be paid: reserve refuses it
+    if not lack then
       redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'p', '', place[3], named_book(named, estimate)}, ';'))
+    elseif named_account(named, lack[1]).slab then  -- no shard has anything: reserve refuses it, as one that never can be paid
+      redis.call('HSET', KEYS[1], 'place|' .. member, 'd;;' .. place[3])
     end
     redis.call('ZADD', KEYS[4], int(named.now), member)
     redis.call('HSET', KEYS[5], member, '0 0')
@@ -28,7 +30,10 @@ while member and calls > 0 do
   end
   member = first_waiter(named, ARGV[1])
 end
-named_account(named, ARGV[1])  -- brings it up to date, if nobody waits
+local account = named_account(named, ARGV[1])  -- brings it up to date, if nobody waits
+for meter, held in pairs(account and account.slab and account.slab.amounts or {}) do
+  if held > used_of(account, meter) then redis.call('ZADD', KEYS[3], 'NX', int(named.now + LEASE_MS), ARGV[1]) end
+end
 if member and calls <= 0 then redis.call('ZADD', KEYS[3], int(named.now), ARGV[1]) end  -- for whoever is asked next
 named_write(named)
 return {1, unpack(called)}

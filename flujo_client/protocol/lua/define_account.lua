@@ -2,9 +2,9 @@
 are looked at again.
 KEYS  1 named hash   2 named_queue zset   3 named_due zset
 ARGV  1 account   2 definition, "<wait or refuse> <total, calendar or sliding> <window_ms> <grain_ms> <span> <meter>=<limit> ..."
-      3 starts of its windows, ms   4 patterns of the pipelines whose runs it pays for
+      3 starts of its windows, ms   4 patterns of the pipelines whose runs it pays for   5 shards that share it
 REPLY {1} defined ]]
-local before, kept, names = redis.call('HMGET', KEYS[1], 'rules', 'names', 'def|' .. ARGV[1], 'row|' .. ARGV[1]), {}, {}
+local before, kept, names = redis.call('HMGET', KEYS[1], 'rules', 'names', 'def|' .. ARGV[1], 'row|' .. ARGV[1], 'slab|' .. ARGV[1]), {}, {}
 for pattern, account in string.gmatch(before[1] or '', '(%S+) (%S+)') do
   if account ~= ARGV[1] then kept[#kept + 1] = pattern .. ' ' .. account end
 end
@@ -13,6 +13,7 @@ for _, name in ipairs(words(before[2] or '')) do
   if name ~= ARGV[1] then names[#names + 1] = name end
 end
 names[#names + 1] = ARGV[1]
+local slab = before[5] or (ARGV[5] ~= '1' and int(now_ms()) .. ' open 0 0 ')  -- of which it holds nothing yet
 local function window_of(def) return string.match(def or '', '^%S+ (%S+ %S+ %S+ %S+)') end
 if before[3] and window_of(before[3]) ~= window_of(ARGV[2]) then
   local at = 'b' .. ARGV[1] .. ' '
@@ -22,7 +23,9 @@ if before[3] and window_of(before[3]) ~= window_of(ARGV[2]) then
   end
   local slots = string.match(before[4] or '', 'slots %d+ %d+ %d+')  -- held whatever the window
   redis.call('HSET', KEYS[1], 'row|' .. ARGV[1], '0 0' .. (slots and ' ' .. slots or ''))
+  slab = slab and int(now_ms()) .. ' open 0 0 ' .. (string.match(slab, 'slots=%d+') or '')
 end
+if slab then redis.call('HSET', KEYS[1], 'slab|' .. ARGV[1], slab) end
 redis.call('HSET', KEYS[1], 'names', table.concat(names, ' '), 'rules', table.concat(kept, ' '), 'def|' .. ARGV[1], ARGV[2],
   'calendar|' .. ARGV[1], ARGV[3])
 redis.call('ZADD', KEYS[3], int(now_ms()), ARGV[1])

@@ -24,7 +24,13 @@ if stored[5] then  -- accounts above the run
   named.extends = true
   local lack = named_lack(named, '', more, '')
   if lack and lack[7] then return {-4, lack[1], lack[2], lack[3], lack[4]} end
-  if lack then return {-6, lack[1], lack[2], lack[8]} end
+  if lack then
+    if lack[6] == int(named.now) then  -- a slab is short: whoever manages runs fetches more
+      redis.call('HSET', KEYS[3], 'want|' .. lack[1], lack[2] .. '=' .. lack[3])
+      redis.call('ZADD', KEYS[5], int(named.now), lack[1])
+    end
+    return {-6, lack[1], lack[2], lack[8]}
+  end
   redis.call('HSET', KEYS[1], claim .. 'named', merged(stored[5] .. ' ' .. named_book(named, more)))
   named_write(named)
 end
