@@ -111,6 +111,9 @@ async def test_a_hundred_branches_never_bill_more_than_the_cap(stormy: Fleet, se
             await run.cancel("in the middle")
         error = await outcome_of(run)
         rage.cancel()
+        doubtful = sum(
+            row.unknown for row in await rows_of(client, run_id)
+        )  # some of it comes free once those go on that were stopped
         storm.calm()
 
         async def at_rest() -> bool:
@@ -130,6 +133,6 @@ async def test_a_hundred_branches_never_bill_more_than_the_cap(stormy: Fleet, se
         assert error.data["meter"] == "tokens"
         assert error.data["account"].startswith("0.")
         assert int(error.data["free"]) < int(error.data["asked"]) == MOST
-        assert sum(row.free for row in rows) < MOST + sum(row.unknown for row in rows)  # the tree could not pay
+        assert sum(row.free for row in rows) < MOST + doubtful  # the tree could not pay
     elif seed % 5 != 4:
         assert error is None

@@ -97,3 +97,11 @@ async def test_an_estimate_that_was_no_bound_is_paid_from_what_is_free_and_else_
     await scripts.reserve(claim, POOL)
 
     assert await commit_claim(scripts, claim, {"tokens": used}) == Committed({"tokens": 15} if used == 75 else {})
+
+
+async def test_a_step_beside_a_split_in_the_background_has_what_the_branches_left(scripts: Scripts) -> None:
+    await split_run(scripts, [50, 50], 100, a_dispatch("2", chain="root"))
+    step = new_claim("2")
+    assert isinstance(await scripts.reserve(step, POOL), Reserved)
+
+    assert await commit_claim(scripts, step, {"tokens": 1}) == Committed({"tokens": 1})  # nothing was reserved for it
