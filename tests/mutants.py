@@ -27,7 +27,6 @@ MUTANTS = {
     "a floor that is too high": ("_floors", "own and math.max(0, need - free(nearest)) or need", "need"),
     "a floor that never falls": ("_floors", "math.min(need, least[meter] or 0)", "(least[meter] or 0)"),
     "accounts above do not hear of what came free": ("_floors", "if least then lower(", "if false then lower("),
-    "no page after the first is looked at": ("_serve", "until #page < PAGE", "until true"),
     "a hint rules out who could go on": ("_hints", "needs[meter] > (above", "needs[meter] >= (above"),
     "what was pooled further up is not heard of": ("_serve", "  desk.parents = {}  -- budget may", "  -- budget may"),
     "a hint stays when budget comes back": ("_hints", "refresh(desk, attempt)\n    end", "end"),
@@ -63,7 +62,7 @@ def killed(script: str, text: str, spoilt: str) -> bool:
         environment = os.environ | {
             "PYTHONPATH": folder,
             "TEST_MUTANT": script,
-            "TEST_STORM_EXAMPLES": os.environ.get("EXAMPLES", "60"),
+            "TEST_STORM_EXAMPLES": os.environ.get("EXAMPLES", "250"),
         }
         call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", MODEL]
         done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
