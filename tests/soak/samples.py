@@ -16,7 +16,8 @@ __all__ = ["SLACKS", "Samples", "children_of", "sample_process", "sample_redis"]
 MIB = 2**20
 
 #: What each quantity may rise although it is flat, in its own unit (`flatness.py`).
-SLACKS = {"keys": 60, "redis bytes": MIB, "connections": 4, "files": 4, "sockets": 4, "resident bytes": 8 * MIB}
+#: A process of a pool opens its connections when it gets its first step.
+SLACKS = {"keys": 60, "redis bytes": MIB, "connections": 8, "files": 8, "sockets": 8, "resident bytes": 8 * MIB}
 
 
 def sample_process(pid: int) -> dict[str, int] | None:
@@ -47,14 +48,16 @@ def children_of(pid: int) -> list[int]:
 
 
 async def sample_redis(client: Any, pid: int) -> dict[str, int]:
-    """Keys, memory, connections and file handles of Redis."""
-    info = await client.info()
+    """Keys, memory, connections and other file handles of Redis; what this process has connected is not counted."""
+    info, mine, its = await client.info(), sample_process(os.getpid()), sample_process(pid)
     facts = {
         "keys": await client.dbsize(),
         "redis bytes": info["used_memory"],
-        "connections": info["connected_clients"],
+        "connections": info["connected_clients"] - (mine["sockets"] if mine else 0),
     }
-    return facts | (sample_process(pid) or {})
+    if its is not None:
+        facts |= {"files": its["files"] - its["sockets"], "resident bytes": its["resident bytes"]}
+    return facts
 
 
 @dataclass
