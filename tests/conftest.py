@@ -33,6 +33,7 @@ LONG = (
     "test_shutdown.py",
     "test_kills.py",
     "test_faults.py",
+    "test_surroundings.py",
     "test_first_use.py",
 )
 
