@@ -73,9 +73,12 @@ def define(
     pipelines: list[str] = typer.Option(
         [], "--pipeline", help="Pays for every run of it; NAME or BEGIN*; again for more."
     ),
+    no_pipelines: bool = typer.Option(False, "--no-pipelines", help="Pays for no pipeline any more by itself."),
     as_json: bool = JsonOption,
 ) -> None:
-    """Define an account, or define it anew: what it has taken stays taken, unless its window is another."""
+    """Define an account, or define it anew: what it has taken stays taken, unless its window is another; so does what it pays for,
+    unless --pipeline or --no-pipelines says otherwise.
+    """
 
     async def work() -> AccountStatus:
         named = {} if requests is None else {"requests": requests}
@@ -84,6 +87,7 @@ def define(
         )
         async with AsyncFlujoClient() as client:
             await client.check()
+            kept = () if pipelines or no_pipelines else await _paid_for(client.accounts, name)
             await client.accounts.define(
                 Account(
                     name=name,
@@ -92,7 +96,7 @@ def define(
                     window=_window(window),
                     time_zone=time_zone,
                     when_exhausted="wait" if wait else "refuse",
-                    pipelines=tuple(pipelines),
+                    pipelines=tuple(pipelines or kept),
                 )
             )
             return await client.accounts.status(name)
@@ -102,6 +106,11 @@ def define(
         print_json(_document(status))
     else:
         console.print(draw_named([status]), crop=False)
+
+
+async def _paid_for(book: AccountBook, name: str) -> tuple[str, ...]:
+    """The pipelines whose runs an account pays for already."""
+    return tuple(rule for status in await statuses(book, [name]) for rule in status.rules)
 
 
 @_commands.command()

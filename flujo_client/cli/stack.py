@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from flujo_client.cli.redis_server import RedisServer, find_redis_server, free_port
 from flujo_client.cli.supervisor import Child, Supervisor
@@ -64,6 +65,7 @@ class Stack:
         if flower and find_spec("flower") is not None:
             self.flower_url = f"http://127.0.0.1:{flower_port or free_port()}"
         self.supervisor = Supervisor(folder / "logs")
+        self._lock: TextIO | None = None
 
     @property
     def url(self) -> str:
@@ -79,10 +81,11 @@ class Stack:
         """Start everything and wait until runs can be submitted.
 
         Raises:
-            ConfigurationError: It did not come up in time, or a process ends again and again; names the logs.
+            ConfigurationError: Another stack uses the folder; it did not come up in time, or a process ends again and again; names the logs.
         """
         find_redis_server()
         (self._folder / "redis").mkdir(parents=True, exist_ok=True)
+        self._take_folder()
         self._start("redis", self._redis.command())
         self._start("manager", [sys.executable, "-m", "flujo_client.cli", "manager"])
         options = ["--concurrency", str(self._concurrency)] if self._concurrency else []
@@ -91,6 +94,23 @@ class Stack:
         if self.flower_url is not None:
             self._start("flower", self._flower_command(self.flower_url))
         await self._ready()
+
+    def _take_folder(self) -> None:
+        """Keep the folder for this stack while its process lives: two on the same files would run everything twice."""
+        self._lock = (self._folder / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.seek(0)
+            told = self._lock.read().strip()
+            self._lock.close()
+            raise ConfigurationError(
+                f"{self._folder} is in use by {told or 'another process'}.",
+                suggestion="Use that one, end it, or give another --data-dir.",
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}, FLUJO_URL={self.url}")
+        self._lock.flush()
 
     def _start(self, name: str, command: list[str]) -> None:
         self.supervisor.start(Child(name, command, self._environment))
@@ -127,6 +147,8 @@ class Stack:
     async def stop(self) -> None:
         """End everything."""
         await self.supervisor.stop()
+        if self._lock is not None:
+            self._lock.close()
 
     async def __aenter__(self) -> Self:
         try:

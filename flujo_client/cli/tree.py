@@ -206,16 +206,18 @@ def draw_named(accounts: Sequence[AccountStatus], drawn: Mapping[str, Amounts] |
     Args:
         drawn: What a run has drawn on them; None if no run is looked at.
     """
-    rows = []
+    rows, rules = [], any(account.rules for account in accounts) and drawn is None
     for account in accounts:
         for meter, row in account.meters.items():
             amounts = [row.limit, row.spent, row.reserved, row.unknown, row.free]
             amounts += [] if drawn is None else [drawn[account.name].get(meter, 0)]
             cells = [format_amount(meter, amount) for amount in amounts]
             when = "waits" if account.waits else "refuses"
-            rows.append((account.name, meter, account.window, when, *cells, str(account.waiting)))
+            paid = (" ".join(account.rules) or "-",) if rules else ()
+            rows.append((account.name, meter, account.window, when, *paid, *cells, str(account.waiting)))
     numbers = ("limit", "spent", "reserved", "unknown", "free", *(() if drawn is None else ("this run",)), "waiting")
-    table = _table(("named account", "meter", "window", "exhausted"), numbers, rows)
+    names = ("named account", "meter", "window", "exhausted", *(("pays for",) if rules else ()))
+    table = _table(names, numbers, rows)
     for row_cells in rows:
         table.add_row(*map(Text, row_cells))
     return table

@@ -118,7 +118,7 @@ def options_of(agent: Agent[Any, Any], resources: Any, settings: Mapping[str, fl
     """What an agent is run with besides its prompt: a metered model, its settings, and its dependencies."""
     given = {name: setting for name, setting in settings.items() if setting is not None}
     options: dict[str, Any] = {"model_settings": ModelSettings(**given)} if given else {}  # type: ignore[typeddict-item]  # names as it has them
-    if agent.model is not None:
+    if agent.model is not None and not isinstance(agent.model, MeteredModel):  # twice would be charged twice
         options["model"] = MeteredModel(agent.model)
     wanted = agent.deps_type
     if resources is not None and wanted not in (object, type(None)) and isinstance(resources, wanted):

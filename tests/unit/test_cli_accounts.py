@@ -60,6 +60,15 @@ async def bench(redis_url: str, keyspace: Keyspace) -> AsyncIterator[Bench]:
     await wire.close()
 
 
+def test_an_account_that_is_defined_anew_pays_for_what_it_paid_for(shell: Shell) -> None:
+    shell.run("accounts", "set", "team", "--tokens", "10", "--pipeline", "desk", "--pipeline", "mail*")
+
+    assert shell.run("accounts", "set", "team", "--tokens", "20")["rules"] == ["desk", "mail*"]
+    assert "desk mail*" in shell.text("accounts")
+    assert shell.run("accounts", "set", "team", "--tokens", "20", "--pipeline", "desk")["rules"] == ["desk"]
+    assert shell.run("accounts", "set", "team", "--tokens", "20", "--no-pipelines")["rules"] == []
+
+
 def test_accounts_are_defined_listed_held_back_and_dropped(shell: Shell) -> None:
     assert "no named accounts" in shell.text("accounts")
 

@@ -25,7 +25,7 @@ from flujo_client import (
     UsageLimits,
     current_step_run,
 )
-from flujo_client.metering.model_agents import MeteredModel, make_agent_async
+from flujo_client.metering.model_agents import MeteredModel, make_agent_async, options_of
 from flujo_client.metering.transport import MeteredTransport, read_usage
 from flujo_client.protocol.quota import Quota
 from flujo_client.protocol.step_run import UsageMeter
@@ -339,3 +339,8 @@ async def test_the_attempt_is_known_to_code_that_is_not_handed_it() -> None:
     pipeline = Pipeline([Step.from_callable(outer), Step.from_callable(sync, timeout_s=5)])
 
     assert (await Flujo(pipeline).run_async("x")).output == "0 1"
+
+
+def test_an_agent_whose_model_is_metered_is_not_metered_twice() -> None:
+    assert "model" not in options_of(Agent(MeteredModel(TestModel())), None, {})
+    assert isinstance(options_of(Agent(TestModel()), None, {})["model"], MeteredModel)
