@@ -30,6 +30,7 @@ class Attempt:
         fault: Why its task cannot be run at all.
         definition: The step; None for a control step.
         leased: Whether its lease certainly holds.
+        begun: A user's function may have been called.
         quota_before: What its account could pay before, as (USD, tokens).
         in_thread: A sync function of it runs in a thread, where nothing can stop it.
         settling: Its body has ended and its end is being committed: it must not be stopped any more.
@@ -49,6 +50,7 @@ class Attempt:
     definition: StepDefinition | None
     leased: Callable[[], bool]
     started: float = field(default_factory=time.monotonic)
+    begun: bool = False
     stop_reason: str | None = None
     in_thread: bool = False
     settling: bool = False
@@ -74,6 +76,7 @@ class Attempt:
         if not self.leased():
             self.stop_reason = "handed_over"
             raise asyncio.CancelledError
+        self.begun = True
 
     @property
     def used(self) -> Amounts:

@@ -60,11 +60,13 @@ class Committer:
         """Commit until Redis answers: what was paid for must not be lost while Redis restarts.
 
         An end that cannot be stored becomes a failure that says so; `lost` if Redis did not take it. An attempt that was
-        handed over commits nothing: its lease goes to another worker, with what is known to be used.
+        handed over commits nothing: its lease goes to another worker, with what is known to be used; one that was never begun used
+        nothing else.
         """
         claim, owner = attempt.claim, attempt.reserved.owner
         if end.outcome == "handed_over":
-            await self._until_answered(attempt, lambda: self._scripts.lose(claim, owner, "handed_over", end.usage))
+            reason = "handed_over" if attempt.begun else "stranger"
+            await self._until_answered(attempt, lambda: self._scripts.lose(claim, owner, reason, end.usage))
             return
         try:
             terms = self._encode(attempt, end)

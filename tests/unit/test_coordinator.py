@@ -899,11 +899,13 @@ async def test_what_loses_its_lease_on_the_way_to_its_body_is_not_begun(bench: B
     async def stop(payload: PreStepPayload) -> None:
         _age(bench.incarnation)
 
-    await bench.submit(Step.from_callable(body, name="s"), hooks=[stop])
+    terms: Step[Any, Any] = Step.from_callable(body, name="s", expected_tokens=10)
+    await bench.submit(terms, hooks=[stop], limits=UsageLimits(total_tokens_limit=100))
 
     end = await bench.step()
 
     assert end.outcome == "handed_over"
+    assert await bench.account("unknown") == await bench.account("reserved") == 0, "it has used nothing"
     assert bench.outbox.refs[0][0].path == "0", "another worker gets it"
     assert bench.incarnation.claims() == {}
 

@@ -35,7 +35,7 @@ async def embedded(flujo: Flujo) -> EmbeddedEngine:
 def kept(engine: EmbeddedEngine) -> set[str]:
     """What stays in memory, but for what does not grow with the runs."""
     keys = {key.decode().partition("}:")[2] for key in engine.redis.store.live_keys()}
-    return keys - {"specs", "incarnations", "intake"}
+    return keys - {"specs", "spec_uses", "incarnations", "intake"}
 
 
 @pytest.mark.parametrize("patience_s", [0.02, 0.05])
