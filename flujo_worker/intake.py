@@ -121,9 +121,9 @@ class Intake:
     async def _rename(self, claim: Claim) -> None:
         """Go on under a new name after this one was buried; one for all who find out."""
         self._incarnation.renamed(claim.incarnation)
-        shard = self._scripts.keyspace.shard_of(claim.run_id)
         name, asked = self._incarnation.id, self._incarnation.clock()
-        await self._scripts.register("incarnations", name, self._incarnation.ttl_ms, shard)
+        for shard in range(self._scripts.keyspace.shards):  # it leases on any of them
+            await self._scripts.register("incarnations", name, self._incarnation.ttl_ms, shard)
         self._incarnation.leased(name, asked)
 
     async def _decline(self, ref: StepRef, queue: str) -> AttemptEnd:
