@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,8 @@ class Fleet:
         """Kill what runs, children included: how a process leaves by itself is what test_shutdown asks, and takes a second and a half."""
         living = [process for process in self.processes.values() if process.poll() is None]
         for process in living:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
         for process in living:
             process.wait()
         self.server.stop()

@@ -48,7 +48,8 @@ def guarded(make_fleet: Callable[..., Fleet], users: Path) -> Fleet:
 
 async def test_a_fleet_runs_under_users_of_its_roles(guarded: Fleet) -> None:
     async with _client(guarded) as client:
-        await guarded.published(client, "digest")
+        for pipeline in ("digest", "sharing", "holding"):
+            await guarded.published(client, pipeline)
         runs = [
             await client.submit("digest", {"url": "abc"}, usage_limits=UsageLimits(total_tokens_limit=100)),
             await client.submit("sharing", 2, usage_limits=UsageLimits(total_tokens_limit=100)),
