@@ -63,6 +63,7 @@ class Bench:
     async def prepare(self) -> None:
         """Create the run and touch every account."""
         cap = 1_000_000 * self._siblings
+        await self._scripts.keep_spec(self.run_id, "h", b"{}")
         await self._scripts.create_run(
             self.run_id,
             fingerprint="f",
