@@ -171,8 +171,9 @@ class Fleet:
         """Kill what runs, children included: how a process leaves by itself is what test_shutdown asks, and takes a second and a half."""
         living = [process for process in self.processes.values() if process.poll() is None]
         for process in living:
-            with suppress(ProcessLookupError):  # it has just ended by itself
+            with suppress(ProcessLookupError):  # it has just ended by itself, and its children with it
                 os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
         for process in living:
             process.wait()
         self.server.stop()

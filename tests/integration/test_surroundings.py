@@ -229,15 +229,10 @@ async def test_a_process_with_only_celery_starts_a_run(fleet: Fleet, client: Asy
 
 async def test_flower_lists_every_step_by_name(fleet: Fleet, client: AsyncFlujoClient) -> None:
     port = free_port()
-    with (fleet.folder / "flower.log").open("wb") as log:
-        options = ["--address=127.0.0.1", f"--port={port}"]
-        flower = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "flujo_worker.app", "flower", *options],
-            env=fleet.environment | {"FLOWER_UNAUTHENTICATED_API": "1"},
-            stdout=log,
-            stderr=log,
-        )
-    fleet.processes[flower.pid] = flower
+    options = ["--address=127.0.0.1", f"--port={port}"]
+    fleet.start_process(
+        *("-m", "celery", "-A", "flujo_worker.app", "flower", *options), name="flower", FLOWER_UNAUTHENTICATED_API="1"
+    )
 
     def tasks() -> dict[str, Any]:
         try:
