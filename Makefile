@@ -39,7 +39,7 @@ test: $(DEV_STAMP)
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# make faults F=F7 SEEDS=200 FIRST=0 RESULTS=docs/reliability.jsonl; BROKER=rabbitmq: one that answers on localhost:5672
+# make faults F=F7 SEEDS=200 FIRST=0 RESULTS=docs/reliability.jsonl; BROKER=apart: messages in a database of their own; BROKER=rabbitmq: one that answers on localhost:5672
 faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.faults $(or $(F),all) --seeds $(or $(SEEDS),5) --first $(or $(FIRST),0) $(if $(BROKER),--$(BROKER)) $(if $(RESULTS),--results $(RESULTS))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flujo_client import AsyncFlujoClient
 from flujo_client.cli.redis_server import RedisServer
-from tests.faults.brokers import BesideBroker, Broker, RabbitBroker, RedisBroker
+from tests.faults.brokers import BROKERS, Broker
 from tests.faults.workload import ANYWHERE, CPU, FAR, now_ms
 from tests.integration.conftest import Fleet
 
@@ -26,14 +26,12 @@ class Arena:
 
     Args:
         folder: Of its logs and its ledger.
-        on_rabbitmq: Whether RabbitMQ carries the messages, instead of Redis.
-        beside: Whether they lie in the database of the runs, as by default.
+        kind: What carries the messages, a name of `brokers.BROKERS`. By default they lie beside the runs, as a fleet's do.
         more: Variables of all of its processes.
     """
 
     folder: Path
-    on_rabbitmq: bool = False
-    beside: bool = False
+    kind: str = "beside"
     more: dict[str, str] = field(default_factory=dict)
     broker: Broker = field(init=False)
     fleet: Fleet = field(init=False)
@@ -43,8 +41,7 @@ class Arena:
 
     def __post_init__(self) -> None:
         server = RedisServer(self.folder / "redis").start()
-        on_redis = BesideBroker if self.beside else RedisBroker
-        self.broker = RabbitBroker() if self.on_rabbitmq else on_redis(server)
+        self.broker = BROKERS[self.kind](server)
         extra = self.more | {
             "FLUJO_PIPELINES": PIPELINES,
             "FLUJO_BROKER_URL": self.broker.url,

@@ -1,4 +1,4 @@
-"""What carries the messages of an arena: a database of its Redis, or a RabbitMQ behind a proxy that can be taken away."""
+"""What carries the messages of an arena: its Redis, beside the runs or apart from them, or a RabbitMQ behind a proxy that can be taken away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kombu import Connection
 from flujo_client.cli.redis_server import RedisServer, free_port
 from flujo_client.protocol.queues import SUBMIT_QUEUE, broker_queue
 
-__all__ = ["Broker", "RabbitBroker", "RedisBroker", "rabbitmq_answers"]
+__all__ = ["BROKERS", "ApartBroker", "BesideBroker", "Broker", "RabbitBroker", "rabbitmq_answers"]
 
 T = TypeVar("T")
 
@@ -38,11 +38,17 @@ def rabbitmq_answers() -> bool:
 
 
 class Broker(Protocol):
-    """A broker under a test."""
+    """A broker under a test.
+
+    Attributes:
+        kind: As the results file names it.
+        database: Of the arena's Redis; None if it is another server.
+    """
 
     kind: str
     url: str
     namespace: str
+    database: int | None
 
     async def empty(self, queues: Collection[str]) -> None:
         """Lose every message that waits."""
@@ -57,17 +63,18 @@ class Broker(Protocol):
         """Leave nothing behind."""
 
 
-class RedisBroker:
-    """Messages have a database of their own, so that they can be lost."""
+class BesideBroker:
+    """Messages lie in the database of the runs, as they do by default: there a commit may publish what follows it."""
 
-    kind = "redis"
+    kind = "beside"
     namespace = "flujo"
+    database: int | None = 0
 
     def __init__(self, server: RedisServer) -> None:
-        self.url = server.url.removesuffix("0") + "1"
+        self.url = server.url.removesuffix("0") + str(self.database)
 
     async def empty(self, queues: Collection[str]) -> None:
-        await self._execute("FLUSHDB")
+        await self._execute("UNLINK", *(broker_queue(self.namespace, queue) for queue in queues))
 
     async def waiting(self, queue: str) -> int:
         return int(await self._execute("LLEN", broker_queue(self.namespace, queue)))
@@ -86,16 +93,14 @@ class RedisBroker:
         pass
 
 
-class BesideBroker(RedisBroker):
-    """Messages lie beside the runs, as they do by default: there a commit may publish what follows it."""
+class ApartBroker(BesideBroker):
+    """Messages have a database of their own, which can be lost as a whole."""
 
-    kind = "beside"
-
-    def __init__(self, server: RedisServer) -> None:
-        self.url = server.url
+    kind = "apart"
+    database = 1
 
     async def empty(self, queues: Collection[str]) -> None:
-        await self._execute("UNLINK", *(broker_queue(self.namespace, queue) for queue in queues))
+        await self._execute("FLUSHDB")
 
 
 def _purge(queue: str, channel: Any) -> int:
@@ -110,8 +115,9 @@ class RabbitBroker:
     """
 
     kind = "rabbitmq"
+    database: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, server: RedisServer) -> None:
         self.namespace = f"faults{uuid4().hex[:8]}"
         self._port = free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
@@ -172,3 +178,9 @@ class RabbitBroker:
         with Connection(self._direct) as connection, connection.channel() as channel:
             for queue in ("default", "far", "cpu", "poison", "story", "released", SUBMIT_QUEUE):
                 channel.queue_delete(broker_queue(self.namespace, queue))
+
+
+#: By the name that the command line and the results file give them.
+BROKERS: dict[str, type[BesideBroker] | type[RabbitBroker]] = {
+    broker.kind: broker for broker in (BesideBroker, ApartBroker, RabbitBroker)
+}

@@ -14,7 +14,7 @@ from tests.faults.rounds import FaultTable
 from tests.faults.stream_faults import STREAM_FAULTS
 from tests.faults.wire_faults import WIRE_FAULTS
 
-__all__ = ["FAULTS", "ON_RABBITMQ"]
+__all__ = ["FAULTS", "ON_RABBITMQ", "faults_on"]
 
 FAULTS: FaultTable = {
     **PROCESS_FAULTS,
@@ -30,3 +30,8 @@ FAULTS: FaultTable = {
 
 #: The same with RabbitMQ for the messages: it repeats them in another way, and may itself restart.
 ON_RABBITMQ: FaultTable = {**FAULTS, **RABBIT_FAULTS}
+
+
+def faults_on(broker: str) -> FaultTable:
+    """What can be played where a broker of this kind carries the messages."""
+    return ON_RABBITMQ if broker == "rabbitmq" else FAULTS

@@ -156,7 +156,7 @@ async def _owned_by_caller(this: Round, alive_until_ms: int) -> None:
 async def _seer(this: Round, place: str, kind: str) -> None:
     """A manager decides ahead only where a commit can publish what follows."""
     if this.arena.broker.kind != "beside":
-        this.violations.append(f"F4 {this.how}: play this round with --beside")
+        this.violations.append(f"F4 {this.how}: play this round with messages beside the runs")
         return
     await _manager(this, place, kind)
 
@@ -245,6 +245,7 @@ def _workers_stopped(this: Round) -> Iterator[None]:
 
 
 async def _alone(this: Round) -> None:
+    this.unmanaged = True
     for manager in this.arena.managers:
         manager.kill()
         await asyncio.to_thread(manager.wait)

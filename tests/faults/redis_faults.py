@@ -103,7 +103,7 @@ async def fill_redis(this: Round) -> None:
 
 
 async def lose_messages(this: Round) -> None:
-    """The broker's database is emptied; runs are elsewhere."""
+    """FLUSHDB of the broker's database, or its lists beside the runs are dropped; the runs stay."""
     await this.load(held=2, free=18)
     for _ in range(60):  # whatever is in a queue for more than a few ms is lost
         await this.lose_messages()
@@ -114,5 +114,5 @@ REDIS_FAULTS: dict[str, tuple[str, Callable[[Round], Awaitable[Any]]]] = {
     "F5": ("kill -9 of Redis, its tail lost or not", kill_redis),
     "F6": ("Redis restarted, stalled, paused; its clients killed", stall_redis),
     "F14": ("Redis at maxmemory", fill_redis),
-    "F21": ("FLUSHDB of the broker's database", lose_messages),
+    "F21": ("every message that waits is lost, again and again", lose_messages),
 }

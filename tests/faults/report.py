@@ -1,6 +1,6 @@
-"""What many rounds of one fault showed: a line of the results file, and the table that is derived from all of its lines.
+"""What many rounds of one fault showed: a line of the results file, and the tables that are derived from all of its lines.
 
-`python -m tests.faults.report docs/reliability.jsonl docs/reliability.md` writes the table between its marks.
+`python -m tests.faults.report docs/reliability.jsonl docs/reliability.md` writes the tables between their marks.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.faults.rounds import Outcome
+from tests.faults.rounds import SLOW_MS, Outcome
 
-__all__ = ["MARKS", "Report", "commit_id", "share", "table"]
+__all__ = ["TABLES", "Report", "commit_id", "recovery_table", "share", "table", "write_tables"]
 
-#: What the table stands between in the document.
-MARKS = "<!-- derived from reliability.jsonl -->\n", "<!-- end -->\n"
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,15 @@ class Report:
     fault: str
     title: str
     outcomes: list[Outcome]
-    broker: str = "redis"
+    broker: str = "beside"
 
     @property
     def violations(self) -> list[str]:
         return [f"seed {outcome.seed}: {told}" for outcome in self.outcomes for told in outcome.violations]
 
-    @property
-    def recoveries_ms(self) -> list[int]:
-        return sorted(ms for outcome in self.outcomes for ms in outcome.recoveries_ms)
-
-    def figures(self) -> dict[str, Any]:
-        """The report as one JSON object."""
+    def figures(self) -> Line:
+        """The report as one JSON object. Recoveries during which no manager lived for a while stand apart."""
+        managed = [outcome for outcome in self.outcomes if not outcome.unmanaged]
         return {
             "fault": self.fault,
             "title": self.title,
@@ -55,7 +51,10 @@ class Report:
             "how": [outcome.how for outcome in self.outcomes],
             "runs": sum(outcome.runs for outcome in self.outcomes),
             "kills": sum(outcome.kills for outcome in self.outcomes),
-            "recoveries_ms": self.recoveries_ms,
+            "timed_kills": sum(outcome.kills for outcome in managed if outcome.recoveries_ms),
+            "recoveries_ms": _times(managed),
+            "unmanaged_ms": _times(outcome for outcome in self.outcomes if outcome.unmanaged),
+            "silence_ms": max((outcome.silence_ms for outcome in self.outcomes), default=0),
             "load": max((outcome.load for outcome in self.outcomes), default=0.0),
             "took_s": round(sum(outcome.took_s for outcome in self.outcomes)),
             "violations": self.violations,
@@ -63,7 +62,7 @@ class Report:
 
     def markdown(self) -> str:
         """Its row of the table, and the violations below it."""
-        return "\n".join([*_rows([self.figures()]), *(f"* {told}" for told in self.violations)])
+        return "\n".join([*_rows([_read(self.figures())]), *(f"* {told}" for told in self.violations)])
 
     def append_to(self, path: Path) -> None:
         """Add a line to the results file."""
@@ -71,30 +70,54 @@ class Report:
             results.write(json.dumps(self.figures()) + "\n")
 
 
+def _times(outcomes: Iterable[Outcome]) -> list[int]:
+    return sorted(ms for outcome in outcomes for ms in outcome.recoveries_ms)
+
+
+#: Faults whose lines of before `unmanaged_ms` are recoveries while both managers were dead, some or all of them.
+_UNMANAGED = ("F4", "F20")
+
+
+def _read(line: Line) -> Line:
+    """A line as it would be written now."""
+    if "unmanaged_ms" not in line:
+        killed = line.get("how", []).count("1 of 2") if line["fault"] == "F3" else line["kills"]
+        unmanaged = line["fault"] in _UNMANAGED
+        times = line["recoveries_ms"]
+        line |= {"unmanaged_ms": times if unmanaged else [], "recoveries_ms": [] if unmanaged else times}
+        line |= {"timed_kills": killed if times and not unmanaged else 0}
+    return line | {"broker": {"redis": "apart"}.get(line["broker"], line["broker"])}
+
+
+def _lines(lines: Iterable[str]) -> list[Line]:
+    return [_read(json.loads(line)) for line in lines if line.strip()]
+
+
 def table(lines: Iterable[str]) -> str:
     """The table of everything that ran, from the lines of a results file: a row per fault and broker, all commits together."""
-    told = [json.loads(line) for line in lines if line.strip()]
-    head = "| fault | broker | seeds | runs | kills | recovery ms, p50 / p99 / max (of how many) | load | violations | commits |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|---|", *_rows(told)]) + "\n"
+    head = (
+        "| fault | broker | seeds | runs | kills | recovery ms, p50 / p99 / max (of how many) | the same without a manager "
+        "| load | violations | commits |"
+    )
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|---|---|", *_rows(_lines(lines))]) + "\n"
 
 
-def _rows(told: Sequence[dict[str, Any]]) -> list[str]:
-    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+def _rows(told: Sequence[Line]) -> list[str]:
+    groups: dict[tuple[int, str], list[Line]] = {}
     for line in told:
         groups.setdefault((int(line["fault"].removeprefix("F")), line["broker"]), []).append(line)
     return [_row(groups[key]) for key in sorted(groups)]
 
 
-def _row(lines: Sequence[dict[str, Any]]) -> str:
-    times = sorted(ms for line in lines for ms in line["recoveries_ms"])
-    recovery = f"{share(times, 0.5)} / {share(times, 0.99)} / {times[-1]} ({len(times)})" if times else "-"
+def _row(lines: Sequence[Line]) -> str:
     loads = [line["load"] for line in lines]
     commits = list(dict.fromkeys(line["commit"] for line in lines))
     cells = [
         f"{lines[0]['fault']} {lines[-1]['title']}",
         lines[0]["broker"],
         *(str(sum(len(line[name]) if name == "seeds" else line[name] for line in lines)) for name in _SUMS),
-        recovery,
+        _shares(_all(lines, "recoveries_ms")),
+        _shares(_all(lines, "unmanaged_ms")),
         f"{min(loads)} to {max(loads)}",
         str(sum(len(line["violations"]) for line in lines)),
         ", ".join(commits),
@@ -103,6 +126,40 @@ def _row(lines: Sequence[dict[str, Any]]) -> str:
 
 
 _SUMS = ("seeds", "runs", "kills")
+
+
+def _all(lines: Iterable[Line], name: str) -> list[int]:
+    return sorted(ms for line in lines for ms in line[name])
+
+
+def _shares(times: list[int]) -> str:
+    return f"{share(times, 0.5)} / {share(times, 0.99)} / {times[-1]} ({len(times)})" if times else "-"
+
+
+#: What was killed, in the words of the document, and by which faults.
+_KILLED: dict[str, tuple[str, ...]] = {
+    "a worker, or a process of its pool (F1, F2, F13)": ("F1", "F2", "F13"),
+    "one of two managers (F3)": ("F3",),
+    "either": ("F1", "F2", "F3", "F13"),
+}
+
+
+def recovery_table(lines: Iterable[str]) -> str:
+    """How soon the steps of the killed ran elsewhere while a manager lived, and how many kills stand behind that."""
+    head = "| killed by SIGKILL | messages | kills | recoveries | ms, p50 / p99 / max (of how many) | above 5 s |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *_killed(_lines(lines))]) + "\n"
+
+
+def _killed(told: Sequence[Line]) -> Iterator[str]:
+    brokers = sorted({line["broker"] for line in told}, key=["beside", "apart", "rabbitmq"].index)
+    for words, faults in _KILLED.items():
+        for broker in [*brokers, "all"]:
+            lines = [line for line in told if line["fault"] in faults and broker in (line["broker"], "all")]
+            times = _all(lines, "recoveries_ms")
+            if times:
+                slow = sum(ms > SLOW_MS for ms in times)
+                kills = sum(line["timed_kills"] for line in lines)
+                yield f"| {words} | {broker} | {kills} | {len(times)} | {_shares(times)} | {slow} |"
 
 
 def share(ordered: list[int], part: float) -> int:
@@ -116,12 +173,24 @@ def commit_id() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def write_table(results: Path, document: Path) -> None:
-    """Put the table of a results file between the marks of a document."""
-    before, _, rest = document.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    document.write_text(before + MARKS[0] + table(results.read_text().splitlines()) + MARKS[1] + after)
+#: The tables, by what they stand under in the document; each ends with `END`.
+TABLES: dict[str, Callable[[Iterable[str]], str]] = {
+    "<!-- recoveries, derived from reliability.jsonl -->\n": recovery_table,
+    "<!-- derived from reliability.jsonl -->\n": table,
+}
+
+END = "<!-- end -->\n"
+
+
+def write_tables(results: Path, document: Path) -> None:
+    """Put the tables of a results file between the marks of a document."""
+    text = document.read_text()
+    for mark, make in TABLES.items():
+        before, _, rest = text.partition(mark)
+        _, _, after = rest.partition(END)
+        text = before + mark + make(results.read_text().splitlines()) + END + after
+    document.write_text(text)
 
 
 if __name__ == "__main__":
-    write_table(Path(sys.argv[1]), Path(sys.argv[2]))
+    write_tables(Path(sys.argv[1]), Path(sys.argv[2]))

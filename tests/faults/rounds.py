@@ -41,6 +41,9 @@ END_TIMEOUT_S = 40.0
 #: What a run may spend: enough for every step to be lost twice.
 LIMIT = UsageLimits(total_tokens_limit=60 * TOKENS_EXPECTED)
 
+#: A step of the dead that does not run elsewhere within this time is not what is promised.
+SLOW_MS = 5_000
+
 #: A worker that is not deaf runs a step within this time after its Redis is back.
 DEAF_AFTER_S = 10.0
 
@@ -52,6 +55,8 @@ class Outcome:
     """What one round showed.
 
     Attributes:
+        silence_ms: How long Redis took to answer this process at the worst: what is this long was the machine, or the fault.
+        unmanaged: For a while no manager lived at all: then recovery waits for others to be started.
         load: How many processes of the machine wanted a processor at its end: what its times are to be read with.
     """
 
@@ -62,6 +67,8 @@ class Outcome:
     kills: int
     took_s: float
     how: str = ""
+    unmanaged: bool = False
+    silence_ms: int = 0
     load: float = field(default_factory=lambda: round(os.getloadavg()[0], 1))
 
 
@@ -77,6 +84,8 @@ class Round:
     deaths: dict[int, int] = field(default_factory=dict)
     kills: int = 0
     left_to_one_ms: int | None = None  # when one of two managers died
+    unmanaged: bool = False
+    silence_ms: int = 0
     excused: set[int] = field(default_factory=set)
     paused: set[int] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
@@ -146,6 +155,7 @@ class Round:
         for process in self.arena.fleet.processes.values():
             if process.pid == pid:
                 process.wait()
+        self.unmanaged |= all(manager.poll() is not None for manager in self.arena.managers)
 
     async def cancel(self, run_id: str) -> None:
         """Cancel a run; from the acknowledgement on nothing of it may start, and what had not started is free (I8)."""
@@ -217,8 +227,15 @@ class Round:
     def _keep(self, story: Story, ledger: list[dict[str, Any]], told: list[str]) -> None:
         """Write down the whole story of a run with which something is wrong."""
         facts: dict[str, Any] = {"told": told, "how": self.how, "deaths": self.deaths, "ledger": ledger}
+        facts |= {"left_to_one_ms": self.left_to_one_ms, "silence_ms": self.silence_ms}
         facts |= {part: getattr(story, part) for part in ("record", "events", "accounts", "attempts")}
         (self.arena.folder / f"story-{story.run_id}.json").write_text(json.dumps(facts, indent=1))
+
+    async def keep_stories(self) -> None:
+        """Write down every run's, to find out what was slow."""
+        for run_id in self.inputs:
+            story = await read_story(self.client.client, self.client.keyspace, run_id)
+            self._keep(story, self.entries(run_id=run_id), ["slow"])
 
     async def clear_away(self) -> None:
         """After a round that failed: end its runs, so that the next round shows what is wrong with itself alone."""
@@ -256,7 +273,16 @@ class Round:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), 0.1)
 
-        watching = asyncio.create_task(watch())
+        async def listen() -> None:
+            while not over.is_set():
+                asked = time.monotonic()
+                with suppress(aioredis.RedisError, OSError):
+                    await self.client.client.ping()
+                self.silence_ms = max(self.silence_ms, round((time.monotonic() - asked) * 1000))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), 0.05)
+
+        watching = asyncio.gather(watch(), listen())
         try:
             yield
         finally:
@@ -298,11 +324,21 @@ async def play(fault: str, inject: Inject, seed: int, arena: Arena) -> Outcome:
             (arena.folder / "story").write_text(str(error))
         if told:
             await this.clear_away()
-    recovered = recoveries_ms(this.entries(), this.deaths)
-    if this.left_to_one_ms is not None:
-        recovered += goes_on_ms(this.entries(), this.left_to_one_ms)
+        recovered = recoveries_ms(this.entries(), this.deaths)
+        if this.left_to_one_ms is not None:
+            recovered += goes_on_ms(this.entries(), this.left_to_one_ms)
+        if max(recovered, default=0) > SLOW_MS and not this.unmanaged:
+            await this.keep_stories()
     return Outcome(
-        seed, len(this.inputs), told[:_MOST_LINES], recovered, this.kills, time.monotonic() - began, this.how
+        seed,
+        len(this.inputs),
+        told[:_MOST_LINES],
+        recovered,
+        this.kills,
+        time.monotonic() - began,
+        this.how,
+        this.unmanaged,
+        this.silence_ms,
     )
 
 

@@ -43,7 +43,7 @@ async def test_every_invariant_holds_under(name: str, arena: Arena, record_tests
 @pytest.fixture(scope="module")
 def rabbit_arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     """The same, with RabbitMQ for the messages."""
-    made = Arena(tmp_path_factory.mktemp("rabbit-arena"), on_rabbitmq=True)
+    made = Arena(tmp_path_factory.mktemp("rabbit-arena"), "rabbitmq")
     yield made
     made.stop()
 
@@ -67,6 +67,7 @@ async def test_every_invariant_holds_on_rabbitmq_under(name: str, rabbit_arena: 
         ("worker", "after:commit", "lap"),
         ("manager", "after:advance", "fork"),
         ("manager", "before:finish", "choice"),
+        ("seer", "after:look_ahead", "relay"),
         ("mender", "after:lose", "relay"),
         ("client", "after:create_run", "relay"),
     ],

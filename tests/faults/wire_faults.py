@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -47,7 +48,8 @@ async def cut_worker_off(this: Round) -> None:
 
 def _broker_behind(this: Round, link: Link) -> dict[str, str]:
     """The way to the broker, where it is the same server."""
-    return {"FLUJO_BROKER_URL": link.url(1)} if this.arena.broker.kind == "redis" else {}
+    database = this.arena.broker.database
+    return {} if database is None else {"FLUJO_BROKER_URL": link.url(database)}
 
 
 async def repeat_messages(this: Round) -> None:
@@ -86,20 +88,26 @@ async def _repeat(this: Round, queue: str, seen: list[bytes]) -> None:
     try:
         async with watcher.monitor() as monitor:
             async for command in monitor.listen():
-                words = command["command"]
-                if not words.startswith(f"LPUSH {queue} ") or command["client_type"] == "lua":
-                    continue
-                message = words.removeprefix(f"LPUSH {queue} ").encode()
-                seen.append(message)
-                for _ in range(this.chance.randrange(1, 5)):
-                    task = asyncio.create_task(again(message, this.chance.random() * 2))
-                    later.add(task)
-                    task.add_done_callback(later.discard)
+                for message in _pushed(command["command"], queue):
+                    seen.append(message)
+                    for _ in range(this.chance.randrange(1, 5)):
+                        task = asyncio.create_task(again(message, this.chance.random() * 2))
+                        later.add(task)
+                        task.add_done_callback(later.discard)
     finally:
         for task in later:
             task.cancel()
         await watcher.aclose()
         await pusher.aclose()
+
+
+def _pushed(words: str, queue: str) -> Iterator[bytes]:
+    """The messages that a manager, or a commit, pushes into a queue with one command."""
+    rest = words.removeprefix(f"LPUSH {queue} ") if words.startswith(f"LPUSH {queue} ") else ""
+    while rest:
+        _, length = json.JSONDecoder().raw_decode(rest)
+        yield rest[:length].encode()
+        rest = rest[length:].lstrip()
 
 
 WIRE_FAULTS: dict[str, tuple[str, Callable[[Round], Awaitable[Any]]]] = {
