@@ -16,6 +16,7 @@ from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.background import BackgroundDesk, BackgroundTask, kept_tasks
 from flujo_client.events import RunReader, raise_for
 from flujo_client.forking import fork_event, fork_of, place_of
+from flujo_client.inspection import RunInspector
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.connection import agree_on_shards, check_server, connect, connect_blocking
@@ -35,6 +36,7 @@ from flujo_client.protocol.submission import submit_run
 from flujo_client.protocol.traces import TraceSpan
 from flujo_client.protocol.tracing import traceparent_of
 from flujo_client.protocol.wire import Wire
+from flujo_client.stalls import StallWatch
 from flujo_client.state import StateManager
 from flujo_client.traces import TraceReader
 
@@ -67,6 +69,8 @@ class AsyncFlujoClient:
         self.desk = PauseDesk(self.state, self.codec)
         self.reader = RunReader(self._wire, self.blocking, self.keyspace, self.codec)
         self.background = BackgroundDesk(self.state, self.reader)
+        self.inspector = RunInspector(self.client, self.keyspace, self.specs)
+        self.stalls = StallWatch(self.client, self.keyspace, self.inspector)
 
     async def check(self) -> None:
         """Make sure that Redis answers and keeps what it is given.
@@ -237,10 +241,21 @@ class AsyncRun:
         """Where it stands now. Raises `RunNotFoundError`."""
         return await self._client.reader.status(self.run_id)
 
+    async def rest(self, timeout_s: float | None = None) -> RunStatus:
+        """Wait until it has ended, or asks something and nothing else of it is under way; where it stands then.
+
+        Raises:
+            ResultTimeoutError: Neither came in time; it goes on.
+            RunNotFoundError: No such run.
+        """
+        with self._client.stalls.telling(self.run_id):
+            return await self._client.reader.rest(self.run_id, timeout_s)
+
     async def result(self, timeout_s: float | None = None) -> PipelineResult:
         """Wait for its end and return its result; again: the same result, until its retention ends.
 
-        A failed step raises nothing: `result.success` is False and `result.step_history` says why.
+        A failed step raises nothing: `result.success` is False and `result.step_history` says why. What keeps it from going
+        on meanwhile, such as no worker that has its step, or a question, is logged as a warning.
 
         Raises:
             ResultTimeoutError: It has not ended in time; it goes on.
@@ -249,7 +264,8 @@ class AsyncRun:
             RunNotFoundError: No such run.
         """
         try:
-            await self._client.reader.wait(self.run_id, timeout_s)
+            with self._client.stalls.telling(self.run_id):
+                await self._client.reader.wait(self.run_id, timeout_s)
             await self._client.make_durable()
             result = await self._client.reader.result(self.run_id)
         except RunNotFoundError:

@@ -8,7 +8,6 @@ from uuid import uuid4
 
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.decision import NodeState
-from flujo_client.inspection import RunInspector
 from flujo_client.protocol.errors import ResumeError
 
 __all__ = ["DeadLetter", "DeadLetters"]
@@ -48,7 +47,7 @@ class DeadLetters:
 
     def __init__(self, client: AsyncFlujoClient) -> None:
         self._client = client
-        self._inspector = RunInspector(client.client, client.keyspace, client.specs)
+        self._inspector = client.inspector
 
     async def letters(self) -> list[DeadLetter]:
         """Those of the newest runs, newest first, but for those that were dropped.

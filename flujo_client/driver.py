@@ -19,7 +19,7 @@ from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.engines import Engine
-from flujo_client.events import RunReader, raise_for
+from flujo_client.events import RunReader, raise_for, rests
 from flujo_client.execution.paths import control_of
 from flujo_client.hook_facts import HookFacts
 from flujo_client.observer import HookObserver
@@ -268,9 +268,11 @@ class RunDriver:
         reader = reader_of(engine)
         result = None
         while result is None:
-            async with aclosing(self._chunks(engine, reader, run_id, ended, after)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            chunks = self._chunks(engine, reader, run_id, ended, after)
+            with engine.telling_stalls(run_id):
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        yield chunk
             result = await self._result(engine, reader, run_id)
             if result is None:  # somebody has answered meanwhile
                 ended = self._observer.expect(run_id)
@@ -293,14 +295,14 @@ class RunDriver:
                         yield chunk_of(engine.codec, event, spec)
                     elif event.kind is EventKind.SUCCEEDED and control_of(event.path)[0] == LAUNCH:
                         yield launch_of(event, spec)
-                    elif event.kind is EventKind.SUSPENDED and _rests(await reader.record(run_id)):
+                    elif event.kind is EventKind.SUSPENDED and rests(await reader.record(run_id)):
                         return
             return
         while True:
             await asyncio.wait([ended, engine.broken], timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
             if engine.broken.done():
                 engine.broken.result()
-            if ended.done() or _rests(await reader.record(run_id)):
+            if ended.done() or rests(await reader.record(run_id)):
                 return
 
     async def _result(self, engine: Engine, reader: RunReader, run_id: str) -> PipelineResult | None:
@@ -352,9 +354,3 @@ class RunDriver:
 def reader_of(engine: Engine) -> RunReader:
     """Of the values of an engine's runs."""
     return RunReader(engine.scripts.commands, engine.blocking, engine.keyspace, engine.codec)
-
-
-def _rests(record: Mapping[str, str]) -> bool:
-    """Whether a run has ended, or waits for an answer with every event applied."""
-    paused = record["status"] == RunStatus.PAUSED and record["last_event"] == record["applied"]
-    return paused or "final" in record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractContextManager
 from typing import Any
 
 from flujo_client.archive.backend import StateBackend
@@ -104,6 +105,10 @@ class QueuedEngine:
     async def make_durable(self) -> None:
         """See `AsyncFlujoClient.make_durable`."""
         await self.client.make_durable()
+
+    def telling_stalls(self, run_id: str) -> AbstractContextManager[None]:
+        """While it is entered: logs what a run waits for that does not come by itself; see `StallWatch`."""
+        return self.client.stalls.telling(run_id)
 
     async def adopt(self, run_id: str) -> None:
         """Drive a run from here on, unless another caller does."""

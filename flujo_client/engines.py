@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from flujo_client.archive.backend import StateBackend
@@ -56,6 +57,9 @@ class Engine(Protocol):
 
     async def make_durable(self) -> None:
         """Wait until what was answered so far may be shown; see `AsyncFlujoClient.make_durable`."""
+
+    def telling_stalls(self, run_id: str) -> AbstractContextManager[None]:
+        """While it is entered: logs what a run waits for that does not come by itself."""
 
     async def adopt(self, run_id: str) -> None:
         """Drive a run from here on, unless another caller does."""

@@ -28,7 +28,7 @@ from flujo_client.protocol.results import PipelineContext, PipelineResult, RunSt
 from flujo_client.protocol.types import Producer, TypeValidator
 from flujo_client.protocol.wire import Commands
 
-__all__ = ["RunReader", "raise_for"]
+__all__ = ["RunReader", "raise_for", "rests"]
 
 _BLOCK_MS = 2_000
 
@@ -111,14 +111,36 @@ class RunReader:
             async with asyncio.timeout(timeout_s):
                 await self._follow_to_end(run_id)
         except TimeoutError as error:
-            status = await self.status(run_id)
-            raise ResultTimeoutError(
-                f"Run {run_id} is {status.value} after {timeout_s} s.",
-                suggestion="It waits for an answer: `flujo resume`."
-                if status is RunStatus.PAUSED
-                else "It goes on: ask again, watch it with `flujo watch`, or cancel it.",
-                run_id=run_id,
-            ) from error
+            raise await self._not_in_time(run_id, timeout_s) from error
+
+    async def rest(self, run_id: str, timeout_s: float | None) -> RunStatus:
+        """Wait until a run has ended, or waits for an answer; where it stands then.
+
+        Raises:
+            RunNotFoundError: No such run.
+            ResultTimeoutError: It was not in time; the run goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                key, record = self._keyspace.run(run_id).events, await self.record(run_id)
+                cursor = record.get("last_event", "0-0")
+                while not rests(record):
+                    for entry_id, _ in await self._entries(key, cursor):
+                        cursor = entry_id.decode()
+                    record = await self.record(run_id)
+        except TimeoutError as error:
+            raise await self._not_in_time(run_id, timeout_s) from error
+        return RunStatus(record["status"])
+
+    async def _not_in_time(self, run_id: str, timeout_s: float | None) -> ResultTimeoutError:
+        status = await self.status(run_id)
+        return ResultTimeoutError(
+            f"Run {run_id} is {status.value} after {timeout_s} s.",
+            suggestion="It waits for an answer: `flujo resume`."
+            if status is RunStatus.PAUSED
+            else "It goes on: ask again, watch it with `flujo watch`, or cancel it.",
+            run_id=run_id,
+        )
 
     async def _follow_to_end(self, run_id: str) -> None:
         record = await self.record(run_id)
@@ -263,6 +285,12 @@ def _references(part: Mapping[str, Any]) -> set[str]:
     for inner in part.get("step_history", ()):
         names |= _references(inner)
     return names
+
+
+def rests(record: Mapping[str, str]) -> bool:
+    """Whether a run, by its record, has ended, or waits for an answer with every event applied."""
+    paused = record["status"] == RunStatus.PAUSED and record["last_event"] == record["applied"]
+    return paused or "final" in record
 
 
 def raise_for(result: PipelineResult) -> PipelineResult:

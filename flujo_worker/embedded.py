@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from flujo_client.execution.manager import ExecutionManager, RunObserver
@@ -181,6 +182,10 @@ class EmbeddedEngine:
 
     async def make_durable(self) -> None:
         """Nothing: the runs of a process end with it."""
+
+    def telling_stalls(self, run_id: str) -> AbstractContextManager[None]:
+        """Nothing: all that a run in process needs is here."""
+        return nullcontext()
 
     async def adopt(self, run_id: str) -> None:
         """Nothing to do: there is one manager."""

@@ -17,10 +17,10 @@ from rich.text import Text
 from flujo_client.cli.output import JsonOption, console, execute, print_json
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.witness import LOSS, Loss
-from flujo_client.inspection import RunInspector
 from flujo_client.protocol.errors import FlujoError, StateUnavailableError, UnsafeRedisError
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 from flujo_client.publisher import make_publisher
+from flujo_client.stalls import living, untaken
 
 __all__ = ["Facts", "Finding", "Verdict", "judge", "register"]
 
@@ -178,7 +178,7 @@ async def _look() -> Facts:
 
 
 async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
-    inspector = RunInspector(client.client, client.keyspace, client.specs)
+    inspector = client.inspector
     under_way = [run for run in await inspector.runs(_MOST_RUNS) if not run.status.terminal]
     missing: Counter[str] = Counter()
     for run in under_way:
@@ -188,14 +188,14 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
             continue
         missing.update({step.declined for step in steps if step.declined})
     managers, workers = set[bytes](), set[bytes]()  # each is known to every shard
-    untaken: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
     unarchived = 0
     losses = []
     for shard in range(client.keyspace.shards):
-        managers.update(await _alive(client, "managers", shard))
-        workers.update(await _alive(client, "incarnations", shard))
+        managers.update(await living(client.client, client.keyspace, "managers", shard))
+        workers.update(await living(client.client, client.keyspace, "incarnations", shard))
         losses.append(await client.client.hget(client.keyspace.shard("sweep", shard), LOSS))
-        untaken.update(await _untaken(client, shard))
+        waiting.update(await untaken(client.client, client.keyspace, shard))
         unarchived += await client.client.zcard(client.keyspace.shard("unarchived", shard))
     published = await client.client.hkeys(client.keyspace.shard("pipelines"))
     return Facts(
@@ -207,27 +207,10 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         pipelines=tuple(sorted(name.decode() for name in published if b"@" not in name and b"==" not in name)),
         unmanaged=sum(run.unmanaged for run in under_way),
         missing=dict(missing),
-        untaken=dict(untaken),
+        untaken=dict(waiting),
         loss=max((Loss(**from_json(text)) for text in losses if text), key=lambda loss: loss.until_ms, default=None),
         unarchived=unarchived if client.settings.state_uri is not None else None,
     )
-
-
-async def _alive(client: AsyncFlujoClient, name: str, shard: int) -> list[bytes]:
-    """The processes of a zset of deadlines whose deadline has not passed, by Redis' clock."""
-    seconds, micros = await client.client.time()
-    now_ms = seconds * 1000 + micros // 1000
-    members: list[bytes] = await client.client.zrangebyscore(client.keyspace.shard(name, shard), now_ms, "+inf")
-    return members
-
-
-async def _untaken(client: AsyncFlujoClient, shard: int) -> Counter[str]:
-    """Dispatches by queue, of the queues whose intake has no `latest`: reserve.lua sets it when a worker takes a step."""
-    keyspace = client.keyspace
-    members = await client.client.zrange(keyspace.shard("dispatches", shard), 0, -1)
-    waiting = Counter(member.decode().rpartition(" ")[2] for member in members)
-    intake = await client.client.hgetall(keyspace.shard("intake", shard))
-    return Counter({queue: count for queue, count in waiting.items() if f"{queue}|latest".encode() not in intake})
 
 
 async def _append_only(client: AsyncFlujoClient) -> bool | None:

@@ -20,6 +20,7 @@ from flujo_client.cli import (
     services,
     trace,
     up,
+    watch,
 )
 from flujo_client.cli.demo import command as demo
 
@@ -27,6 +28,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(help="Flujo pipelines on a fleet of workers.", no_args_is_help=True, pretty_exceptions_enable=False)
 runs.register(app)
+watch.register(app)
 check.register(app)
 answers.register(app)
 accounts.register(app)

@@ -1,32 +1,29 @@
-"""Commands about runs: run, submit, runs, show, watch, cancel."""
+"""Commands about runs: run, submit, runs, show, cancel."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import re
 import sys
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, nullcontext
+from collections.abc import Coroutine
 from typing import Any
 
 import pydantic_core
 import typer
-from rich.live import Live
 
 from flujo_client.account_book import AccountStatus
 from flujo_client.cli.accounts import statuses
 from flujo_client.cli.modules import pipeline_of
 from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
-from flujo_client.cli.tree import draw_budget, draw_named, draw_run, draw_runs, draw_tree, format_amount
-from flujo_client.client import AsyncFlujoClient
-from flujo_client.inspection import RunInspector, RunSnapshot
+from flujo_client.cli.tree import draw_budget, draw_named, draw_runs, draw_tree, format_amount
+from flujo_client.client import AsyncFlujoClient, AsyncRun
+from flujo_client.inspection import RunSnapshot
 from flujo_client.protocol.quota import COST, METER_NAME, UsageLimits
-from flujo_client.protocol.results import PipelineResult, RunStatus
+from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.tracing import configure_sdk
 from flujo_client.runner import Flujo
 
-__all__ = ["register"]
+__all__ = ["register", "snapshot_document"]
 
 _BudgetUsd = typer.Option(None, "--budget-usd", min=0, help="Most that the run may cost, USD.")
 _BudgetTokens = typer.Option(None, "--budget-tokens", min=0, help="Most tokens that the run may use.")
@@ -46,9 +43,9 @@ _StrictEstimates = typer.Option(
     False, "--strict-estimates", help="Refuse steps without an estimate of what is limited."
 )
 _RunId = typer.Option(None, "--run-id", help="Names the run and makes the command idempotent.")
-#: A picture is drawn at most this often, and at least every `_CALM_S`: a killed manager makes no event.
-_PICTURE_S = 0.1
-_CALM_S = 1.0
+#: How to answer what `flujo run` is asked, by where it ran.
+_ANSWERED_LATER = "flujo resume {} ANSWER"
+_ENDED_HERE = "it ran in this process and ended with it; with --url or FLUJO_URL it waits for `flujo resume`"
 
 #: Exit code of a run that waits for an answer.
 _PAUSED = 3
@@ -58,7 +55,7 @@ _Input = typer.Argument(help="JSON, or a plain string; - reads stdin.")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (run, submit, runs, show, watch, cancel):
+    for command in (run, submit, runs, show, cancel):
         app.command()(command)
 
 
@@ -77,7 +74,7 @@ def run(
 
     configure_sdk("flujo")
 
-    def work() -> Coroutine[Any, Any, PipelineResult]:
+    def work() -> Coroutine[Any, Any, tuple[PipelineResult, bool]]:
         pipeline = pipeline_of(target)  # outside of the loop
         limits = _limits(budget_usd, budget_tokens, budget, strict_estimates=strict_estimates)
         offered = vars(sys.modules[target.partition(":")[0]])  # what a worker takes from the module as well
@@ -85,7 +82,8 @@ def run(
         flujo = Flujo(pipeline, url=url, usage_limits=limits, resources=resources, context_model=context_model)
         return _ran(flujo, parse_input(value), run_id)
 
-    _print_result(execute(work, as_json=as_json), as_json)
+    result, queued = execute(work, as_json=as_json)
+    _print_result(result, as_json, _ANSWERED_LATER if queued else _ENDED_HERE)
 
 
 def submit(
@@ -105,7 +103,7 @@ def submit(
     """Start a run of a published pipeline."""
     configure_sdk("flujo")
 
-    async def work() -> tuple[str, PipelineResult | None]:
+    async def work() -> tuple[str, PipelineResult | list[Pause] | None]:
         async with AsyncFlujoClient() as client:
             limits = _limits(budget_usd, budget_tokens, budget, strict_estimates=strict_estimates)
             started = await client.submit(
@@ -116,11 +114,13 @@ def submit(
                 deadline_s=deadline_s,
                 accounts=accounts,
             )
-            return started.run_id, await started.result(timeout_s) if wait else None
+            return started.run_id, await _awaited(started, timeout_s) if wait else None
 
     name, result = execute(work, as_json=as_json)
-    if result is not None:
+    if isinstance(result, PipelineResult):
         _print_result(result, as_json)
+    elif result is not None:
+        _print_questions(name, result, as_json)
     elif as_json:
         print_json({"run_id": name})
     else:
@@ -133,7 +133,7 @@ def runs(most: int = typer.Option(50, "--most", min=1, help="Rows."), as_json: b
     async def work() -> list[Any]:
         async with AsyncFlujoClient() as client:
             await client.check()
-            return list(await _inspector(client).runs(most))
+            return list(await client.inspector.runs(most))
 
     found = execute(work, as_json=as_json)
     if as_json:
@@ -152,12 +152,12 @@ def show(
     async def work() -> tuple[RunSnapshot, list[AccountStatus]]:
         async with AsyncFlujoClient() as client:
             await client.check()
-            found = await _inspector(client).snapshot(run_id)
+            found = await client.inspector.snapshot(run_id)
             return found, await statuses(client.accounts, [*found.drawn]) if budget and found.drawn else []
 
     snapshot, named = execute(work, as_json=as_json)
     if as_json:
-        print_json(_snapshot_document(snapshot))
+        print_json(snapshot_document(snapshot))
         return
     accounts = tuple(row for row in snapshot.accounts if budget or row.account == "root")
     console.print(draw_tree(snapshot))
@@ -167,58 +167,6 @@ def show(
         console.print(draw_named(named, snapshot.drawn), crop=False)
     if budget and not accounts:
         print_text("The run has no limits, hence no accounts.")
-
-
-def watch(run_id: str, as_json: bool = JsonOption) -> None:
-    """Follow a run live until it ends; with --json one document of its end."""
-
-    async def work() -> RunSnapshot:
-        async with AsyncFlujoClient() as client:
-            await client.check()
-            return await _follow(client, run_id, quiet=as_json)
-
-    snapshot = execute(work, as_json=as_json)
-    if as_json:
-        print_json(_snapshot_document(snapshot))
-
-
-async def _follow(client: AsyncFlujoClient, run_id: str, *, quiet: bool) -> RunSnapshot:
-    inspector = _inspector(client)
-    snapshot = await inspector.snapshot(run_id)
-    moving = not quiet and console.is_terminal
-    with Live(draw_run(snapshot), console=console, auto_refresh=False) if moving else nullcontext() as live:
-        async with aclosing(_changes(client, run_id)) as changes:
-            async for _ in changes:
-                if live is not None:
-                    live.update(draw_run(await inspector.snapshot(run_id)), refresh=True)
-        snapshot = await inspector.snapshot(run_id)
-        if live is not None:
-            live.update(draw_run(snapshot), refresh=True)
-    if not quiet and not moving:
-        console.print(draw_run(snapshot), crop=False)
-    return snapshot
-
-
-async def _changes(client: AsyncFlujoClient, run_id: str) -> AsyncGenerator[None]:
-    """Says when to draw anew until the run ends. Drawing costs what the run is wide, so a burst of events is one change."""
-    changed = asyncio.Event()
-
-    async def listen() -> None:
-        async for _ in client.run(run_id).events():
-            changed.set()
-
-    listening = asyncio.create_task(listen())
-    try:
-        while not listening.done():
-            noticed = asyncio.create_task(changed.wait())
-            await asyncio.wait([listening, noticed], timeout=_CALM_S, return_when=asyncio.FIRST_COMPLETED)
-            noticed.cancel()
-            changed.clear()
-            yield
-            await asyncio.wait([listening], timeout=_PICTURE_S)
-        await listening
-    finally:
-        listening.cancel()
 
 
 def cancel(
@@ -238,13 +186,29 @@ def cancel(
         print_text(f"{run_id} {'is cancelled' if done else 'had ended before'}")
 
 
-async def _ran(flujo: Flujo, value: Any, run_id: str | None) -> PipelineResult:
+async def _awaited(run: AsyncRun, timeout_s: float | None) -> PipelineResult | list[Pause]:
+    """The result of a run that has ended, or what it asks."""
+    while await run.rest(timeout_s) is RunStatus.PAUSED:
+        if asked := await run.pauses():  # else somebody has answered meanwhile
+            return asked
+    return await run.result(timeout_s)
+
+
+def _print_questions(run_id: str, asked: list[Pause], as_json: bool) -> None:
+    if as_json:
+        questions = [{"token": one.token, "step": one.step_name, "message": one.message} for one in asked]
+        print_json({"run_id": run_id, "status": RunStatus.PAUSED.value, "questions": questions})
+    else:
+        for one in asked:
+            print_text(f"paused: step '{one.step_name}' asks: {' '.join(one.message.split())}")
+            print_text(f"  flujo resume {run_id} ANSWER --token {one.token}")
+        print_text(f"{run_id}  paused", style="dim")
+    raise typer.Exit(_PAUSED)
+
+
+async def _ran(flujo: Flujo, value: Any, run_id: str | None) -> tuple[PipelineResult, bool]:
     async with flujo:
-        return await flujo.run_async(value, run_id=run_id)
-
-
-def _inspector(client: AsyncFlujoClient) -> RunInspector:
-    return RunInspector(client.client, client.keyspace, client.specs)
+        return await flujo.run_async(value, run_id=run_id), flujo.queued
 
 
 def _limits(usd: float | None, tokens: int | None, meters: list[str], *, strict_estimates: bool) -> UsageLimits | None:
@@ -258,18 +222,19 @@ def _limits(usd: float | None, tokens: int | None, meters: list[str], *, strict_
     )
 
 
-def _snapshot_document(snapshot: RunSnapshot) -> dict[str, Any]:
+def snapshot_document(snapshot: RunSnapshot) -> dict[str, Any]:
+    """What `show` and `watch` print of a run with --json."""
     document = dataclasses.asdict(snapshot)
     for row, account in zip(document["accounts"], snapshot.accounts, strict=True):
         row["free"] = account.free
     return document
 
 
-def _print_result(result: PipelineResult, as_json: bool) -> None:
+def _print_result(result: PipelineResult, as_json: bool, remedy: str = "") -> None:
     if as_json:
         print_json(result)
     else:
-        print_text(_output_text(result) if result.success else f"{result.status.value}: {_reason(result)}")
+        print_text(_output_text(result) if result.success else f"{result.status.value}: {_reason(result, remedy)}")
         usage = ", ".join(format_amount(meter, amount) + _unit(meter) for meter, amount in result.usage.items())
         print_text(f"{result.run_id}  {result.status.value}  {usage}", style="dim")
     if not result.success:
@@ -283,9 +248,9 @@ def _output_text(result: PipelineResult) -> str:
     return pydantic_core.to_json(result.output, fallback=repr, inf_nan_mode="constants").decode()
 
 
-def _reason(result: PipelineResult) -> str:
+def _reason(result: PipelineResult, remedy: str) -> str:
     if result.status is RunStatus.PAUSED:
-        return f"{result.final_pipeline_context.pause_message}  (flujo resume {result.run_id} ANSWER)"
+        return f"{result.final_pipeline_context.pause_message}  ({remedy.format(result.run_id)})"
     return str((result.error or {}).get("message", result.status.value))
 
 

@@ -19,6 +19,7 @@ from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST, Amounts
 
 __all__ = [
+    "changed_lines",
     "draw_budget",
     "draw_named",
     "draw_run",
@@ -119,6 +120,19 @@ def node_line(node: NodeRow, run: RunSnapshot) -> Text:
     if node.error and node.status is NodeStatus.FAILED:
         line.append(f"  {node.error}", "red")
     return line
+
+
+def changed_lines(run: RunSnapshot, said: dict[str, tuple[str, int]]) -> Iterator[Text]:
+    """A line for each step that stands elsewhere than it was last said to.
+
+    Args:
+        said: Where each step stood, and in which attempt, by path; brought up to date.
+    """
+    for step in run.steps():
+        now = state_of(step, run), step.attempts
+        if now[0] != "waiting" and said.get(step.path) != now:
+            said[step.path] = now
+            yield Text.assemble((f"{step.path}  ", "dim"), node_line(step, run))
 
 
 def draw_runs(runs: Sequence[RunSummary]) -> RenderableType:

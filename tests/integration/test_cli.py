@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -217,6 +218,32 @@ async def test_watch_follows_a_run_to_its_end(fleet: Fleet, client: AsyncFlujoCl
     assert ended["summary"]["status"] == "completed"
     assert ended["nodes"][0]["started_ms"] is None
     assert ended["nodes"][0]["latency_ms"] > 0
+
+
+async def test_watch_into_a_pipe_tells_each_change_as_it_comes(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    run_id = fresh()
+    await client.submit("holding", run_id, run_id=run_id)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "flujo_client.cli", "watch", run_id],
+        env={name: value for name, value in fleet.environment.items() if name != "PYTHONUNBUFFERED"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    fleet.processes[watching.pid] = watching
+    assert watching.stdout is not None
+
+    lines = [""]
+    while "running" not in lines[-1]:
+        lines.append((await asyncio.to_thread(watching.stdout.readline)).decode())
+        assert lines[-1], lines
+    fleet.open_gate(run_id)
+    rest = (await asyncio.to_thread(watching.stdout.read)).decode()
+    watching.stdout.close()
+
+    assert lines[-1].startswith("0  ▸ held  running")
+    assert re.search(r"^0  ✓ held ", rest, re.MULTILINE)
+    assert f"{run_id}  holding  completed" in rest
+    assert await asyncio.to_thread(watching.wait, 30) == 0
 
 
 async def test_watch_draws_on_a_terminal_while_the_run_goes_on(fleet: Fleet, client: AsyncFlujoClient) -> None:

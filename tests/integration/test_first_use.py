@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ import pytest
 
 from flujo_client import AsyncFlujoClient
 from flujo_client.inspection import RunInspector
+from flujo_client.protocol.errors import ResultTimeoutError
+from flujo_client.protocol.results import RunStatus
 from tests.integration.conftest import ROOT, Fleet
 from tests.integration.test_cli import flujo
 
@@ -242,3 +245,89 @@ except UnqueueableError as error:
 
     assert done.stdout.startswith("Pipeline 'alone' cannot be queued: step 'echo': defined in the script"), done.stderr
     assert "FLUJO_URL" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("fleet", "no worker has echo (stray:echo); start one with `flujo worker --pipelines stray`"),
+        ("empty", "no worker is alive; start one with `flujo worker --pipelines MODULE`"),
+    ],
+)
+def test_a_run_that_no_worker_can_serve_says_so_while_it_waits(
+    fleet: Fleet, redis_url: str, tmp_path: Path, url: str, words: str
+) -> None:
+    (tmp_path / "stray.py").write_text(
+        """
+from flujo_client import Pipeline, step
+
+@step
+async def echo(text: str) -> str:
+    return text
+
+stray = Pipeline([echo], name="stray")
+"""
+    )
+    log = tmp_path / "run.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flujo_client.cli", "run", "stray", "x", "--run-id", "stray-1"],
+            cwd=tmp_path,
+            env=_own_environment(FLUJO_URL=fleet.url if url == "fleet" else redis_url),
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+        )
+    try:
+        _until(log.read_text, "it says what it waits for", 30)
+        assert log.read_text() == f"run stray-1 waits: {words}\n"
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+async def test_submit_wait_on_a_run_that_asks_says_what_and_how_to_answer(
+    fleet: Fleet, client: AsyncFlujoClient
+) -> None:
+    await fleet.published(client, "approval")
+    command = ("submit", "approval", "cats", "--run-id", "asked-1", "--wait")
+
+    plain, again = await flujo(fleet, *command), await flujo(fleet, *command, "--json")
+
+    assert (plain.returncode, again.returncode) == (3, 3), plain.stderr + again.stderr
+    assert plain.stdout.splitlines() == [
+        "paused: step 'ask' asks: Publish CATS?",
+        "  flujo resume asked-1 ANSWER --token 1",
+        "asked-1  paused",
+    ]
+    question = {"token": "1", "step": "ask", "message": "Publish CATS?"}
+    assert json.loads(again.stdout) == {"run_id": "asked-1", "status": "paused", "questions": [question]}
+
+
+async def test_a_caller_of_result_is_told_of_a_pause_and_of_a_timeout(
+    fleet: Fleet, client: AsyncFlujoClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fleet.published(client, "approval")
+    run = await client.submit("approval", "cats", run_id="asked-2")
+    assert await run.rest(60) is RunStatus.PAUSED
+    waiting = asyncio.create_task(run.result(60))
+
+    await fleet.until(lambda: caplog.messages, "it says what it waits for")
+    await run.resume({"approved": True, "by": "ann"})
+
+    assert (await waiting).success
+    told = "step 'ask' asks: Publish CATS?; answer with `flujo resume asked-2 ANSWER --token 1`"
+    assert caplog.messages == [f"run asked-2 waits: {told}"]
+
+
+async def test_a_rest_that_does_not_come_in_time_is_an_error_and_the_run_goes_on(
+    fleet: Fleet, client: AsyncFlujoClient
+) -> None:
+    await fleet.published(client, "holding")
+    run = await client.submit("holding", "rest-1", run_id="rest-1")
+
+    with pytest.raises(ResultTimeoutError, match=r"rest-1 is running after 0.01 s"):
+        await run.rest(0.01)
+    fleet.open_gate("rest-1")
+
+    assert await run.rest(60) is RunStatus.COMPLETED

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from flujo_client.cli.tree import draw_budget, draw_run, draw_runs, format_amount, format_ms, node_line, state_of
+from flujo_client.cli.tree import (
+    changed_lines,
+    draw_budget,
+    draw_run,
+    draw_runs,
+    format_amount,
+    format_ms,
+    node_line,
+    state_of,
+)
 from flujo_client.execution.decision import NodeStatus
 from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary, Waiter
 from flujo_client.protocol.accounts import AccountRow
@@ -201,3 +210,18 @@ def test_amounts_are_dollars_or_digits(meter: str, amount: int, text: str) -> No
 )
 def test_times_are_in_the_unit_that_fits(ms: int, text: str) -> None:
     assert format_ms(ms) == text
+
+
+def test_a_change_of_a_step_is_one_line_and_told_once() -> None:
+    said: dict[str, tuple[str, int]] = {}
+
+    def told(*nodes: NodeRow) -> list[str]:
+        return [line.plain for line in changed_lines(snapshot(*nodes), said)]
+
+    assert told(NODE) == []
+    assert told(DISPATCHED) == ["0  ◦ fetch  queued"]
+    assert told(DISPATCHED) == []
+    assert told(replace(DISPATCHED, attempts=2)) == ["0  ◦ fetch  queued, 2 attempts"]
+    inner = replace(NODE, path="1.0", name="inner", status=NodeStatus.FAILED, error="no")
+    around = replace(NODE, path="1", name="both", kind="parallel", children=(inner,))
+    assert told(replace(DISPATCHED, attempts=2), around) == ["1.0  ✗ inner  no"]

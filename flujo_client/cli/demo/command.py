@@ -122,7 +122,7 @@ async def _run_all(
         *(client.submit("demo", {"name": name, "text": text}, usage_limits=limits) for name, text in documents)
     )
     killing = asyncio.create_task(kill_a_holder(client, ledger, after_bills=len(runs)))
-    inspector = RunInspector(client.client, client.keyspace, client.specs)
+    inspector = client.inspector
     watching = asyncio.create_task(_watch(inspector, runs, ledger, killing, quiet=quiet))
     try:
         results = await asyncio.gather(*(run.result(_RUN_TIMEOUT_S) for run in runs))
