@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError as PydanticValidationError
 
-from flujo_client.protocol.errors import SchemaMismatchError
+from flujo_client.protocol.errors import SchemaMismatchError, UsageLimitExceededError
 from flujo_client.protocol.messages import StepRef, TaskRecord
 from flujo_client.protocol.quota import Amounts
 from flujo_client.protocol.replies import Claim, Reserved
@@ -111,9 +111,17 @@ class AttemptEnd:
 
     @classmethod
     def failure(cls, attempt: Attempt, error: BaseException) -> AttemptEnd:
-        """The end of an attempt that failed on its way, with what it keeps."""
-        kept = attempt.kept_output
+        """The end of an attempt that failed on its way, with what it keeps. A refusal of its budget stays one, whatever wraps it."""
+        kept, error = attempt.kept_output, _refusal_in(error) or error
         return cls("failed", kept[0] if kept else None, error, attempt.kept_context, stores=bool(kept))
+
+
+def _refusal_in(error: BaseException | None) -> UsageLimitExceededError | None:
+    """The refusal that caused an error: a provider's client may wrap what its transport raises in an error of its own."""
+    if error is None or isinstance(error, UsageLimitExceededError):
+        return error
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__,)
+    return next((found for part in parts for found in [_refusal_in(part)] if found is not None), None)
 
 
 def read_task(ref: StepRef, text: bytes) -> tuple[TaskRecord, SchemaMismatchError | None]:

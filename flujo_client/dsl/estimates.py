@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, Final
 
+from flujo_client.dsl.callables import is_model_agent
 from flujo_client.dsl.config import StepConfig
+from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.pricing import known_price_usd
 from flujo_client.protocol.quota import COST, TOKENS, Amounts, UsageEstimate, to_nano_usd
 
@@ -84,14 +87,13 @@ def _of_agent(step: Any) -> UsageEstimate:
     model = _model_name(step.resolved_agent)
     if model is None:
         return UsageEstimate()
+    thumb = next((rule for part, *rule in _RULES_OF_THUMB if part in model), (0.0, 0))
     most = _most_tokens(step.resolved_agent)
-    price = None if most is None else known_price_usd(model, None, 0, most)
-    if most is not None and price is not None:
-        return UsageEstimate(cost_usd=price, tokens=most)
-    for part, cost_usd, tokens in _RULES_OF_THUMB:
-        if part in model:
-            return UsageEstimate(cost_usd=cost_usd, tokens=tokens)
-    return UsageEstimate()
+    if most is None:
+        return UsageEstimate(cost_usd=thumb[0], tokens=int(thumb[1]))
+    prompt = _prompt_bytes(step.resolved_agent)
+    price = known_price_usd(model, None, prompt, most)
+    return UsageEstimate(cost_usd=thumb[0] if price is None else price, tokens=prompt + most)
 
 
 def _of_answer(annotation: Any) -> UsageEstimate | None:
@@ -107,6 +109,15 @@ def _model_name(agent: Any) -> str | None:
     model = getattr(agent, "model_id", None) or getattr(agent, "model", None) or getattr(agent, "model_name", None)
     name = model if isinstance(model, str) else getattr(model, "model_name", None)
     return name if isinstance(name, str) else None
+
+
+def _prompt_bytes(agent: Any) -> int:
+    """Of what an agent sends with every call, whatever its input: prompts and tools. A token has one byte at least."""
+    if not is_model_agent(agent):
+        prompt = getattr(agent, "system_prompt", "")
+        return len(prompt.encode()) if isinstance(prompt, str) else 0
+    facts = import_module("flujo_client.metering.turns").facts_of(agent)
+    return sum(len(prompt.encode()) for prompt in facts["prompt"]) + len(json_bytes(facts["tools"]))
 
 
 def _most_tokens(agent: Any) -> int | None:

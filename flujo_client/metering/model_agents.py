@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from flujo_client.metering.bounds import call_bound
+from flujo_client.metering.refusals import heed
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.pricing import price_usd
-from flujo_client.protocol.step_run import current_step_run
+from flujo_client.protocol.step_run import ProviderCall, current_step_run, inside_call, metered_step_run
 
 __all__ = ["MeteredModel", "ModelAgentCall", "make_agent_async", "options_of", "output_type", "prompt_of"]
 
@@ -26,8 +27,17 @@ class MeteredModel(WrapperModel):
     """A model whose requests are paid for by the step that makes them.
 
     Before each request its bound is reserved, after it what it used is reported; a budget that cannot pay stops the agent
-    before the request. Outside of steps it changes nothing.
+    before the request. Outside of steps, and inside a call that is metered already, it changes nothing.
+
+    Args:
+        wrapped: A model of pydantic-ai, or its name.
+        account: The named account of the provider's key, held back when the provider says `Retry-After`; default: those
+            that the step names.
     """
+
+    def __init__(self, wrapped: Model | str, *, account: str | None = None) -> None:
+        super().__init__(wrapped)
+        self._account = account
 
     async def request(
         self,
@@ -36,13 +46,15 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """See `Model.request`. Raises `UsageLimitExceededError` if the budget cannot pay."""
-        run = current_step_run()
+        run = metered_step_run()
         if run is None:
-            return await super().request(messages, model_settings, model_request_parameters)
-        bound = self._bound(messages, model_settings, model_request_parameters)
-        async with run.usage.call(requests=1, unbilled=(ModelHTTPError,), **bound) as report:
+            async with self._heeding(None):
+                return await super().request(messages, model_settings, model_request_parameters)
+        call = await run.usage.begin(requests=1, **self._bound(messages, model_settings, model_request_parameters))
+        async with self._heeding(call):
             response = await super().request(messages, model_settings, model_request_parameters)
-            report(**self._used(response, strict=run.strict_pricing))
+        self._report(call, response, strict=run.strict_pricing)
+        await call.settle()
         return response
 
     @asynccontextmanager
@@ -54,28 +66,61 @@ class MeteredModel(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         """See `Model.request_stream`. Raises `UsageLimitExceededError` if the budget cannot pay."""
-        run = current_step_run()
+        run, call = metered_step_run(), None
         opened = super().request_stream(messages, model_settings, model_request_parameters, run_context)
-        if run is None:
-            async with opened as stream:
+        if run is not None:
+            call = await run.usage.begin(requests=1, **self._bound(messages, model_settings, model_request_parameters))
+        async with AsyncExitStack() as stack:
+            async with self._heeding(call):  # what is called while the answer is read is not part of it
+                stream = await stack.enter_async_context(opened)
+            if run is None or call is None:
                 yield stream
-            return
-        bound = self._bound(messages, model_settings, model_request_parameters)
-        async with run.usage.call(requests=1, unbilled=(ModelHTTPError,), **bound) as report, opened as stream:
-            yield stream
-            report(**self._used(stream.get(), strict=run.strict_pricing))
+                return
+            try:
+                yield stream
+            finally:
+                self._report(call, stream.get(), strict=run.strict_pricing)
+                excess = call.close()
+            await run.usage.reserve_amounts(excess)
+
+    @asynccontextmanager
+    async def _heeding(self, call: ProviderCall | None) -> AsyncGenerator[None]:
+        """While a request is made. One that the provider refuses costs nothing but a request; one that breaks off may be billed."""
+        try:
+            with inside_call():
+                yield
+        except BaseException as error:
+            refusals = _refusals_in(error)
+            if call is not None and refusals:
+                call.report(requests=1)
+            if call is not None:
+                call.close()
+            for refusal in refusals:
+                await heed(current_step_run(), refusal.headers, self._account)
+            raise
 
     def _bound(
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
     ) -> dict[str, Any]:
         terms: Mapping[str, Any] = {**(self.settings or {}), **(settings or {})}
         tools = [tool.parameters_json_schema for tool in (*parameters.function_tools, *parameters.output_tools)]
-        size = len(ModelMessagesTypeAdapter.dump_json(messages)) + len(json_bytes(tools))
-        return call_bound(self.model_name, self.system, size, terms.get("max_tokens"))
+        dumped = ModelMessagesTypeAdapter.dump_json(messages)
+        long_cache = b'"1h"' in dumped or "1h" in terms.values()
+        size = len(dumped) + len(json_bytes(tools))
+        return call_bound(self.model_name, self.system, size, terms.get("max_tokens"), long_cache=long_cache)
 
-    def _used(self, response: ModelResponse, *, strict: bool) -> dict[str, Any]:
+    def _report(self, call: ProviderCall, response: ModelResponse, *, strict: bool) -> None:
+        """What a response says that it used. Of one that broke off it is noted: more may have been billed."""
         usage = response.usage
-        cost_usd = price_usd(
+        used = {"tokens": usage.input_tokens + usage.output_tokens, "requests": 1}
+        if response.state != "complete":
+            call.note(**used, cost_usd=self._price(response, strict=False))
+        elif used["tokens"]:  # else it says nothing of usage, and costs its bound
+            call.report(**used, cost_usd=self._price(response, strict=strict))
+
+    def _price(self, response: ModelResponse, *, strict: bool) -> float:
+        usage = response.usage
+        return price_usd(
             response.model_name or self.model_name,
             response.provider_name or self.system,
             usage.input_tokens,
@@ -83,7 +128,14 @@ class MeteredModel(WrapperModel):
             strict=strict,
             usage=usage,
         )
-        return {"tokens": usage.input_tokens + usage.output_tokens, "cost_usd": cost_usd, "requests": 1}
+
+
+def _refusals_in(error: BaseException) -> list[ModelHTTPError]:
+    """The refusals of providers that an error consists of; none if anything else is in it, or if an answer had begun."""
+    if isinstance(error, BaseExceptionGroup):
+        parts = [_refusals_in(part) for part in error.exceptions]
+        return [refusal for part in parts for refusal in part] if all(parts) else []
+    return [error] if isinstance(error, ModelHTTPError) and not error.in_stream else []
 
 
 @dataclass(frozen=True, slots=True)

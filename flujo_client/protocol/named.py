@@ -70,6 +70,10 @@ class Account(BaseModel):
             raise ValueError("a sliding window lasts from a second to a year")
         if not self.amounts():
             raise ValueError("an account limits something: give it limits or slots")
+        if self.limits.strict_estimates:
+            raise ValueError(
+                "strict_estimates is asked of a run, by its own usage_limits; an account cannot ask for it"
+            )
         return self
 
     def amounts(self) -> Amounts:

@@ -25,6 +25,7 @@ from flujo_client.protocol.errors import QuotaExceededError, UsageAmountError
 __all__ = [
     "COST",
     "METER_NAME",
+    "REQUESTS",
     "TOKENS",
     "Amounts",
     "Quota",
@@ -44,6 +45,9 @@ __all__ = [
 #: Meters that every run has.
 COST = "cost_nanousd"
 TOKENS = "tokens"
+
+#: Calls of providers: what metered calls and agents' answers say. Limited only where somebody asks for it.
+REQUESTS = "requests"
 
 #: Amounts by meter: nano-USD for cost, a count for the others.
 Amounts = dict[str, int]

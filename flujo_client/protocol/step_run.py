@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -12,9 +13,19 @@ from typing import Any, Protocol
 from flujo_client.protocol.errors import UsageLimitExceededError
 from flujo_client.protocol.quota import Amounts, Quota, add_amounts, used_amounts
 
-__all__ = ["StepRun", "UsageMeter", "ValueStore", "current_step_run", "entered_step_run"]
+__all__ = [
+    "ProviderCall",
+    "StepRun",
+    "UsageMeter",
+    "ValueStore",
+    "current_step_run",
+    "entered_step_run",
+    "inside_call",
+    "metered_step_run",
+]
 
 _CURRENT: ContextVar[StepRun | None] = ContextVar("flujo_step_run", default=None)
+_INSIDE_CALL: ContextVar[bool] = ContextVar("flujo_inside_call", default=False)
 
 
 def current_step_run() -> StepRun | None:
@@ -30,6 +41,22 @@ def entered_step_run(run: StepRun) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+def metered_step_run() -> StepRun | None:
+    """The attempt that has to pay for a call of a provider which this code makes; None where nobody has, or somebody does already."""
+    return None if _INSIDE_CALL.get() else _CURRENT.get()
+
+
+@contextmanager
+def inside_call() -> Iterator[None]:
+    """While a call is made that is paid for: what it consists of is not paid for again."""
+    before = _INSIDE_CALL.get()
+    _INSIDE_CALL.set(True)
+    try:
+        yield
+    finally:
+        _INSIDE_CALL.set(before)  # and no token, since a generator may be closed in another context
 
 
 #: See `UsageMeter`.
@@ -50,6 +77,7 @@ class UsageMeter:
         self.used: Amounts = {}
         self._reserved: Amounts = dict(estimate)  # and not yet used up
         self._extend = extend
+        self._open: set[ProviderCall] = set()
 
     def add(self, *, tokens: int = 0, cost_usd: float = 0.0, **meters: int) -> None:
         """Report what was used, right after it was used. Adds up over the attempt.
@@ -73,25 +101,51 @@ class UsageMeter:
             UsageAmountError: One of them is no amount.
             UsageLimitExceededError: The budget cannot pay. Let it through: the run ends with it.
         """
-        await self._reserve(used_amounts(tokens, cost_usd, meters))
+        await self.reserve_amounts(used_amounts(tokens, cost_usd, meters))
 
-    async def _reserve(self, amounts: Amounts) -> None:
-        """Take amounts from what is reserved, and what is missing from the account; all of it or nothing."""
+    async def reserve_amounts(self, amounts: Amounts) -> None:
+        """Take amounts from what is reserved, and what is missing from the account; all of it or nothing. Raises as `reserve`."""
         held = {meter: min(amount, self._reserved.get(meter, 0)) for meter, amount in amounts.items() if amount > 0}
         missing = {meter: amounts[meter] - amount for meter, amount in held.items() if amount < amounts[meter]}
-        self._give_back({meter: -amount for meter, amount in held.items()})
-        refused = await self._extend(missing) if missing else None
+        self.give_back({meter: -amount for meter, amount in held.items()})
+        try:
+            refused = await self._extend(missing) if missing else None
+        except BaseException:  # it was not answered, or the caller waits no more
+            self.give_back(held)
+            raise
         if refused is not None:
-            self._give_back(held)
+            self.give_back(held)
             raise UsageLimitExceededError(
                 f"The budget cannot pay {refused['asked']} {refused['meter']} more: account {refused['account']} could get "
                 f"{refused['free']}.",
                 **refused,
             )
 
-    def _give_back(self, amounts: Amounts) -> None:
+    def give_back(self, amounts: Amounts) -> None:
+        """What was taken from the reservation pays for what follows."""
         for meter, amount in amounts.items():
             self._reserved[meter] = self._reserved.get(meter, 0) + amount
+
+    async def begin(self, *, tokens: int = 0, cost_usd: float = 0.0, **meters: int) -> ProviderCall:
+        """Reserve an upper bound for one call of a provider; for what cannot be a block of code: see `call`.
+
+        Returns:
+            The call, which must be settled.
+
+        Raises:
+            UsageAmountError: One of them is no amount.
+            UsageLimitExceededError: The budget cannot pay. Let it through.
+        """
+        bound = used_amounts(tokens, cost_usd, meters)
+        await self.reserve_amounts(bound)
+        call = ProviderCall(self, bound, self._open.discard)
+        self._open.add(call)
+        return call
+
+    def close_calls(self) -> None:
+        """The attempt ends: a call that is still under way, as a stream that nobody has closed, may have been billed."""
+        for call in tuple(self._open):
+            call.close()
 
     @asynccontextmanager
     async def call(
@@ -100,7 +154,8 @@ class UsageMeter:
         """One call of a provider: reserve an upper bound before it, report what it used after it, keep the rest for the next.
 
         Yields a function that takes what was used, as `add` does. A call that ends without a report may have been billed
-        all the same (a time-out, a connection that broke): its whole bound counts as used.
+        all the same (a time-out, a connection that broke): its whole bound counts as used. Metered models and transports
+        leave alone what is called inside: it is this call.
 
         Args:
             tokens, cost_usd, meters: The bound, as `reserve` takes it.
@@ -110,26 +165,82 @@ class UsageMeter:
             UsageLimitExceededError: The budget cannot pay, for the bound or, after the call, for what it used beyond it. Let
             it through.
         """
-        bound = used_amounts(tokens, cost_usd, meters)
-        await self._reserve(bound)
-        before, reported = dict(self.used), False
-
-        def report(**used: Any) -> None:
-            nonlocal reported
-            reported = True
-            self.add(**used)
-
+        made = await self.begin(tokens=tokens, cost_usd=cost_usd, **meters)
         try:
-            yield report
+            with inside_call():
+                yield made.report
         except unbilled:
-            reported = True
+            made.close(billed=False)
             raise
-        finally:
-            if not reported:
-                self.used = add_amounts(self.used, bound)
-            cost = {meter: amount - before.get(meter, 0) for meter, amount in self.used.items()}
-            self._give_back({meter: max(0, amount - cost.get(meter, 0)) for meter, amount in bound.items()})
-        await self._reserve({meter: amount - bound.get(meter, 0) for meter, amount in cost.items()})
+        except BaseException:
+            made.close()
+            raise
+        await made.settle()
+
+
+class ProviderCall:
+    """One call of a provider under way. By `UsageMeter.begin`; calls of one attempt may overlap.
+
+    Args:
+        meter: Holds the bound reserved.
+        bound: What is reserved.
+        closed: Told when it has ended.
+    """
+
+    def __init__(self, meter: UsageMeter, bound: Amounts, closed: Callable[[ProviderCall], None]) -> None:
+        self._meter = meter
+        self._bound = bound
+        self._closed = closed
+        self._is_closed = False
+        self._noted: Amounts = {}
+        self._used: Amounts | None = None
+
+    def report(self, *, tokens: int = 0, cost_usd: float = 0.0, **meters: int) -> None:
+        """Say what the call used, as `UsageMeter.add` does. Adds up.
+
+        Raises:
+            UsageAmountError: One of them is no amount; nothing was added.
+        """
+        amounts = used_amounts(tokens, cost_usd, meters)
+        self._meter.used = add_amounts(self._meter.used, amounts)
+        self._used = add_amounts(self._used or {}, amounts)
+
+    def note(self, *, tokens: int = 0, cost_usd: float = 0.0, **meters: int) -> None:
+        """Say what the call has used for certain, if nothing is reported: it counts where it is more than the bound.
+
+        Raises:
+            UsageAmountError: One of them is no amount.
+        """
+        self._noted = used_amounts(tokens, cost_usd, meters)
+
+    def close(self, *, billed: bool = True) -> Amounts:
+        """End the call: what it did not use of its bound pays for the next. Called again, it does nothing.
+
+        Args:
+            billed: A call without a report may have been billed, and costs its bound.
+
+        Returns:
+            What it used beyond its bound, which nobody has reserved.
+        """
+        if self._is_closed:
+            return {}
+        self._is_closed = True
+        self._closed(self)
+        if self._used is None:
+            meters = self._bound | self._noted if billed else {}
+            self._used = {meter: max(self._bound.get(meter, 0), self._noted.get(meter, 0)) for meter in meters}
+            self._meter.used = add_amounts(self._meter.used, self._used)
+        used = self._used
+        self._meter.give_back({meter: max(0, amount - used.get(meter, 0)) for meter, amount in self._bound.items()})
+        return {meter: amount - self._bound.get(meter, 0) for meter, amount in used.items()}
+
+    async def settle(self) -> None:
+        """End the call, and reserve what it used beyond its bound, before the next.
+
+        Raises:
+            UsageLimitExceededError: The budget cannot pay for that. Let it through.
+        """
+        await self._meter.reserve_amounts(self.close())
 
 
 class ValueStore(Protocol):
@@ -163,6 +274,7 @@ class StepRun:
         values: For values that are too large for the context: `name = await run.values.put(value)`.
         accounts: Named accounts that the step names.
         hold_back: Holds a named account back for so many ms; None outside of workers.
+        loop: On which everything here that is awaited runs; what runs in a thread waits for it there.
         emit: `await run.emit(chunk)` shows a JSON value to the run's followers while the step runs.
     """
 
@@ -177,6 +289,7 @@ class StepRun:
     strict_pricing: bool = False
     accounts: tuple[str, ...] = ()
     hold_back: Callable[[str, int], Awaitable[Any]] | None = field(default=None, repr=False)
+    loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
 
     async def retry_after(self, delay_s: float, account: str | None = None) -> None:
         """Hold the whole fleet back from a provider that asks for it: no attempt that draws on the account starts meanwhile.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -56,11 +57,13 @@ class StepRunPolicy:
             self._strict_pricing,
             call.step.accounts,
             self._scripts.hold_back_everywhere,
+            asyncio.get_running_loop(),
         )
         call.injected |= {"run": run, **call.step.settings}
         try:
             with entered_step_run(run):
                 return await proceed(call)
         finally:
+            attempt.meter.close_calls()
             if attempt.stop_reason is None:
                 await stream.flush()

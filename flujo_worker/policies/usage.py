@@ -7,7 +7,7 @@ from typing import Any
 
 from flujo_client.protocol.agent_results import FlujoAgentResult
 from flujo_client.protocol.pricing import price_usd
-from flujo_client.protocol.quota import COST, TOKENS, Amounts, add_amounts, used_amounts
+from flujo_client.protocol.quota import COST, REQUESTS, TOKENS, Amounts, add_amounts, used_amounts
 from flujo_client.protocol.results import PipelineResult
 from flujo_worker.policies.stack import Proceed, StepCall
 
@@ -67,7 +67,8 @@ def read_answer(answer: Any, agent: Any) -> Answer:
     Returns:
         Of a `FlujoAgentResult`, and of any object with `output` and `usage` in tokens, the output alone. An answer with
         `cost_usd` and `token_counts` says itself what it used, a nested run's result has its totals, and a bare string
-        counts as one token, as users of the single-process library know it.
+        counts as one token, as users of the single-process library know it. Who used tokens or money asked a model once at
+        least.
     """
     if isinstance(answer, PipelineResult):
         return Answer(answer, add_amounts({}, answer.usage))
@@ -76,13 +77,15 @@ def read_answer(answer: Any, agent: Any) -> Answer:
     cost_usd = getattr(answer, "cost_usd", None)
     if isinstance(cost_usd, int | float):
         tokens = getattr(answer, "token_counts", 0)
-        return Answer(answer, used_amounts(tokens if isinstance(tokens, int) else 0, cost_usd, {}))
+        used = used_amounts(tokens if isinstance(tokens, int) else 0, cost_usd, {})
+        return Answer(answer, {**used, REQUESTS: 1} if used else used)
     if isinstance(answer, str):
         return Answer(answer, {TOKENS: 1})
     tokens_used = None if isinstance(answer, dict) else _tokens_of(getattr(answer, "usage", None))
     if tokens_used is None or not hasattr(answer, "output"):
         return Answer(answer, {})
-    return Answer(answer.output, used_amounts(sum(tokens_used), 0.0, {}), tokens_used, _model_of(answer, agent))
+    used = used_amounts(sum(tokens_used), 0.0, {REQUESTS: _requests_of(answer.usage)})
+    return Answer(answer.output, used, tokens_used, _model_of(answer, agent))
 
 
 def _of_flujo_result(answer: FlujoAgentResult, agent: Any) -> Answer:
@@ -90,9 +93,10 @@ def _of_flujo_result(answer: FlujoAgentResult, agent: Any) -> Answer:
     tokens = answer.token_counts if answer.token_counts is not None else usage.total_tokens if usage else 0
     cost_usd = answer.cost_usd if answer.cost_usd is not None else usage.cost_usd if usage else None
     if cost_usd is not None or usage is None:
-        return Answer(answer.output, used_amounts(tokens, cost_usd or 0.0, {}))
+        used = used_amounts(tokens, cost_usd or 0.0, {})
+        return Answer(answer.output, {**used, REQUESTS: 1} if used else used)
     model = (answer.model, None) if answer.model else _model_of(answer, agent)
-    counted = {meter: amount for meter, amount in used_amounts(tokens, 0.0, {}).items() if meter != COST}
+    counted = {meter: amount for meter, amount in used_amounts(tokens, 0.0, {REQUESTS: 1}).items() if meter != COST}
     return Answer(answer.output, counted, (usage.input_tokens, usage.output_tokens), model)
 
 
@@ -101,6 +105,13 @@ def _tokens_of(usage: Any) -> tuple[int, int] | None:
     told = usage() if callable(usage) and not hasattr(usage, "input_tokens") else usage
     counts = (getattr(told, "input_tokens", None), getattr(told, "output_tokens", None))
     return None if not all(isinstance(count, int) for count in counts) else (int(counts[0] or 0), int(counts[1] or 0))
+
+
+def _requests_of(usage: Any) -> int:
+    """How often an agent asked its model, as pydantic-ai counts it; at least once."""
+    told = usage() if callable(usage) and not hasattr(usage, "input_tokens") else usage
+    requests = getattr(told, "requests", 1)
+    return max(1, requests) if isinstance(requests, int) else 1
 
 
 def _model_of(answer: Any, agent: Any) -> tuple[str | None, str | None]:

@@ -841,7 +841,7 @@ async def test_an_output_may_say_that_it_cost_nothing_or_less(bench: Bench) -> N
     bench.coordinator = bench.make_coordinator(live=True)
     bench.coordinator._committer._codec = LiveCodec()
 
-    assert (await bench.step()).usage == {"tokens": 3}
+    assert (await bench.step()).usage == {"tokens": 3, "requests": 1}
 
 
 async def test_a_task_that_cannot_be_read_fails_the_attempt(bench: Bench) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from pydantic_ai import Agent as ModelAgent
+from pydantic_ai.models.test import TestModel
 
 from flujo_client import (
     ConfigurationError,
@@ -33,6 +35,11 @@ async def replies(data: Any) -> Reply:
     return Reply()
 
 
+def replies_to(place: str) -> str:
+    """A tool."""
+    return place
+
+
 class Agent:
     def __init__(self, **attributes: Any) -> None:
         vars(self).update(attributes)
@@ -56,13 +63,32 @@ class Agent:
             {},
             {"cost_nanousd": 10_000_000, "tokens": 1000},
         ),
-        (Agent(model_id="tiny", max_tokens=50), {}, {}),
+        (Agent(model_id="tiny", max_tokens=50), {}, {"tokens": 50}),
+        (Agent(model_id="gpt-4-of-nobody", max_tokens=50), {}, {"cost_nanousd": 100_000_000, "tokens": 50}),
+        (
+            Agent(model_id="gpt-4o", max_tokens=1000, system_prompt="x" * 400),
+            {},
+            {"cost_nanousd": 11_000_000, "tokens": 1400},
+        ),
     ],
 )
 def test_an_agent_says_what_an_attempt_may_use(agent: Any, meta: dict[str, Any], estimate: dict[str, int]) -> None:
     made: Step[Any, Any] = Step(name="s", agent=agent, meta=meta)
 
     assert made.to_leaf().estimate == estimate
+
+
+def test_the_prompts_and_tools_of_a_model_agent_are_part_of_its_estimate() -> None:
+    agent: Any = ModelAgent(TestModel(model_name="gpt-4o"), system_prompt="x" * 400, model_settings={"max_tokens": 50})
+    bare: Step[Any, Any] = Step(name="s", agent=agent)
+    before = bare.to_leaf().estimate
+
+    agent.tool_plain(replies_to)
+    armed: Step[Any, Any] = Step(name="s", agent=agent)
+
+    assert before["tokens"] == 400 + len("{}") + 50
+    assert armed.to_leaf().estimate["tokens"] > before["tokens"] + 50
+    assert armed.to_leaf().estimate["cost_nanousd"] > before["cost_nanousd"] > 0
 
 
 def test_what_the_step_declares_comes_before_what_its_agent_says() -> None:

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelHTTPError
+from pydantic_ai import Agent, ModelAPIError, ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.settings import ModelSettings
 
 from flujo_client import (
     AppResources,
     Flujo,
+    FlujoAgentResult,
     Pipeline,
     PricingNotConfiguredError,
     Step,
+    StepConfig,
     StepRun,
     UsageLimitExceededError,
     UsageLimits,
     current_step_run,
 )
 from flujo_client.metering.model_agents import MeteredModel, make_agent_async, options_of
-from flujo_client.metering.transport import MeteredTransport, read_usage
 from flujo_client.protocol.quota import Quota
 from flujo_client.protocol.step_run import UsageMeter
 
@@ -86,6 +89,22 @@ class TestCall:
                 raise ConnectionError
 
         assert usage.used == {"tokens": 10}
+
+    async def test_an_extension_that_is_not_answered_leaves_the_reservation_as_it_was(self) -> None:
+        class Away(Account):
+            async def extend(self, amounts: dict[str, int]) -> dict[str, Any] | None:
+                self.asked.append(amounts)
+                raise ConnectionError
+
+        account = Away(0)
+        usage = meter(account, 30)
+
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await usage.reserve(tokens=100)
+        await usage.reserve(tokens=30)
+
+        assert account.asked == [{"tokens": 70}] * 2
 
 
 def looping(times: int, *, model: str = "gpt-4o") -> tuple[FunctionModel, list[int]]:
@@ -242,89 +261,114 @@ class TestModelAgents:
         assert result.total_tokens > 10
         assert outside.output
 
+    @pytest.mark.parametrize("max_tokens", [None, 5000])
+    async def test_a_stream_that_breaks_off_costs_its_bound_and_what_had_come_at_least(
+        self, max_tokens: int | None
+    ) -> None:
+        async def breaking(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+            yield "word " * 300
+            raise ModelHTTPError(529, "gpt-4o", in_stream=True)
+
+        settings: ModelSettings = {} if max_tokens is None else {"max_tokens": max_tokens}
+        agent = Agent(
+            MeteredModel(FunctionModel(stream_function=breaking, model_name="gpt-4o")), model_settings=settings
+        )
+
+        async def streaming(data: str) -> str:
+            async with agent.run_stream(data) as answer:
+                return str(await answer.get_output())
+
+        result = await Flujo(Step.from_callable(streaming, max_retries=0)).run_async("x")
+
+        assert not result.success
+        assert result.usage["requests"] == 1
+        assert result.total_tokens > (5000 if max_tokens else 300)
+        assert result.total_cost_usd > 0
+
+    async def test_an_error_before_the_first_word_of_a_stream_is_a_refusal_unless_the_stream_said_it(self) -> None:
+        async def used(error: Exception) -> Counter[str]:
+            async def answer(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+                raise error
+                yield ""
+
+            agent = Agent(MeteredModel(FunctionModel(stream_function=answer)), model_settings={"max_tokens": 50})
+
+            async def streaming(data: str) -> None:
+                async with agent.run_stream(data):
+                    pass
+
+            result = await Flujo(Step.from_callable(streaming, max_retries=0)).run_async("x")
+            return +Counter(result.usage)
+
+        assert await used(ModelHTTPError(429, "m")) == {"requests": 1}
+        assert (await used(ModelHTTPError(429, "m", in_stream=True)))["tokens"] > 50
+        assert (await used(ConnectionError()))["tokens"] > 50
+
+    async def test_of_several_models_that_refuse_each_is_unbilled_and_they_are_paid_for_once(self) -> None:
+        def refuse(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+            raise ModelHTTPError(503, "m")
+
+        def broken(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+            raise ModelAPIError("m", "connection lost")
+
+        async def used(*answers: Any) -> Counter[str]:
+            models = [MeteredModel(FunctionModel(answer)) for answer in answers]
+            agent = Agent(FallbackModel(*models), model_settings={"max_tokens": 50})
+            step: Step[Any, Any] = Step(name="s", agent=agent, config=StepConfig(max_retries=0))
+            result = await Flujo(step).run_async("x")
+            return +Counter(result.usage)
+
+        answering, _ = looping(0)
+        assert await used(refuse, refuse) == {"requests": 1}
+        assert (await used(refuse, broken))["tokens"] > 50
+        assert (await used(refuse, answering.function))["requests"] == 1
+
+    async def test_a_model_that_says_no_usage_costs_its_bound(self) -> None:
+        class Silent(FunctionModel):
+            async def request(self, *asked: Any) -> ModelResponse:
+                return ModelResponse(parts=[TextPart("x")])
+
+        step: Step[Any, Any] = Step(
+            name="s", agent=Agent(Silent(lambda *asked: ModelResponse([])), model_settings={"max_tokens": 50})
+        )
+        result = await Flujo(step).run_async("x")
+
+        assert result.total_tokens > 50
+
     async def test_existing_code_makes_agents_by_a_function(self) -> None:
         agent = make_agent_async(TestModel(), "be brief", str, max_retries=3, timeout=5)
 
         assert (await agent.run("x")).output
 
 
-BODIES = {
-    "openai": {"usage": {"prompt_tokens": 100, "completion_tokens": 50}},
-    "anthropic": {"usage": {"input_tokens": 100, "output_tokens": 50}},
-    "google": {"usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 50}},
-}
+async def test_what_an_unmetered_agent_says_of_itself_counts_its_requests() -> None:
+    async def used(answer: Any) -> int | None:
+        async def agent(data: str) -> Any:
+            return answer
+
+        return (await Flujo(Step.from_callable(agent)).run_async("x")).usage.get("requests")
+
+    usage = SimpleNamespace(input_tokens=10, output_tokens=5)
+    asked_twice = SimpleNamespace(input_tokens=10, output_tokens=5, requests=2)
+
+    assert await used(SimpleNamespace(output="x", usage=usage)) == 1
+    assert await used(SimpleNamespace(output="x", usage=lambda: asked_twice)) == 2
+    assert await used(SimpleNamespace(output="x", usage=SimpleNamespace(**vars(usage), requests=None))) == 1
+    assert await used(SimpleNamespace(cost_usd=0.5, token_counts=3)) == 1
+    assert await used(FlujoAgentResult(output="x", cost_usd=0.5, token_counts=3)) == 1
+    assert await used("only a string") is None
 
 
-class TestTransport:
-    @staticmethod
-    def client(respond: Callable[[httpx.Request], httpx.Response]) -> httpx.AsyncClient:
-        transport: Any = MeteredTransport(httpx.MockTransport(respond))
-        return httpx.AsyncClient(transport=transport, base_url="http://provider")
+async def test_a_limit_of_requests_ends_a_run_whose_agents_are_not_metered() -> None:
+    async def agent(data: Any) -> Any:
+        return SimpleNamespace(output="x", usage=SimpleNamespace(input_tokens=1, output_tokens=1))
 
-    async def calling(
-        self, respond: Callable[[httpx.Request], httpx.Response], asked: Any, limits: UsageLimits | None = None
-    ) -> Any:
-        """Run a step that calls the provider once."""
+    steps: list[Step[Any, Any]] = [Step.from_callable(agent, name=f"s{number}") for number in range(5)]
 
-        async def ask(data: Any) -> int:
-            async with self.client(respond) as client:
-                return (await client.post("/v1/chat", json=asked)).status_code
+    with pytest.raises(UsageLimitExceededError) as caught:
+        await Flujo(Pipeline(steps), usage_limits=UsageLimits(meters={"requests": 2})).run_async("x")
 
-        return await Flujo(Step.from_callable(ask, max_retries=0), usage_limits=limits).run_async("x")
-
-    @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-    async def test_the_usage_of_a_response_is_reported_with_its_price(self, body: dict[str, Any]) -> None:
-        result = await self.calling(lambda request: httpx.Response(200, json=body), {"model": "gpt-4o"})
-
-        assert (result.output, result.total_tokens) == (200, 150)
-        assert result.total_cost_usd == pytest.approx(0.00075)
-
-    async def test_a_request_that_the_budget_cannot_pay_is_not_sent(self) -> None:
-        sent: list[httpx.Request] = []
-
-        def respond(request: httpx.Request) -> httpx.Response:
-            sent.append(request)
-            return httpx.Response(200, json={})
-
-        limits = UsageLimits(total_tokens_limit=100)
-        with pytest.raises(UsageLimitExceededError):
-            await self.calling(respond, {"model": "gpt-4o", "max_tokens": 500}, limits)
-
-        assert sent == []
-
-    @pytest.mark.parametrize(
-        ("response", "tokens"),
-        [
-            (httpx.Response(429, json={}), 0),
-            (httpx.Response(200, text="data: x", headers={"content-type": "text/event-stream"}), 64),
-            (httpx.Response(200, json={"no": "usage"}), 64),
-            (httpx.Response(200, content=b"[1", headers={"content-type": "application/json"}), 64),
-        ],
-        ids=["refused", "stream", "silent", "garbage"],
-    )
-    async def test_a_refusal_costs_nothing_and_an_answer_without_usage_its_bound(
-        self, response: httpx.Response, tokens: int
-    ) -> None:
-        asked = {"model": "gpt-4o", "max_tokens": 20}
-
-        result = await self.calling(lambda request: response, asked)
-
-        size = len(json.dumps(asked, separators=(",", ":")))
-        assert result.total_tokens == (0 if tokens == 0 else size + 20)
-
-    @pytest.mark.parametrize("asked", [{"no": "model"}, "text", [1]])
-    async def test_a_request_without_a_model_is_left_alone(self, asked: Any) -> None:
-        result = await self.calling(lambda request: httpx.Response(200, json=BODIES["openai"]), asked)
-
-        assert (result.output, result.total_tokens) == (200, 0)
-
-    async def test_outside_of_steps_nothing_is_metered(self) -> None:
-        assert current_step_run() is None
-        async with self.client(lambda request: httpx.Response(200, json=BODIES["openai"])) as client:
-            assert (await client.post("/", json={"model": "gpt-4o"})).status_code == 200
-
-    def test_a_body_without_usage_says_nothing(self) -> None:
-        assert read_usage({}) is None
+    assert len(caught.value.result.step_history) == 3
 
 
 async def test_the_attempt_is_known_to_code_that_is_not_handed_it() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
+from pydantic_ai import Agent, ModelHTTPError
+from pydantic_ai.models.function import FunctionModel
 
 from flujo_client import (
     Account,
@@ -24,7 +26,9 @@ from flujo_client import (
     UsageLimits,
 )
 from flujo_client.account_book import AccountBook, MeterStatus
-from flujo_client.metering.transport import MeteredTransport, read_retry_after
+from flujo_client.metering.model_agents import MeteredModel
+from flujo_client.metering.refusals import read_retry_after
+from flujo_client.metering.transport import MeteredTransport
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.named import now_utc
@@ -167,6 +171,33 @@ async def test_a_provider_that_says_retry_after_holds_the_account_back(bench: Be
     assert 20_000 < left_ms <= 30_000
 
 
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+async def test_a_models_refusal_that_says_retry_after_holds_the_account_back(bench: Bench, streams: bool) -> None:
+    book = AccountBook(bench.scripts)
+    await book.define(REFUSING)
+
+    def refuse(messages: Any, info: Any) -> Any:
+        raise ModelHTTPError(429, "gpt-4o", headers={"Retry-After": "30"})
+
+    async def refuse_stream(messages: Any, info: Any) -> AsyncIterator[str]:
+        raise ModelHTTPError(429, "gpt-4o", headers={"Retry-After": "30"})
+        yield ""
+
+    async def call(value: int) -> str:
+        agent = Agent(MeteredModel(FunctionModel(refuse, stream_function=refuse_stream), account="key"))
+        if streams:
+            async with agent.run_stream("hi") as answer:
+                return str(await answer.get_output())
+        return str((await agent.run("hi")).output)
+
+    await bench.submit(Step.from_callable(call))
+    end = await bench.step()
+
+    assert end.usage == {"requests": 1}
+    left_ms = (await book.status("key")).held_back_ms - now_utc().timestamp() * 1000
+    assert 20_000 < left_ms <= 30_000
+
+
 async def test_who_holds_back_an_account_that_is_not_defined_is_told(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +238,7 @@ def test_how_providers_say_when_to_come_again(headers: dict[str, str], seconds: 
         ({"window": "day", "time_zone": "Mars/Olympus"}, "is no time zone"),
         ({"pipelines": ("a*b",)}, "a pattern is"),
         ({"name": "a b"}, "match pattern"),
+        ({"limits": UsageLimits(total_tokens_limit=1, strict_estimates=True)}, "asked of a run"),
     ],
 )
 def test_what_cannot_be_an_account(fields: dict[str, Any], told: str) -> None:
