@@ -15,10 +15,10 @@ from flujo_client.account_book import AccountStatus
 from flujo_client.cli.accounts import statuses
 from flujo_client.cli.modules import pipeline_of
 from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
-from flujo_client.cli.tree import draw_budget, draw_named, draw_runs, draw_tree, format_amount
+from flujo_client.cli.tree import draw_budget, draw_named, draw_runs, draw_tree
 from flujo_client.client import AsyncFlujoClient, AsyncRun
 from flujo_client.inspection import RunSnapshot
-from flujo_client.protocol.quota import COST, METER_NAME, UsageLimits
+from flujo_client.protocol.quota import METER_NAME, UsageLimits, amount_words
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.tracing import configure_sdk
 from flujo_client.runner import Flujo
@@ -235,7 +235,7 @@ def _print_result(result: PipelineResult, as_json: bool, remedy: str = "") -> No
         print_json(result)
     else:
         print_text(_output_text(result) if result.success else f"{result.status.value}: {_reason(result, remedy)}")
-        usage = ", ".join(format_amount(meter, amount) + _unit(meter) for meter, amount in result.usage.items())
+        usage = ", ".join(amount_words(meter, amount) for meter, amount in result.usage.items())
         print_text(f"{result.run_id}  {result.status.value}  {usage}", style="dim")
     if not result.success:
         raise typer.Exit(_PAUSED if result.status is RunStatus.PAUSED else 1)
@@ -252,7 +252,3 @@ def _reason(result: PipelineResult, remedy: str) -> str:
     if result.status is RunStatus.PAUSED:
         return f"{result.final_pipeline_context.pause_message}  ({remedy.format(result.run_id)})"
     return str((result.error or {}).get("message", result.status.value))
-
-
-def _unit(meter: str) -> str:
-    return "" if meter == COST else f" {meter}"

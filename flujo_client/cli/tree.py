@@ -16,7 +16,7 @@ from flujo_client.account_book import AccountStatus
 from flujo_client.execution.decision import NodeStatus
 from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary, Waiter
 from flujo_client.protocol.accounts import AccountRow
-from flujo_client.protocol.quota import COST, Amounts
+from flujo_client.protocol.quota import COST, Amounts, amount_words, usd_text
 
 __all__ = [
     "changed_lines",
@@ -26,6 +26,7 @@ __all__ = [
     "draw_runs",
     "draw_tree",
     "format_amount",
+    "format_meter",
     "format_ms",
     "node_line",
     "state_of",
@@ -114,7 +115,8 @@ def node_line(node: NodeRow, run: RunSnapshot) -> Text:
     if node.declined and state == "queued":
         line.append(f"  waiting: no worker has {node.declined}", "yellow")
     if node.waits_for and state == "blocked":
-        line.append(f"  waiting for account {node.waits_for}", "yellow")
+        account, _, meter = node.waits_for.partition(" ")
+        line.append(f"  waiting for account {account} {format_meter(meter)}", "yellow")
     if node.question is not None and state == "paused":
         line.append(f"  {' '.join(node.question.split())}  (--token {node.path})", "magenta")
     if node.error and node.status is NodeStatus.FAILED:
@@ -183,7 +185,7 @@ def draw_budget(run: RunSnapshot, accounts: Sequence[AccountRow]) -> RenderableT
     rows = []
     for index, row in enumerate(accounts):
         cells = (format_amount(row.meter, column[index]) for column in shown.values())
-        rows.append((_account_name(row, known, names), row.meter, *cells))
+        rows.append((_account_name(row, known, names), format_meter(row.meter), *cells))
     table = _table(("account", "meter"), tuple(shown), rows)
     table.add_column(width=_BAR)
     table.width = (table.width or 0) + _GAP + _BAR
@@ -209,8 +211,8 @@ def _account_name(row: AccountRow, known: Set[tuple[str, str]], names: Mapping[s
 
 
 def _waiter_line(waiter: Waiter) -> Text:
-    asked, free = format_amount(waiter.meter, waiter.asked), format_amount(waiter.meter, waiter.free)
-    wants = f"waits for {asked} {waiter.meter}; account {waiter.account} could get {free}"
+    asked, free = amount_words(waiter.meter, waiter.asked), format_amount(waiter.meter, waiter.free)
+    wants = f"waits for {asked}; account {waiter.account} could get {free}"
     return Text.assemble(("◌ ", "yellow"), f"{waiter.path} {waiter.name}  ", (wants, "dim"))
 
 
@@ -228,7 +230,7 @@ def draw_named(accounts: Sequence[AccountStatus], drawn: Mapping[str, Amounts] |
             cells = [format_amount(meter, amount) for amount in amounts]
             when = "waits" if account.waits else "refuses"
             paid = (" ".join(account.rules) or "-",) if rules else ()
-            rows.append((account.name, meter, account.window, when, *paid, *cells, str(account.waiting)))
+            rows.append((account.name, format_meter(meter), account.window, when, *paid, *cells, str(account.waiting)))
     numbers = ("limit", "spent", "reserved", "unknown", "free", *(() if drawn is None else ("this run",)), "waiting")
     names = ("named account", "meter", "window", "exhausted", *(("pays for",) if rules else ()))
     table = _table(names, numbers, rows)
@@ -249,7 +251,12 @@ def _table(names: tuple[str, ...], numbers: tuple[str, ...], rows: Sequence[tupl
 
 def format_amount(meter: str, amount: int) -> str:
     """An amount as people read it: dollars for money, digits for the rest."""
-    return f"${amount / 1e9:.6f}".rstrip("0").rstrip(".") if meter == COST else str(amount)
+    return usd_text(amount) if meter == COST else str(amount)
+
+
+def format_meter(meter: str) -> str:
+    """A meter as people call it: money is shown in dollars, so it is `cost`."""
+    return "cost" if meter == COST else meter
 
 
 def format_ms(ms: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flujo_client.execution.breach import end_over_budget
+from flujo_client.execution.breach import end_over_budget, refused_call
 from flujo_client.execution.dead_letters import give_up, revive
 from flujo_client.execution.decision import Decision, LimitWarning, NodeState, NodeStatus, RunView
 from flujo_client.execution.draft import Draft
@@ -87,6 +87,9 @@ def _on_failed(draft: Draft, event: Event) -> None:
         _take_context(draft, event)
     if event.fields.get("overrun"):
         end_over_budget(draft, event.path, event.fields)
+        return
+    if refused := refused_call(draft, event.path, data["error"]):
+        end_over_budget(draft, event.path, refused)
         return
     if data.get("fatal"):
         draft.update(event.path, status=NodeStatus.FAILED)

@@ -33,12 +33,15 @@ __all__ = [
     "UsageEstimate",
     "UsageLimits",
     "add_amounts",
+    "amount_words",
     "amounts_text",
+    "limit_name",
     "parse_amounts",
     "share_by_weights",
     "share_evenly",
     "to_nano_usd",
     "to_usd",
+    "usd_text",
     "used_amounts",
 ]
 
@@ -68,6 +71,22 @@ def to_nano_usd(usd: float) -> int:
 def to_usd(nano_usd: int) -> float:
     """Convert nano-USD to USD for people and the public API."""
     return nano_usd / 1e9
+
+
+def usd_text(nano_usd: int) -> str:
+    """Money as people read it, exactly: `$0.0025`."""
+    whole, rest = divmod(abs(nano_usd), 10**9)
+    return f"{'-' if nano_usd < 0 else ''}${whole}.{rest:09}".rstrip("0").rstrip(".")
+
+
+def amount_words(meter: str, amount: int) -> str:
+    """An amount with its unit: `$0.0025`, `40 tokens`."""
+    return usd_text(amount) if meter == COST else f"{amount} {meter}"
+
+
+def limit_name(meter: str) -> str:
+    """The field of `UsageLimits` that limits a meter: `total_tokens_limit`, `meters['pages']`."""
+    return {COST: "total_cost_usd_limit", TOKENS: "total_tokens_limit"}.get(meter, f"meters['{meter}']")
 
 
 def amounts_text(amounts: Mapping[str, int]) -> str:

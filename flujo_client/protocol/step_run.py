@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flujo_client.protocol.errors import UsageLimitExceededError
-from flujo_client.protocol.quota import Amounts, Quota, add_amounts, used_amounts
+from flujo_client.protocol.quota import Amounts, Quota, add_amounts, amount_words, used_amounts
 
 __all__ = [
     "ProviderCall",
@@ -116,8 +116,8 @@ class UsageMeter:
         if refused is not None:
             self.give_back(held)
             raise UsageLimitExceededError(
-                f"The budget cannot pay {refused['asked']} {refused['meter']} more: account {refused['account']} could get "
-                f"{refused['free']}.",
+                f"The budget cannot pay {amount_words(refused['meter'], refused['asked'])} more: account {refused['account']} "
+                f"had {amount_words(refused['meter'], refused['free'])} free.",
                 **refused,
             )
 

@@ -7,6 +7,7 @@ import redis
 from flujo_client.account_book import AccountBook
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.named import Account
+from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.replies import Claim, Delayed, Reserved
 from flujo_client.protocol.scripts import Scripts
 from tests.conftest import dump
@@ -125,3 +126,19 @@ async def test_nobody_who_is_called_passes_an_older_one_in_another_of_its_accoun
 
     assert await scripts.call_waiters("left", 10) == []
     assert await scripts.call_waiters("right", 10) == [member_of(older)]
+
+
+async def test_of_several_meters_the_one_that_is_short_is_named_to_whom_it_makes_wait(scripts: Scripts) -> None:
+    """One slot and plenty of all else: also who waits behind another is told of the slot."""
+    meters = {f"m{number}": 1_000 for number in range(8)}
+    limits = UsageLimits(total_cost_usd_limit=5, total_tokens_limit=1_000, meters=meters)
+    await AccountBook(scripts).define(Account(name="key", limits=limits, slots=1, when_exhausted="wait"))
+    asks = "cost_nanousd=1 tokens=1 " + " ".join(f"{meter}=1" for meter in meters)
+    await started_run(scripts, *(a_dispatch(path, estimate=asks, accounts="key") for path in "012"))
+    assert isinstance(await scripts.reserve(new_claim("0"), POOL), Reserved)
+
+    answers = [await scripts.reserve(new_claim(path), POOL) for path in "12"]
+
+    assert [(answer.account, answer.meter) for answer in answers if isinstance(answer, Delayed)] == [
+        ("key", "slots")
+    ] * 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flujo_client.execution.advance import advance
@@ -87,6 +89,34 @@ def test_what_is_not_worth_another_attempt_gets_none(extra: dict[str, bool]) -> 
 
     assert run.status is RunStatus.FAILED
     assert (run.error is not None) == bool(extra.get("fatal"))
+
+
+REFUSED_CALL = {"account": "root", "meter": "tokens", "asked": 60, "free": 40}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (REFUSED_CALL, "Token limit of 100 exceeded"),
+        ({**REFUSED_CALL, "account": "team"}, "no money"),  # a named account: the step's own words say all
+        ({**REFUSED_CALL, "meter": "pages"}, "no money"),
+        ({**REFUSED_CALL, "meter": ["tokens"]}, "no money"),
+        ({**REFUSED_CALL, "asked": "many"}, "no money"),
+        ({}, "no money"),
+    ],
+)
+def test_a_call_that_is_refused_inside_a_step_names_the_limit_and_its_option(
+    data: dict[str, Any], message: str
+) -> None:
+    run = Replay(step("a"), limits={"tokens": 100})
+    error = {"type": "UsageLimitExceededError", "message": "no money", "data": data}
+
+    run.happen(EventKind.FAILED, "0", data=json_bytes({"error": error, "fatal": True}).decode())
+
+    assert run.status is RunStatus.FAILED
+    assert run.error is not None
+    assert run.error["message"].startswith(message)
+    assert run.nodes["0"].status is NodeStatus.FAILED
 
 
 def test_never_list_stops_retries() -> None:
@@ -384,8 +414,64 @@ def test_a_refusal_names_step_account_and_amounts() -> None:
 
     assert run.error is not None
     assert run.error["message"] == "Token limit of 10 exceeded"
-    place = "(run r, step 'a' at 0: it asked for 50 tokens, and account root could get 10)"
-    assert run.error["suggestion"] == f"{place} Raise the run's usage_limits, or lower what the step expects to use."
+    assert run.error["suggestion"] == (
+        "(run r, step 'a' at 0: it asked for 50 tokens, account root had 10 tokens free; total_tokens_limit of the run is 10 tokens) "
+        "Raise total_tokens_limit of the run's usage_limits (--budget-tokens), or lower what the step expects (expected_tokens)."
+    )
+    assert run.error["data"]["limit_name"] == "total_tokens_limit of the run"
+    assert run.error["data"]["limit"] == 10
+
+
+@pytest.mark.parametrize(
+    ("limits", "own", "fields", "message", "name", "remedy"),
+    [
+        (
+            {"cost_nanousd": 1_500_000},
+            {},
+            {"account": "root", "meter": "cost_nanousd", "asked": "2000000", "free": "1500000"},
+            "Cost limit of $0.0015 exceeded",
+            "total_cost_usd_limit of the run",
+            "it asked for $0.002, account root had $0.0015 free; total_cost_usd_limit of the run is $0.0015) Raise "
+            "total_cost_usd_limit of the run's usage_limits (--budget-usd), or lower what the step expects (expected_cost_usd).",
+        ),
+        (
+            {"pages": 3},
+            {},
+            {"account": "root", "meter": "pages", "asked": "4", "free": "3"},
+            "Limit of 3 pages exceeded",
+            "meters['pages'] of the run",
+            "Raise meters['pages'] of the run's usage_limits (--budget pages=N), or lower what the step expects (expected_meters).",
+        ),
+        (
+            {"tokens": 100},
+            {"tokens": 5},
+            {"overrun": "tokens=2"},
+            "Token limit of 5 exceeded",
+            "total_tokens_limit of the step",
+            "it used 2 tokens more than its budget had; total_tokens_limit of the step is 5 tokens) Raise total_tokens_limit "
+            "of the step's usage_limits, or what the step expects (expected_tokens), so that it is refused before it starts.",
+        ),
+        (
+            {},
+            {},
+            {"account": "team", "meter": "cost_nanousd", "asked": "2000000", "free": "0", "limit": "1000000"},
+            "Cost limit of $0.001 exceeded",
+            "the cost limit of account team",
+            "Raise it with `flujo accounts set team`, wait for its next window, or define it with --wait, or lower",
+        ),
+    ],
+)
+def test_an_exceeded_limit_names_the_option_that_holds_it_and_what_to_do(
+    limits: dict[str, int], own: dict[str, int], fields: dict[str, str], message: str, name: str, remedy: str
+) -> None:
+    run = Replay(step("a", usage_limits=own), limits=limits)
+
+    run.happen(EventKind.REFUSED if "asked" in fields else EventKind.SUCCEEDED, "0", usage="tokens=7", **fields)
+
+    assert run.error is not None
+    assert run.error["message"] == message
+    assert run.error["data"]["limit_name"] == name
+    assert remedy in run.error["suggestion"]
 
 
 def test_a_step_that_aborts_ends_the_run_as_aborted_with_its_spend() -> None:

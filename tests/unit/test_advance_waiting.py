@@ -45,7 +45,7 @@ def test_a_blocked_attempt_that_nobody_can_pay_ends_the_run_and_is_named() -> No
     assert (run.status, run.nodes["0.1.0"].status) == (RunStatus.FAILED, NodeStatus.FAILED)
     assert run.error is not None
     facts = {key: run.error["data"][key] for key in ("account", "meter", "asked", "free", "path")}
-    assert facts == {"account": "0.1", "meter": "tokens", "asked": "9", "free": "7", "path": "0.1.0"}
+    assert facts == {"account": "0.1", "meter": "tokens", "asked": 9, "free": 7, "path": "0.1.0"}
     assert run.error["message"] == "Token limit of 10 exceeded"
 
 

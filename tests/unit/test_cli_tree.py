@@ -190,6 +190,10 @@ def test_the_list_of_runs_has_steps_and_what_was_spent() -> None:
         (COST, 2_000_000_000, "$2"),
         (COST, 10_000_000_000, "$10"),
         (COST, 1_000, "$0.000001"),
+        (COST, 1, "$0.000000001"),
+        (COST, 0, "$0"),
+        (COST, -2_500_000_000, "-$2.5"),
+        (COST, 9_007_199_254_740_991, "$9007199.254740991"),
         (TOKENS, 10, "10"),
     ],
 )
@@ -225,3 +229,15 @@ def test_a_change_of_a_step_is_one_line_and_told_once() -> None:
     inner = replace(NODE, path="1.0", name="inner", status=NodeStatus.FAILED, error="no")
     around = replace(NODE, path="1", name="both", kind="parallel", children=(inner,))
     assert told(replace(DISPATCHED, attempts=2), around) == ["1.0  ✗ inner  no"]
+
+
+def test_money_is_cost_in_dollars_wherever_it_stands() -> None:
+    waiters = (Waiter("1.0.0", "ask", "root", COST, 2_500_000, 1_000),)
+    row = replace(ACCOUNT, meter=COST, granted=5_000_000, spent=5_000_000 - 1_000)
+
+    lines = drawn(draw_budget(replace(snapshot(), waiters=waiters), (row,)))
+    waiting = node_line(replace(NODE, status=NodeStatus.BLOCKED, waits_for=f"team {COST}"), snapshot())
+
+    assert lines[1].split()[:3] == ["root", "cost", "$0.005"]
+    assert lines[2] == "◌ 1.0.0 ask  waits for $0.0025; account root could get $0.000001"
+    assert waiting.plain == "◌ fetch  blocked  waiting for account team cost"

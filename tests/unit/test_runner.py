@@ -555,7 +555,8 @@ class TestErrorsSayWhatToDo:
         )
 
         with pytest.raises(
-            UsageLimitExceededError, match=r"^Token limit of 10 exceeded .*step 'greedy'.* Raise the run's usage_limits"
+            UsageLimitExceededError,
+            match=r"^Token limit of 10 exceeded .*step 'greedy'.* Raise total_tokens_limit of the run's usage_limits",
         ):
             await flujo.run_async(1)
 

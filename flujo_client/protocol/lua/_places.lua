@@ -2,7 +2,7 @@
 local MOST_IN_VAIN = 4  -- calls that found another account exhausted, before a waiter stands in all of its accounts at once
 
 -- Why named accounts cannot pay now: {account, meter, asked, free, limit, until, whether it never can, wait_ms} of one that never can,
--- else of the first; nil if all can. Who has nothing free lets nobody in, also who asks for nothing; who came later waits behind those
+-- else of the first, and of its meters the one that is short, where one is; nil if all can. Who has nothing free lets nobody in, also who asks for nothing; who came later waits behind those
 -- who came before: `stamp` says when it came, nil for one that is new, '' for one that passes everybody.
 local function named_lack(named, member, estimate, stamp)
   local found
@@ -10,17 +10,21 @@ local function named_lack(named, member, estimate, stamp)
     local account = named_account(named, id)
     local ahead, since = first_waiter(named, id)
     local behind = ahead and ahead ~= member and (not stamp or since < stamp)
+    local lack
     for meter, asked in pairs(account and asked_of(named, account, estimate) or {}) do
       local limit, least = account.limits[meter], math.max(asked, 1)
       local left = most_here(account, meter) - used_of(account, meter)
       local never = limit < least or (left < least and not account.waits and account.closed <= named.now and is_dry(named, account))
-      if never or (not found and (account.closed > named.now or behind or left < least)) then
+      local short, told = left < least, lack and lack.short
+      local worse = not lack or (short and not told) or (short == told and meter < lack[2])
+      if never or (not found and worse and (account.closed > named.now or behind or short)) then
         local at = look_at(named, account, room_at(named, account, meter, asked, left))
         local wait_ms = int(at > 0 and math.max(account.slab and DRY_AGAIN_MS or 1, at - named.now) or 0)
-        found = {id, meter, int(asked), int(math.max(0, left)), int(limit), int(at), never, wait_ms}
-        if never then return found end
+        lack = {id, meter, int(asked), int(math.max(0, left)), int(limit), int(at), never, wait_ms, short = short}
+        if never then return lack end
       end
     end
+    found = found or lack
   end
   return found
 end
