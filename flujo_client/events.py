@@ -24,7 +24,7 @@ from flujo_client.protocol.errors import (
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, expression_fields
-from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus, StepResult
+from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus, StepResult, as_read
 from flujo_client.protocol.types import Producer, TypeValidator
 from flujo_client.protocol.wire import Commands
 
@@ -258,7 +258,12 @@ class RunReader:
             self._fill(inner, payloads)
 
     def _value(self, expression: Expression, payloads: Mapping[str, bytes]) -> Any:
-        return evaluate(expression, lambda field: self._codec.decode(payloads[field]) if field in payloads else None)
+        known = {
+            field: as_read(field, self._codec.decode(payloads[field]))
+            for field in expression_fields(expression)
+            if field in payloads
+        }
+        return evaluate(expression, known.get)
 
 
 def _outputs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -36,9 +36,6 @@ _COMMIT_RETRY_S = 0.5
 #: What is stored of a step's result; the rest the run's nodes have.
 _TOLD = {"name", "latency_s", "feedback", "metadata_"}
 
-#: What is stored besides of one that failed: where failures are ignored it stands for the branch's output, by itself.
-_OF_A_FAILURE = {"success", "attempts", "token_counts", "cost_usd"}
-
 T = TypeVar("T")
 
 
@@ -123,7 +120,7 @@ class Committer:
             data["verdict"] = end.verdict
         return {
             "output": self._codec.encode(end.output) if stores else b"",
-            "result": self._codec.encode(result.model_dump(include=_TOLD if result.success else _TOLD | _OF_A_FAILURE)),
+            "result": self._codec.encode(result.model_dump(include=_TOLD)),
             "context": self._codec.encode(end.context[1]) if end.context else b"",
             "context_form": end.context[0] if end.context else "",
             "data": json_bytes(data),

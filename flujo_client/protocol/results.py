@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from flujo_client.protocol.pipeline_context import ConversationRole, ConversationTurn, HumanInteraction, PipelineContext
 
 __all__ = [
+    "FAILED_BRANCH",
     "ConversationRole",
     "ConversationTurn",
     "HookPayload",
@@ -28,7 +29,11 @@ __all__ = [
     "PreStepPayload",
     "RunStatus",
     "StepResult",
+    "as_read",
 ]
+
+#: How the payloads are called that are the results of branches whose failure was ignored.
+FAILED_BRANCH: Final = "failed"
 
 
 class RunStatus(StrEnum):
@@ -82,6 +87,11 @@ class StepResult(BaseModel):
     def metadata(self) -> dict[str, Any]:
         """Facts about how the result came to be."""
         return self.metadata_
+
+
+def as_read(field: str, value: Any) -> Any:
+    """The value of a payload field as its readers get it: the result of a failed branch is a `StepResult`, also out of JSON."""
+    return StepResult.model_validate(value) if field.startswith(f"{FAILED_BRANCH}:") else value
 
 
 class PipelineResult(BaseModel):

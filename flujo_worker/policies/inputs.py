@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from flujo_client.protocol.context import ContextData, fold_context
 from flujo_client.protocol.messages import TaskRecord
 from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, evaluate_json, expression_fields
+from flujo_client.protocol.results import FAILED_BRANCH, as_read
 from flujo_client.protocol.types import Producer, StepDefinition, TypeValidator
 from flujo_worker.attempt import Attempt
 from flujo_worker.policies.step_context import StepContext
@@ -96,8 +97,9 @@ class AttemptInputs:
         return self._validator.restore(declared, value, text)
 
     def by_field(self) -> dict[str, Any]:
-        """The payloads of the input by their fields."""
-        return {field: self._codec.decode(self._payloads[field]) for field in expression_fields(self._task.expression)}
+        """The payloads of the input by their fields; without those that nobody stored, as of a step whose worker died."""
+        fields = expression_fields(self._task.expression)
+        return {field: self._read(field) for field in fields if self._payloads[field]}
 
     def typed(self, function: str, value: Any) -> Any:
         """What a step returned, as it declares it. Of a function that this worker does not have, as it is."""
@@ -131,11 +133,16 @@ class AttemptInputs:
         return fold_context(self._codec.decode(self._payloads[name]) for name in names)
 
     def _json(self, expression: Expression) -> bytes | None:
-        """The JSON of an expression; None if its payloads are live objects."""
+        """The JSON of an expression; None if its payloads are live objects, or become objects that any reader gets."""
+        if any(field.startswith(f"{FAILED_BRANCH}:") for field in expression_fields(expression)):
+            return None
         return evaluate_json(expression, lambda field: self._codec.json(self._payloads[field]))
 
     def _live(self, expression: Expression) -> Any:
-        return evaluate(expression, lambda field: self._codec.decode(self._payloads[field]))
+        return evaluate(expression, self._read)
+
+    def _read(self, field: str) -> Any:
+        return as_read(field, self._codec.decode(self._payloads[field]))
 
 
 def _derives(made: type, taken: type) -> bool:

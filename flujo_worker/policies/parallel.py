@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from flujo_client.protocol.context import ContextData
 from flujo_client.protocol.errors import NonRetryableError
 from flujo_client.protocol.merging import MergeRules, merge_contexts
-from flujo_client.protocol.results import StepResult
+from flujo_client.protocol.results import FAILED_BRANCH, StepResult
 from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.references import complete_result
 
@@ -48,7 +48,7 @@ async def narrow_context(call: ControlCall) -> ControlEnd:
 
 
 async def merge_branches(call: ControlCall) -> ControlEnd:
-    """Merge the contexts of the branches that succeeded, in declared order; then reduce their results.
+    """Merge the contexts of the branches that succeeded, in declared order; then reduce all results, or store those that failed.
 
     Raises:
         ContextMergeError: Two branches set different values.
@@ -56,6 +56,7 @@ async def merge_branches(call: ControlCall) -> ControlEnd:
     """
     context = await _merged(call) if call.task.merge else None
     if "reduce" not in call.functions:
+        await call.store.stash(_results(call), FAILED_BRANCH)
         return ControlEnd(context=context)
     model = call.context if context is None else call.model_of(context)
     function = call.functions["reduce"]

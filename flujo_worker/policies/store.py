@@ -46,8 +46,8 @@ class ControlStore:
         """Of the control step."""
         return self._attempt.claim.path
 
-    async def stash(self, values: Sequence[Any]) -> None:
-        """Store values as payloads `out:<path>.<number>` of their own, in slices.
+    async def stash(self, values: Sequence[Any], kind: str = "out") -> None:
+        """Store values as payloads `<kind>:<path>.<number>` of their own, in slices.
 
         Raises:
             PayloadError: A value cannot be stored.
@@ -55,7 +55,7 @@ class ControlStore:
         """
         claim = self._attempt.claim
         for first, payloads in _slices([self._codec.encode(value) for value in values]):
-            if not await self._scripts.stash(claim, f"out:{claim.path}", first, payloads):
+            if not await self._scripts.stash(claim, f"{kind}:{claim.path}", first, payloads):
                 raise NonRetryableError(f"The lease of run {claim.run_id} step {claim.path} is lost.")
 
     async def look_up(self, key: str, lease_ms: int) -> Lookup:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from flujo_client import Pipeline, PipelineContext, StateMachineStep, Step, StepRun, UsageLimits, step
+from flujo_client import Pipeline, PipelineContext, StateMachineStep, Step, StepResult, StepRun, UsageLimits, step
 
 
 class Notes(PipelineContext):
@@ -97,6 +97,22 @@ async def flaky(number: int, run: StepRun) -> int:
     return number
 
 
+@step
+async def tell(outputs: Any) -> list[Any]:
+    return [_told(outputs[name]) for name in sorted(outputs)]
+
+
+@step
+async def tell_typed(outputs: dict[str, int | StepResult]) -> list[Any]:
+    return [_told(outputs[name]) for name in sorted(outputs)]
+
+
+def _told(output: Any) -> Any:
+    if not isinstance(output, StepResult):
+        return output
+    return [output.name, output.success, len(output.step_history), output.feedback]
+
+
 class Needy(BaseModel):
     needed: int
 
@@ -128,6 +144,17 @@ flows = Pipeline([untyped, untyped], name="flows")
 included = _branches("included", {"a": read, "b": read}, context_include_keys=["count"])
 siblings = _branches("siblings", {"bad": fail, "good": inc >> inc})
 ignoring = _branches("ignoring", {"bad": fail, "good": inc}, on_branch_failure="ignore")
+ignored = {
+    called: Pipeline(
+        [Step.parallel("both", {"bad": bad, "good": inc}, on_branch_failure="ignore"), teller], name=f"ignored_{called}"
+    )
+    for called, bad, teller in (
+        ("step", inc >> fail, tell),
+        ("typed", inc >> fail, tell_typed),
+        ("loop", Step.loop_until("again", inc, never, max_loops=2), tell),
+    )
+}
+ignored_step, ignored_typed, ignored_loop = ignored.values()
 two_fail = _branches("two_fail", {"x": fail, "y": fail, "z": inc})
 no_branches = _branches("no_branches", {})
 merging = _branches("merging", {"a": add_one, "b": add_one, "bad": spoil}, on_branch_failure="ignore")

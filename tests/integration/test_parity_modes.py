@@ -104,9 +104,25 @@ class TestBranches:
 
         assert result.success
         assert result.output["good"] == 2
-        bad = StepResult.model_validate(result.output["bad"], from_attributes=True)
-        assert (bad.name, bad.success, bad.attempts) == ("fail", False, 1)
+        bad = result.output["bad"]
+        assert isinstance(bad, StepResult)
+        assert (bad.name, bad.success, [part.name for part in bad.step_history]) == ("both_bad", False, ["fail"])
         assert result.step_history[0].feedback == "Parallel step completed with 1 branch failures (ignored)"
+
+    @pytest.mark.parametrize(
+        ("called", "steps", "feedback"),
+        [
+            ("step", 2, "Agent execution failed with ValueError: no"),
+            ("typed", 2, "Agent execution failed with ValueError: no"),
+            ("loop", 1, "reached max_loops"),
+        ],
+    )
+    async def test_what_follows_gets_the_result_of_an_ignored_branch_whatever_failed_it(
+        self, flujo: Open, called: str, steps: int, feedback: str
+    ) -> None:
+        result = await run(flujo(made.ignored[called]))
+
+        assert result.output == [["both_bad", False, steps, feedback], 2]
 
     async def test_several_failures_are_counted_and_told(self, flujo: Open) -> None:
         feedback = (await last(flujo(made.two_fail))).feedback or ""

@@ -143,7 +143,11 @@ def test_an_ignored_branch_stands_in_the_output_as_its_result() -> None:
     run.fail("0.0.0", retryable=False)
     run.succeed("0.1.0")
 
-    assert task_of(run.last).expression == {"b0": "res:0.0.0", "b1": "out:0.1.0"}
+    assert run.dispatched() == [("0!merge", 1)]
+    (shown,) = task_of(run.last).arguments["results"]
+    assert (shown["name"], shown["success"], shown["step_history"][0]["$stored"]) == ("par_b0", False, "res:0.0.0")
+    run.succeed("0!merge")
+    assert task_of(run.last).expression == {"b0": "failed:0!merge.0", "b1": "out:0.1.0"}
 
 
 def test_an_ignored_branch_of_a_parallel_that_ended_before_its_sibling_stands_in_the_output() -> None:
@@ -151,10 +155,12 @@ def test_an_ignored_branch_of_a_parallel_that_ended_before_its_sibling_stands_in
     run = Replay(parallel(inner, step("z")), step("c"))
     run.fail("0.0.0.0.0", retryable=False)
     run.succeed("0.0.0.1.0")
+    run.succeed("0.0.0!merge")
 
     run.succeed("0.1.0")
 
-    assert task_of(run.last).expression == {"b0": {"b0": "res:0.0.0.0.0", "b1": "out:0.0.0.1.0"}, "b1": "out:0.1.0"}
+    inner_output = {"b0": "failed:0.0.0!merge.0", "b1": "out:0.0.0.1.0"}
+    assert task_of(run.last).expression == {"b0": inner_output, "b1": "out:0.1.0"}
 
 
 def test_nested_parallels_open_in_slices_too() -> None:

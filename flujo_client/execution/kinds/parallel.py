@@ -9,9 +9,10 @@ from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import NodeResult, Producer, RunGraph
 from flujo_client.execution.kinds.join import Join, end_branch
 from flujo_client.execution.paths import child_of, control_of, control_path
-from flujo_client.execution.references import ReferencedResult, result_with_references
+from flujo_client.execution.references import result_with_references
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression
+from flujo_client.protocol.results import FAILED_BRANCH
 from flujo_client.protocol.spec import ParallelSpec
 
 __all__ = ["ParallelKind"]
@@ -74,12 +75,12 @@ class ParallelKind(Join):
         draft.update(path, failed={**draft.state(path).failed, index: cause})
 
     def join(self, draft: Draft, path: str, node: ParallelSpec) -> None:
-        """Fail, or merge and reduce, or just be done."""
+        """Fail, or merge, reduce and show what failed, or just be done."""
         state = draft.state(path)
         count = len(self.order(draft, path, node))
         if state.failed and (node.on_branch_failure == "propagate" or len(state.failed) == count):
             draft.fail(path, next(iter(sorted(state.failed.items())))[1])
-        elif node.reduce is not None or (state.changed and node.merge != "no_merge"):
+        elif node.reduce is not None or state.failed or (state.changed and node.merge != "no_merge"):
             _merge_and_reduce(draft, path, node, self.order(draft, path, node))
         else:
             draft.complete(path)
@@ -94,12 +95,13 @@ class ParallelKind(Join):
         draft.complete(path)
 
     def output(self, graph: RunGraph, path: str, node: ParallelSpec) -> Expression:
-        """{branch: output}, or what the reducer made; a failed branch that was ignored stands as its failed step's result."""
+        """{branch: output}, or what the reducer made; a failed branch that was ignored stands as its `StepResult`."""
         if node.reduce is not None:
             return f"out:{control_path(path, 'merge')}"
-        failed = graph.needed(path).failed
+        failed = sorted(graph.needed(path).failed)
+        shown = {index: f"{FAILED_BRANCH}:{control_path(path, 'merge', place)}" for place, index in enumerate(failed)}
         return {
-            node.names[index]: f"res:{failed[index]}" if index in failed else graph.output(child_of(path, index))
+            node.names[index]: shown.get(index) or graph.output(child_of(path, index))
             for index in self.order(graph, path, node)
         }
 
@@ -156,10 +158,10 @@ def _merge_and_reduce(draft: Draft, path: str, node: ParallelSpec, order: Sequen
     branches = {node.names[index]: draft.needed(child_of(path, index)).context or state.context for index in alive}
     given = {} if node.context_include_keys is None else {"": state.context}
     merges = state.changed and node.merge != "no_merge"
-    results: list[tuple[str, ReferencedResult]] = []
+    shown = order if node.reduce is not None else sorted(state.failed)
+    results = [(node.names[index], result_with_references(draft, child_of(path, index))) for index in shown]
     producers = {}
     if node.reduce is not None:
-        results = [(node.names[index], result_with_references(draft, child_of(path, index))) for index in order]
         producers = {node.names[index]: draft.producer(child_of(path, index)).function for index in alive}
     if draft.missing:
         return
