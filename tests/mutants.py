@@ -1,4 +1,5 @@
-"""Whether the model of the budget finds faults: the scripts are spoilt in one place at a time, and it has to notice.
+"""Whether the tests of the budget find faults: the scripts are spoilt in one place at a time, and they have to notice: those of waiting,
+which make each case happen, or the model, which meets it by chance.
 
 python -m tests.mutants            # all of them, some minutes
 python -m tests.mutants cancel     # those whose name has the word
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 LUA = "flujo_client/protocol/lua"
+WAITING = "tests/lua/test_waiting.py"
 MODEL = "tests/integration/test_budget_model.py"
 
 #: What is spoilt: a script, a text in it that stands there once, and what stands there instead.
@@ -46,7 +48,7 @@ MUTANTS = {
 
 
 def killed(script: str, text: str, spoilt: str) -> bool:
-    """Whether the model fails on a copy of the project with that fault."""
+    """Whether the tests fail on a copy of the project with that fault."""
     with TemporaryDirectory() as folder:
         for part in ("flujo_client", "flujo_worker", "tests", "pyproject.toml"):
             source, target = ROOT / part, Path(folder) / part
@@ -64,7 +66,7 @@ def killed(script: str, text: str, spoilt: str) -> bool:
             "TEST_MUTANT": script,
             "TEST_STORM_EXAMPLES": os.environ.get("EXAMPLES", "250"),
         }
-        call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", MODEL]
+        call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", WAITING, MODEL]
         done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)

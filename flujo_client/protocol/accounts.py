@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
+from itertools import count, takewhile
 
 __all__ = ["AccountRow", "account_above", "read_accounts"]
 
@@ -58,9 +59,8 @@ def read_accounts(fields: Mapping[str, str]) -> list[AccountRow]:
         match = _ROW.fullmatch(name)
         if match:
             found[match[1], match[2]] = AccountRow(match[1], match[2], *map(int, value.split()))
-        elif name.startswith("split|"):
-            _, path, split_meter = name.split("|")
-            for row in _shares(path, split_meter, value):
+        elif name.startswith("split|") and name.count("|") == 2:
+            for row in _shares(name, value, fields):
                 found.setdefault((row.account, row.meter), row)
     rows: dict[tuple[str, str], AccountRow] = {}
     for account, meter in sorted(found, key=lambda key: (key[1], _order(key[0]))):
@@ -83,10 +83,12 @@ def _order(account: str) -> list[int]:
     return [] if account == "root" else [int(index) for index in account.split(".")]
 
 
-def _shares(path: str, meter: str, value: str) -> Iterator[AccountRow]:
+def _shares(name: str, value: str, fields: Mapping[str, str]) -> Iterator[AccountRow]:
+    _, path, meter = name.split("|")
     pool, form, *rest = value.split()
     if form == "w":
-        amounts = [int(share) for share in rest]
+        pages = (fields.get(f"{name}|{page}", "") for page in count())
+        amounts = [int(share) for page in takewhile(bool, pages) for share in page.split()]
     else:
         base, remainder = map(int, rest)
         amounts = [base + (index < remainder) for index in range(int(form))]

@@ -38,6 +38,7 @@ class Script:
 #: What the scripts that move budget share, in the order in which it builds on itself.
 _BUDGET = (
     "_prelude",
+    "_splits",
     "_accounts",
     "_moves",
     "_threads",

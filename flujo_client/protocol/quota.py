@@ -180,7 +180,8 @@ def share_by_weights(total: int, weights: Sequence[int]) -> Share:
     """
     if not weights or min(weights) < 1:
         raise ValueError(f"cannot split by the weights {list(weights)}")
-    parts = [total * weight // sum(weights) for weight in weights]
+    whole = sum(weights)
+    parts = [total * weight // whole for weight in weights]
     left = total - sum(parts)
     return Share(total, len(parts), 0, 0, tuple(part + (index < left) for index, part in enumerate(parts)))
 

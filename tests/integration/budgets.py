@@ -53,6 +53,28 @@ async def pay(value: int, run: StepRun) -> int:
 shared = Pipeline([Step.parallel("shared", {f"b{index}": pay for index in range(6)})], name="shared")
 
 
+@step(expected_tokens=70, max_retries=0, timeout_s=20)
+async def seventy(value: int, run: StepRun) -> int:
+    run.usage.add(tokens=70)
+    return value
+
+
+@step(expected_tokens=30, max_retries=0, timeout_s=20)
+async def thirty(value: int, run: StepRun) -> int:
+    run.usage.add(tokens=30)
+    return value
+
+
+@step(expected_tokens=1, max_retries=0)
+async def one(value: int, run: StepRun) -> int:
+    run.usage.add(tokens=1)
+    return value
+
+
+by_weights = Step.parallel("weighted", {"a": seventy, "b": thirty}, split={"b": 3, "a": 7})
+weighted = Pipeline([by_weights], name="weighted")
+
+
 @step(max_retries=0, timeout_s=20)
 async def occupy(value: int, run: StepRun) -> int:
     """Takes its time, so that several meet if nothing keeps them apart."""

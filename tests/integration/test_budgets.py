@@ -10,12 +10,22 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from flujo_client import AsyncFlujoClient, Flujo, OnLimitWarningPayload, RunStatus, UsageLimitExceededError, UsageLimits
+from flujo_client import (
+    AsyncFlujoClient,
+    Flujo,
+    OnLimitWarningPayload,
+    Pipeline,
+    RunStatus,
+    Step,
+    UsageLimitExceededError,
+    UsageLimits,
+)
 from flujo_client.cli.main import app
+from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import EventKind
-from tests.integration.budgets import crowd, shared
-from tests.integration.conftest import Fleet
+from tests.integration.budgets import crowd, one, shared, weighted
+from tests.integration.conftest import Fleet, account_fields
 from tests.integration.test_cli import document as cli_document
 from tests.integration.test_cli import flujo
 
@@ -38,6 +48,34 @@ async def test_branches_that_ask_for_more_than_their_share_wait_and_all_complete
 
         assert (result.status, result.total_tokens) == (RunStatus.COMPLETED, 60)
         assert [part.attempts for part in result.step_history[0].step_history] == [1] * 6
+
+
+async def test_weighted_branches_have_their_shares_and_nobody_waits(where: dict[str, Any]) -> None:
+    async with Flujo(weighted, usage_limits=UsageLimits(total_tokens_limit=100), **where) as flujo:
+        result = await flujo.run_async(1, run_id="weighted")
+        fields = await account_fields(flujo, "weighted")
+
+    assert (result.status, result.total_tokens) == (RunStatus.COMPLETED, 100)
+    shares = read_accounts({name: value for name, value in fields.items() if name.startswith("split|")})
+    assert [(row.account, row.granted) for row in shares] == [("0.0", 70), ("0.1", 30)]
+    assert "grants" not in fields  # nobody ever waited
+
+
+@pytest.mark.timeout(900)
+async def test_ten_thousand_branches_by_weights() -> None:
+    """As many as a split may have to share out, from the pipeline to its result."""
+    weights = {f"b{index}": 1 + index % 7 for index in range(10_000)}
+    pipeline = Pipeline([Step.parallel("wide", dict.fromkeys(weights, one), split=weights)], name="wide")
+    cap = sum(weights.values())
+    async with Flujo(pipeline, usage_limits=UsageLimits(total_tokens_limit=cap)) as flujo:
+        result = await flujo.run_async(1, run_id="wide")
+        fields = await account_fields(flujo, "wide")
+
+    assert (result.status, result.total_tokens) == (RunStatus.COMPLETED, 10_000)
+    shares = read_accounts({name: value for name, value in fields.items() if name.startswith("split|")})
+    assert [row.granted for row in shares] == list(weights.values())
+    root = next(row for row in read_accounts(fields) if row.account == "root")
+    assert (root.free, root.use) == (cap - 10_000, 10_000)
 
 
 async def test_a_branch_that_the_whole_tree_cannot_pay_is_refused_with_the_facts(where: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import redis
 
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.quota import share_evenly
+from flujo_client.protocol.quota import share_by_weights, share_evenly
 from flujo_client.protocol.replies import Reserved, Split
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
@@ -30,12 +30,13 @@ NOISE = 1
 MOST_PER_LEVEL = 5
 
 
-async def open_branches(scripts: Scripts, count: int, depth: int) -> str:
+async def open_branches(scripts: Scripts, count: int, depth: int, *, weighted: bool = False) -> str:
     """A run with so many branches, the first of them split again and again; the path of a step at the bottom."""
     cap = 128 * count
     await create_run(scripts, limits={"tokens": cap})
     await scripts.register("incarnations", "w1", 600_000, 0)
-    split = Split("1", ("root",), "tokens", share_evenly(cap, count))
+    shares = share_by_weights(cap, [1 + index % 2 for index in range(count)]) if weighted else share_evenly(cap, count)
+    split = Split("1", ("root",), "tokens", shares)
     for begin in range(0, count, SLICE):
         branches = range(begin, min(begin + SLICE, count))
         steps = [a_dispatch(f"1.{branch}.0", estimate="tokens=9", chain=f"1.{branch} root") for branch in branches]
@@ -95,6 +96,39 @@ async def test_each_level_of_the_tree_costs_the_same(redis_url: str) -> None:
 
     assert costs == sorted(costs)
     assert costs[-1] - costs[0] <= 3 * MOST_PER_LEVEL + NOISE
+
+
+async def shares_read_by_a_touch(url: str, siblings: int) -> int:
+    """How much of a weighted split the first reservation in a branch reads; what it finds is the branch's share."""
+    wire, keyspace = Wire(url), Keyspace(f"weights{siblings}")
+    scripts, client = Scripts(ScriptCaller(wire), keyspace), redis.Redis.from_url(url)
+    await open_branches(scripts, siblings, 0, weighted=True)
+    path = f"1.{siblings - 1}.0"
+    with client.monitor() as monitor:  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        assert isinstance(await scripts.reserve(new_claim(path), POOL), Reserved)
+        client.echo("done")
+        seen: list[str] = []
+        while "ECHO done" not in seen:
+            seen.append(monitor.next_command()["command"])
+    rows = {row.account: row for row in accounts_of(client, keyspace)}
+    expected = share_by_weights(128 * siblings, [1 + index % 2 for index in range(siblings)])
+    assert rows[f"1.{siblings - 1}"].granted == expected.of(siblings - 1)
+    fields = [word for command in seen for word in command.split() if word.startswith("split|")]
+    values = [client.hget(keyspace.run("r1").accounts, field) for field in fields]
+    read = sum(len(value) for value in values if isinstance(value, bytes))
+    client.flushdb()
+    client.close()
+    await wire.close()
+    return read
+
+
+async def test_a_first_touch_reads_as_little_of_the_weights_beside_ten_siblings_as_beside_ten_thousand(
+    redis_url: str,
+) -> None:
+    few, many = [await shares_read_by_a_touch(redis_url, siblings) for siblings in (64, 10_000)]
+
+    assert few > 0
+    assert many <= few + 64  # digits
 
 
 async def costs_of_freeing(url: str, waiters: int) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -9,7 +11,7 @@ import redis
 
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Event, EventKind
-from flujo_client.protocol.quota import share_evenly
+from flujo_client.protocol.quota import share_by_weights, share_evenly
 from flujo_client.protocol.replies import (
     Advanced,
     Blocked,
@@ -39,14 +41,21 @@ MEMBER = "r1 {} 1 q"
 
 
 async def split_run(
-    scripts: Scripts, asks: list[int], cap: int, *more: Dispatch, strict: bool = False, opening: bool = False
+    scripts: Scripts,
+    asks: list[int],
+    cap: int,
+    *more: Dispatch,
+    strict: bool = False,
+    opening: bool = False,
+    weights: Sequence[int] = (),
 ) -> None:
     """A run of `cap` tokens whose node 1 has a branch for each ask; the branch's first step asks for so much."""
     await create_run(scripts, limits={"tokens": cap})
     await scripts.register("incarnations", "w1", 600_000, 0)
     mark = "=" if strict else ""
     steps = [a_dispatch(f"1.{i}.0", estimate=f"tokens={ask}", chain=f"1.{i}{mark} root") for i, ask in enumerate(asks)]
-    split = Split("1", ("root",), "tokens", share_evenly(cap, len(asks)))
+    shares = share_by_weights(cap, weights) if weights else share_evenly(cap, len(asks))
+    split = Split("1", ("root",), "tokens", shares)
     answer = await advance_run(scripts, await load_run(scripts), *steps, *more, splits=(split,), opening=opening)
     assert isinstance(answer, Advanced)
 
@@ -280,6 +289,51 @@ async def test_what_is_pooled_further_up_in_the_same_script_counts_for_those_bel
     assert await woken_paths(scripts) == ["1.0.1.0.0"]
 
 
+async def test_who_lacks_less_since_an_inner_branch_gave_back_goes_on_with_less_from_above(scripts: Scripts) -> None:
+    """It lacked 70 of the run's; 40 came free within 1.0, so that what 1.1 then gives back, 40, is enough."""
+    await split_run(scripts, [0, 60, 0], 300)
+    inner = [
+        a_dispatch(f"1.0.1.{index}.0", estimate=f"tokens={ask}", chain=f"1.0.1.{index} 1.0 root")
+        for index, ask in enumerate((120, 50))
+    ]
+    split = Split("1.0.1", ("1.0", "root"), "tokens", share_evenly(100, 2))
+    await advance_run(scripts, await load_run(scripts), *inner, splits=(split,))
+    sibling, other = new_claim("1.0.1.1.0"), new_claim("1.1.0")
+    for claim in (sibling, other):
+        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    assert isinstance(await reserve(scripts, "1.0.1.0.0"), Blocked)
+
+    await commit_claim(scripts, sibling, {"tokens": 10})
+    ends = (BranchEnd(("1.0.1.1", "1.0", "root")),)
+    await advance_run(scripts, await load_run(scripts), ends=ends)
+    await commit_claim(scripts, other, {"tokens": 60})
+    assert await woken_paths(scripts) == []
+    await end_branch(scripts, "1.1")
+
+    assert await woken_paths(scripts) == ["1.0.1.0.0"]
+
+
+async def test_who_lacks_less_since_a_late_bill_was_small_goes_on_with_less_from_above(scripts: Scripts) -> None:
+    """It lacked 50 beyond its own account; the bill of its lost attempt leaves 35 there, so that 20 from 1.1 are enough."""
+    await split_run(scripts, [40, 30, 0], 150)
+    lost, other = new_claim("1.0.0"), new_claim("1.1.0")
+    for claim in (lost, other):
+        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    await scripts.register("incarnations", "w1", -1, 0)
+    await scripts.lose(lost, POOL, "died", {})
+    await scripts.register("incarnations", "w1", 600_000, 0)
+    again = replace(a_dispatch("1.0.0", estimate="tokens=60", chain="1.0 root"), attempt=2)
+    await advance_run(scripts, await load_run(scripts), again)
+    assert isinstance(await scripts.reserve(new_claim("1.0.0", 2), POOL), Blocked)
+
+    await commit_claim(scripts, lost, {"tokens": 5})
+    await commit_claim(scripts, other, {"tokens": 30})
+    assert await woken_paths(scripts) == []
+    await end_branch(scripts, "1.1")
+
+    assert await woken_paths(scripts) == ["1.0.0"]
+
+
 async def test_waiting_for_a_time_counts_as_not_running_and_ends_with_its_publication(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
 ) -> None:
@@ -364,6 +418,29 @@ async def test_who_was_passed_over_too_often_goes_on_before_lower_paths(scripts:
             break
 
     assert (await woken_paths(scripts))[0] == last
+
+
+async def test_what_was_kept_for_who_was_passed_over_is_for_others_once_its_own_account_pays(scripts: Scripts) -> None:
+    """The last branch has what it waits for in a lost attempt of its own, whose bill turns out to be nothing."""
+    small = 42
+    last, lost = f"1.{small}.0", new_claim(f"1.{small}.0")
+    await split_run(scripts, [*[15] * small, 300], 10 * small + 300, weights=[*[1] * small, 30])
+    assert isinstance(await scripts.reserve(lost, POOL), Reserved)
+    await scripts.register("incarnations", "w1", -1, 0)
+    await scripts.lose(lost, POOL, "died", {})
+    await scripts.register("incarnations", "w1", 600_000, 0)
+    await advance_run(scripts, await load_run(scripts), Dispatch(last, 2, "q", "m:f", "l"))
+    assert isinstance(await scripts.reserve(new_claim(last, 2), POOL), Blocked)
+    answers: dict[str, object] = {}
+    for index in range(0, small, 2):
+        await end_branch(scripts, f"1.{index}")
+        answers[f"1.{index + 1}.0"] = await reserve(scripts, f"1.{index + 1}.0")
+    kept_from = [path for path, answer in answers.items() if isinstance(answer, Blocked)]
+    assert kept_from
+
+    await commit_claim(scripts, lost, {"tokens": 0})
+
+    assert await woken_paths(scripts) == [last, *kept_from]
 
 
 async def test_a_strict_share_is_all_that_a_branch_gets(

@@ -26,9 +26,10 @@ def test_branches_that_were_never_touched_have_their_share() -> None:
 
 
 def test_weighted_shares_are_those_that_were_given() -> None:
-    rows = read_accounts({"root|tokens": "10 0 0 0 10 0 0 0 0 0", "split|0|tokens": "0 w 7 2 1"})
+    pages = {"split|0|tokens|0": "7 2", "split|0|tokens|1": "1"}
+    rows = read_accounts({"root|tokens": "10 0 0 0 10 0 0 0 0 0", "split|0|tokens": "0 w", **pages})
 
-    assert [row.granted for row in rows[1:]] == [7, 2, 1]
+    assert [(row.account, row.granted) for row in rows[1:]] == [("0.0", 7), ("0.1", 2), ("0.2", 1)]
 
 
 def test_what_was_pooled_above_is_gone_below_before_a_script_has_noted_it() -> None:

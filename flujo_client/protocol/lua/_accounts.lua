@@ -1,6 +1,6 @@
 --[[ accounts — the arithmetic of a run's budget; prepended at load to the scripts that move it, and hashed with them.
 Fields of the accounts hash: "<account>|<meter>" = the PARTS of one row; "split|<path>|<meter>" = "<pool> <count> <base>
-<remainder>" or "<pool> w <share> ...", from which a branch's row is made on its first touch; "meters" = the run's limited meters; "total|<meter>" =
+<remainder>", or "<pool> w" and the shares in "split|<path>|<meter>|<page>", from which a branch's row is made on its first touch; "meters" = the run's limited meters; "total|<meter>" =
 what it spent, limited or not; "life|<account>" = "<running> <live> <state>" (see the waiters); "rest|<path>" = chain of one that rests.
 Always: granted = free + reserved + spent + unknown + children, all of them >= 0. `held` = what the child accounts reserved, spent or
 hold as unknown, so that their free money, children - held, can be pooled without touching them: `pool` counts how often that was
@@ -20,17 +20,6 @@ end
 -- Rows and lives are held in memory; nothing is written before book_write.
 local function book_open(key)
   return {key = key, rows = {}, splits = {}, lives = {}, resting = {}, idle = {}, freed = {}, writes = {}}
-end
-
-local function branch_share(book, account, meter)
-  local split, index = string.match(account, '^(.+)%.(%d+)$')
-  if not split then return nil end
-  local field = 'split|' .. split .. '|' .. meter
-  local stored = words(book.splits[field] or redis.call('HGET', book.key, field))
-  if not stored[1] then return nil end
-  index = tonumber(index)
-  if stored[2] == 'w' then return tonumber(stored[3 + index]), tonumber(stored[1]) end
-  return tonumber(stored[3]) + (index < tonumber(stored[4]) and 1 or 0), tonumber(stored[1])
 end
 
 local function free(entry)

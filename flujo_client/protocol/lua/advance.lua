@@ -47,9 +47,7 @@ for _ = 1, tonumber(ARGV[12]) do
   if #rows > 0 and rows[1].account == chain[1].id then
     if free(rows[1]) ~= total then return {-2, split[1]} end
     rows[1].children, rows[1].touched = rows[1].children + total, true
-    local field = 'split|' .. split[1] .. '|' .. split[3]
-    book.splits[field] = int(rows[1].pool) .. ' ' .. split[5]
-    later(desk, 'HSET', KEYS[4], field, book.splits[field])
+    split_book(book, split[1], split[3], rows[1].pool, split[5])
   end
 end
 for _ = 1, tonumber(ARGV[13]) do
