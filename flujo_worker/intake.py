@@ -142,8 +142,9 @@ class Intake:
         async def extend(amounts: Amounts) -> dict[str, Any] | None:
             number = next(counter)
             answer = await self._scripts.extend(claim, number, amounts)
-            while isinstance(answer, Delayed):  # by an account that is shared: it has room again, or the step times out
+            if isinstance(answer, Delayed):  # counted once, however often it asks
                 self._delayed(answer.account, answer.meter, answer.wait_ms)
+            while isinstance(answer, Delayed):  # by an account that is shared: it has room again, or the step times out
                 await asyncio.sleep(min(answer.wait_ms or _ASK_AGAIN_MS, _MOST_DELAY_MS) / 1000)
                 answer = await self._scripts.extend(claim, number, amounts)
             if isinstance(answer, Refusal):

@@ -127,7 +127,7 @@ async def test_a_budget_ends_the_run_and_the_client_gets_what_was_done(client: A
 
     assert "Token limit of 12 exceeded" in str(caught.value)
     assert caught.value.result.step_history[0].name == "fetch"
-    assert caught.value.data["free"] == "8"  # of the whole tree: the other branch waited as well
+    assert caught.value.data["free"] == 8  # of the whole tree: the other branch waited as well
 
 
 async def test_cancel_stops_a_running_step_and_nothing_starts_after_it(client: AsyncFlujoClient, fleet: Fleet) -> None:

@@ -322,6 +322,18 @@ async def test_an_attempt_that_asks_for_more_while_it_runs_draws_on_named_accoun
     assert await meter_of(scripts) == MeterStatus(100, 0, 80, 0)
 
 
+async def test_the_first_request_of_an_attempt_was_booked_with_it_and_waits_for_nothing(scripts: Scripts) -> None:
+    """Its own booking fills the account: it would wait for itself."""
+    await AccountBook(scripts).define(
+        Account(name="team", limits=UsageLimits(meters={"requests": 1}), when_exhausted="wait")
+    )
+    (claim,) = await started(scripts, 1)
+    await scripts.reserve(claim, POOL)
+
+    assert await scripts.extend(claim, 1, {"requests": 1}) is None
+    assert await meter_of(scripts, meter="requests") == MeterStatus(1, 1, 0, 0)
+
+
 async def test_rules_and_submissions_name_the_accounts_of_a_run(scripts: Scripts) -> None:
     book = AccountBook(scripts)
     await book.define(TEAM.model_copy(update={"pipelines": ("p*", "x")}))

@@ -257,6 +257,58 @@ async def test_a_running_step_waits_in_place_for_what_another_shard_has_and_is_r
     assert isinstance(refused, Refusal)
 
 
+async def wanted(scripts: Scripts, shard: int) -> bytes | None:
+    found: bytes | None = await scripts.commands.execute("HGET", scripts.keyspace.shard("named", shard), "want|a")
+    return found
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_what_a_running_step_wanted_is_forgotten_once_it_is_paid_here_or_could_be(
+    scripts: Scripts, mover: SlabMover, lives: bool
+) -> None:
+    await AccountBook(scripts).define(REFUSING)
+    asking, other = await start(scripts, 0, "tokens=10", "tokens=60")
+    for claim in (asking, other):
+        await scripts.reserve(claim, POOL)
+        await go_on(scripts, mover, 0)
+        await scripts.reserve(claim, POOL)
+    assert isinstance(await scripts.extend(asking, 1, {"tokens": 50}), Delayed)
+    assert await wanted(scripts, 0) == b"tokens=50"
+
+    await commit_claim(scripts, other, {"tokens": 0})
+    if lives:
+        assert await scripts.extend(asking, 1, {"tokens": 50}) is None
+    else:
+        await commit_claim(scripts, asking, {"tokens": 0})
+        await mover.serve("a", 0)
+
+    assert await wanted(scripts, 0) is None
+
+
+async def test_an_account_that_has_nothing_anywhere_says_nothing_about_another_of_the_same_step(
+    scripts: Scripts, mover: SlabMover
+) -> None:
+    book = AccountBook(scripts)
+    for name in ("a", "b"):
+        await book.define(REFUSING.model_copy(update={"name": name}))
+    (holder,), (far,) = await start(scripts, 0, "tokens=60"), await start(scripts, 1, "tokens=40")
+    for shard, claim in enumerate((holder, far)):
+        await scripts.reserve(claim, POOL)
+        await go_on(scripts, mover, shard)
+        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    run_id = holder.run_id
+    await advance_run(scripts, await load_run(scripts, run_id), a_dispatch("9", estimate="tokens=50", accounts="a b"))
+    both = Claim(run_id, "9", 1, uuid4().hex, "w1", "q")
+    assert isinstance(await scripts.reserve(both, POOL), Delayed)
+    assert await go_on(scripts, mover, 0) == ["9"]  # to be refused: no shard has any of a
+
+    await commit_claim(scripts, holder, {"tokens": 0})  # but now this one has
+
+    answer = await scripts.reserve(both, POOL)
+    assert isinstance(answer, Delayed)
+    assert answer.account == "b"  # whose home was not asked yet
+
+
 async def test_a_lower_limit_takes_back_what_is_free_and_a_dropped_account_leaves_no_trace(
     scripts: Scripts, mover: SlabMover, plain_redis: redis.Redis
 ) -> None:

@@ -64,6 +64,21 @@ async def test_a_spec_stays_until_its_last_run_has_ended_and_been_kept(
     assert not plain_redis.exists(keyspace.shard("spec_runs"))
 
 
+async def test_a_run_of_a_release_that_did_not_count_takes_nobody_elses_count(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    for run_id in ("old", "new"):
+        await create_run(scripts, run_id)
+    plain_redis.hdel(keyspace.run("old").run, "counted")
+    plain_redis.hset(keyspace.shard("spec_runs"), "h", 1)
+
+    await _end(scripts, "old", retention_ms=1)
+    _time_passes(plain_redis, keyspace)
+
+    assert await scripts.retire_specs(0, 10) == 0
+    assert _specs(plain_redis, keyspace)
+
+
 async def test_a_shorter_retention_does_not_shorten_a_longer_one(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
 ) -> None:

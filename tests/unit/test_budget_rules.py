@@ -38,8 +38,8 @@ def test_a_strict_split_refuses_what_is_beyond_a_share_although_the_tree_could_p
     assert {key: error.data[key] for key in ("account", "meter", "asked", "free")} == {
         "account": "0.0",
         "meter": "tokens",
-        "asked": "51",
-        "free": "50",
+        "asked": 51,
+        "free": 50,
     }
 
 
@@ -81,7 +81,7 @@ def test_a_step_with_wider_limits_of_its_own_meets_those_of_the_run() -> None:
     error, _ = breach(Pipeline([uses(1, 120, usage_limits=UsageLimits(total_tokens_limit=200))]))
 
     assert str(error).startswith("Token limit of 100 exceeded")
-    assert (error.data["account"], error.data["free"]) == ("root", "100")
+    assert (error.data["account"], error.data["free"]) == ("root", 100)
 
 
 def test_a_loop_that_the_budget_stopped_says_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from email.utils import format_datetime
@@ -93,17 +94,18 @@ async def test_a_call_waits_in_place_until_the_account_has_room_again(
 ) -> None:
     book = AccountBook(bench.scripts)
     await book.define(PATIENT)
-    waited = asyncio.Event()
+    waited, delays, told = asyncio.Event(), itertools.count(1), []
     ask = bench.scripts.extend
 
     async def extend(*asked: Any) -> Any:
         answer = await ask(*asked)
-        if isinstance(answer, Delayed):
+        if isinstance(answer, Delayed) and next(delays) == 3:
             waited.set()
         return answer
 
     monkeypatch.setattr(bench.scripts, "extend", extend)
     await bench.submit(calling(80, 80))
+    monkeypatch.setattr(bench.coordinator._intake, "_delayed", lambda *delay: told.append(delay))
 
     running = asyncio.create_task(bench.finish())
     await waited.wait()
@@ -112,6 +114,7 @@ async def test_a_call_waits_in_place_until_the_account_has_room_again(
 
     assert result["status"] == "completed"
     assert (await book.status("key")).meters["tokens"] == MeterStatus(200, 0, 160, 0)
+    assert [account for account, *_ in told] == ["key"]  # one delay, however often it asked
 
 
 async def test_a_call_that_the_account_refuses_is_not_made_and_ends_the_run(bench: Bench) -> None:
@@ -305,7 +308,7 @@ class TestInProcess:
         with pytest.raises(UsageLimitExceededError, match="Token limit of 100 exceeded") as caught:
             await flujo.run_async(2)
 
-        assert (caught.value.data["account"], caught.value.data["free"]) == ("day", "40")
+        assert (caught.value.data["account"], caught.value.data["free"]) == ("day", 40)
 
     async def test_a_run_whose_caller_goes_away_waits_for_nothing_any_more(self) -> None:
         account = Account(name="key", limits=UsageLimits(meters={"requests": 1}), window="day", when_exhausted="wait")

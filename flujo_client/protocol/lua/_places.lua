@@ -67,7 +67,7 @@ end
 local function named_take(named, member, estimate, terms, inbox)
   local place = place_of(named, member)
   if place[1] == 'p' then named_drop(named, member) end
-  named.dry = place[1] == 'd'
+  named.dry = place[1] == 'd' and place[2] or nil
   local lack = named_lack(named, member, estimate, place[1] == 'p' and '' or place[3])
   if place[1] == 'w' or place[1] == 'q' or place[1] == 'd' then named_leave(named, member, inbox) end
   if not lack then return named_book(named, estimate) end

@@ -41,7 +41,7 @@ end
 
 -- Whether more cannot be had: no shard shares the account, or its home had nothing when it was asked last.
 local function is_dry(named, account)
-  return not account.slab or named.dry or account.slab.dry > named.now
+  return not account.slab or named.dry == account.id or account.slab.dry > named.now
 end
 
 -- When somebody should look whether there is room: at once where a slab is short and its home was not asked yet.

@@ -22,7 +22,7 @@ while member and calls > 0 do
     if not lack then
       redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'p', '', place[3], named_book(named, estimate)}, ';'))
     elseif named_account(named, lack[1]).slab then  -- no shard has anything: reserve refuses it, as one that never can be paid
-      redis.call('HSET', KEYS[1], 'place|' .. member, 'd;;' .. place[3])
+      redis.call('HSET', KEYS[1], 'place|' .. member, table.concat({'d', lack[1], place[3]}, ';'))
     end
     redis.call('ZADD', KEYS[4], int(named.now), member)
     redis.call('HSET', KEYS[5], member, '0 0')

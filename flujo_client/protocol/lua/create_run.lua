@@ -29,7 +29,7 @@ if stored[1] then redis.call('DEL', KEYS[1], KEYS[3]) end
 local now = int(now_ms())
 redis.call('HSET', KEYS[1], 'schema', ARGV[10], 'run_id', ARGV[1], 'fingerprint', ARGV[2], 'owner', ARGV[3],
   'spec', ARGV[4], 'pipeline', ARGV[5], 'limits', ARGV[8], 'traceparent', ARGV[9], 'metadata', ARGV[11],
-  'status', 'running', 'gate', 'open', 'revision', '0', 'operation', '', 'applied', '0-0', 'created_ms', now)
+  'status', 'running', 'counted', '1', 'gate', 'open', 'revision', '0', 'operation', '', 'applied', '0-0', 'created_ms', now)
 if #accounts > 0 then redis.call('HSET', KEYS[1], 'accounts', table.concat(accounts, ' ')) end
 redis.call('HINCRBY', KEYS[12], ARGV[4], 1)  -- until finish, so that retire_specs leaves it
 redis.call('HSET', KEYS[3], 'input', ARGV[6])

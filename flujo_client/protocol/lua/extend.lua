@@ -20,7 +20,9 @@ for meter, asked in pairs(amounts(ARGV[4])) do
 end
 if stored[5] then  -- accounts above the run
   local named, more = named_open(KEYS[3], KEYS[4], KEYS[5], terms[6]), amounts(ARGV[4])
-  if more.requests and (reserved.requests or 0) == 0 then more.requests = more.requests - 1 end  -- the first was booked with the attempt
+  if more.requests and (reserved.requests or 0) == 0 then  -- the first was booked with the attempt
+    more.requests = more.requests > 1 and more.requests - 1 or nil  -- who asks for nothing more does not wait
+  end
   named.extends = true
   local lack = named_lack(named, '', more, '')
   if lack and lack[7] then return {-4, lack[1], lack[2], lack[3], lack[4]} end
@@ -33,6 +35,9 @@ if stored[5] then  -- accounts above the run
   end
   redis.call('HSET', KEYS[1], claim .. 'named', merged(stored[5] .. ' ' .. named_book(named, more)))
   named_write(named)
+  for id, account in pairs(named.accounts) do
+    if account and account.slab then redis.call('HDEL', KEYS[3], 'want|' .. id) end  -- it was paid; who else wants something asks again
+  end
 end
 for meter, asked in pairs(amounts(ARGV[4])) do reserved[meter] = (reserved[meter] or 0) + asked end
 book_write(book)

@@ -3,7 +3,7 @@ KEYS  1 run hash   2 nodes hash   3 attempts hash   4 accounts hash   5 payloads
       9 finished zset   10 owned set   11 unarchived zset   12 spec_runs hash   13 spec_uses zset
 ARGV  1 run id   2 result   3 retention_ms   4 ms after which no attempt of the run can report any more
 REPLY {1} finished now | {0} finished before | {-1, status} the run is not terminal ]]
-local run = redis.call('HMGET', KEYS[1], 'gate', 'status', 'final', 'spec')
+local run = redis.call('HMGET', KEYS[1], 'gate', 'status', 'final', 'spec', 'counted')
 if run[1] ~= 'closed' then return {-1, run[2] or 'unknown'} end
 if run[3] then
   redis.call('ZREM', KEYS[7], ARGV[1])
@@ -20,6 +20,8 @@ redis.call('ZREM', KEYS[8], ARGV[1])
 redis.call('ZADD', KEYS[9], int(now_ms() + tonumber(ARGV[3])), ARGV[1])
 redis.call('ZADD', KEYS[11], int(now_ms() + tonumber(ARGV[3])), ARGV[1])
 redis.call('SREM', KEYS[10], ARGV[1])
-if redis.call('HINCRBY', KEYS[12], run[4], -1) <= 0 then redis.call('HDEL', KEYS[12], run[4]) end
+if run[5] and redis.call('HINCRBY', KEYS[12], run[4], -1) <= 0 then  -- runs of a release that did not count are not in it
+  redis.call('HDEL', KEYS[12], run[4])
+end
 redis.call('ZADD', KEYS[13], 'GT', int(now_ms() + tonumber(ARGV[3])), run[4])
 return {1}

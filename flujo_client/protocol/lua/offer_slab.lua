@@ -11,7 +11,10 @@ if not slab then return {0} end
 local least, needs = slab_needs(named, account)
 local waits, payable, busy = next(least) ~= nil, true, false
 for meter, asked in pairs(least) do payable = payable and most_here(account, meter) - used_of(account, meter) >= asked end
-if payable then least, needs = {}, {} end
+if payable then
+  least, needs = {}, {}
+  redis.call('HDEL', KEYS[1], 'want|' .. ARGV[1])  -- who wanted it finds it, if it still runs
+end
 local function answer()
   return {1, int(slab.transfer), int(slab.window), slab_words(slab.amounts), slab_words(least), slab_words(needs)}
 end

@@ -29,6 +29,7 @@ for _ = 1, tonumber(ARGV[6]) do
   redis.call('HSET', KEYS[5], ARGV[at], ARGV[at + 1])
   at = at + 2
 end
+redis.call('HSET', KEYS[1], 'counted', '1')
 redis.call('SADD', KEYS[8], ARGV[1])
 redis.call('ZADD', KEYS[10], int(now_ms()), ARGV[1])
 for _ = 1, tonumber(ARGV[7]) do
