@@ -15,7 +15,7 @@ from flujo_client.archive.opening import close_backend, open_backend
 from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.background import BackgroundDesk, BackgroundTask, kept_tasks
 from flujo_client.events import RunReader, raise_for
-from flujo_client.forking import fork_event, fork_of, place_of
+from flujo_client.forking import fork_of, place_of
 from flujo_client.inspection import RunInspector
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
@@ -154,32 +154,33 @@ class AsyncFlujoClient:
         version: str = LATEST,
         new_run_id: str | None = None,
     ) -> AsyncRun:
-        """Start a run in the middle of another: what the other has paid for before that step is neither run nor paid again.
+        """Start a run in the middle of another: what the other has paid for, and does not depend on that step, is used again.
 
-        Input, context, budget and what is spent of it are the other run's as they were before the step.
+        Input, context, budget and what is spent of it are the other run's as they were before the step. Branches and items beside
+        it keep what they have committed; what failed or was under way in them runs, again.
 
         Args:
             run_id: Of the other run; under way, ended, or kept by the backend of FLUJO_STATE_URI.
-            from_step: The step to begin with: its name, or its path (`2`, `1.0.2`), top-level or in a sub-pipeline or a
-                conditional; inside branches, maps, loops and state machines nothing can be begun with.
-            pipeline: A published pipeline instead of the one that the other run is pinned to; the same before the step.
+            from_step: The step to begin with: its name, or its path (`2`, `1.0.2`), at any depth. A name in a loop or a state
+                machine means the last time; one that items of a map share is no answer, a path is.
+            pipeline: A published pipeline instead of the one that the other run is pinned to; the same in what is used again.
             version: Of that pipeline.
             new_run_id: Of the fork, which makes the call idempotent; default: a random one.
 
         Raises:
             RunNotFoundError: No such run.
             UnknownPipelineError: No worker has published the pipeline.
-            ConfigurationError: There is no such step, or the pipelines differ before it.
-            ExecutionError: A step before it has not succeeded.
+            ConfigurationError: There is no such step, or several, or the pipelines differ around it or in what is used again.
+            ExecutionError: The other run did not reach it.
         """
         await self.check()
         dumps = RunDumps(self.scripts, self.codec, self.specs)
         dump = await self._dump_of(dumps, run_id)
         spec = dump.spec if pipeline is None else await self.specs.by_name(pipeline, version)
-        start, name = place_of(spec, from_step), new_run_id or f"run_{uuid4().hex}"
+        start, name = place_of(dump, spec, from_step), new_run_id or f"run_{uuid4().hex}"
         seconds, micros = await self.scripts.commands.execute("TIME")
-        fork = fork_of(dump, spec, start, name, int(seconds) * 1000 + int(micros) // 1000)
-        await dumps.store(fork, POOL, [fork_event(fork, start)])
+        fork, events = fork_of(dump, spec, start, name, int(seconds) * 1000 + int(micros) // 1000)
+        await dumps.store(fork, POOL, events)
         return AsyncRun(self, name)
 
     async def _dump_of(self, dumps: RunDumps, run_id: str) -> RunDump:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.decision import NodeState
+from flujo_client.execution.paths import node_of, order_of
 from flujo_client.protocol.errors import ResumeError
 
 __all__ = ["DeadLetter", "DeadLetters"]
@@ -85,8 +86,8 @@ class DeadLetters:
     async def retry(self, run_id: str) -> str:
         """Run the run's dead letters again.
 
-        A run that waits goes on where it stands. One that has failed with it has ended: a fork of it goes on from its top-level
-        step, with what was paid for before.
+        A run that waits goes on where it stands. One that has failed with it has ended: a fork of it goes on from that
+        step, with all that was paid for and does not depend on it.
 
         Returns:
             The run that goes on: this one, or the fork.
@@ -100,8 +101,8 @@ class DeadLetters:
             await self._say(letters, "retry")
             return run_id
         again = f"{run_id[:100]}.again-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
-        first = min(int(letter.path.partition(".")[0]) for letter in letters)
-        return (await self._client.fork(run_id, str(first), new_run_id=again)).run_id
+        first = min((node_of(letter.path) for letter in letters), key=order_of)
+        return (await self._client.fork(run_id, first, new_run_id=again)).run_id
 
     async def drop(self, run_id: str) -> None:
         """Give the run's dead letters up for good: a run that waits fails with them; of one that has failed nothing is shown.

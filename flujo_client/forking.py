@@ -3,108 +3,120 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
 
 from flujo_client.archive.dump import RunDump
-from flujo_client.execution.decision import FRESH, NodeState, NodeStatus
+from flujo_client.execution.decision import FRESH, NodeState
+from flujo_client.execution.paths import lineage_of, node_of, order_of
+from flujo_client.execution.reuse import Reuse, composites_around, reuse_before
 from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.errors import ConfigurationError, ExecutionError
-from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.quota import Amounts, add_amounts, parse_amounts
-from flujo_client.protocol.spec import ConditionalSpec, NodeSpec, PipelineSpec, SequenceSpec
+from flujo_client.protocol.spec import (
+    ConditionalSpec,
+    LoopSpec,
+    MachineSpec,
+    MapSpec,
+    NodeSpec,
+    PipelineSpec,
+    SequenceSpec,
+)
 
-__all__ = ["fork_event", "fork_of", "place_of"]
+__all__ = ["FirstEvent", "fork_of", "place_of"]
+
+#: Kind, path, attempt and reason of what happens to a fork first.
+FirstEvent = tuple[str, str, int, str]
 
 #: Fields of a record that say how a run went on, and are not the fork's.
 _OF_THE_RUN = frozenset({"final", "finished_ms", "error", "reason", "ending", "last_event"})
 
-#: Composites whose children run once, one after the other: a fork may begin inside them.
-_ONCE = frozenset({"pipeline", "conditional"})
+#: Fields of a composite that say what is in it, and not how it behaves.
+_PARTS = frozenset({"body", "branches", "states", "router", "parallel"})
 
-#: Control steps of theirs that come before their children.
-_BEFORE = frozenset({"enter", "choose"})
+#: Which node, or numbered control step, a payload belongs to; what follows a # says of which attempt.
+_PLACE = re.compile(r"(?:\w+:)?(\d+(?:\.\d+)*(?:!\w+)?)((?:\.\d+)*)")
 
-#: Fields of such a composite that say what is in it, and not how it behaves.
-_PARTS = frozenset({"body", "branches"})
-
-#: Which node, and which control step of it, a payload or a stored node belongs to.
-_PLACE = re.compile(r"(?:\w+:)?(\d+(?:\.\d+)*)(?:!(\w+))?")
-
-_Indices = tuple[int, ...]
+#: Paths that an error lists.
+_MOST_LISTED = 6
 
 
-def place_of(spec: PipelineSpec, step: str) -> str:
-    """The path of the node that a name, or a path, means; of one that is the first in its composites, the path of these.
+def place_of(dump: RunDump, spec: PipelineSpec, step: str) -> str:
+    """The path of the node that a name, or a path, means.
+
+    A name in a body that ran again and again means the last time that the node was reached.
+
+    Args:
+        dump: The run that is forked.
+        spec: Of the fork.
 
     Raises:
-        ConfigurationError: There is none, several have the name, or none of its kind can be begun with.
+        ConfigurationError: There is none, or several have the name.
     """
-    places = list(_places(spec.root, "", None))
-    found = [place for place in places if place.path == step] or [place for place in places if place.name == step]
-    if len(found) > 1:
-        found = [place for place in found if "." not in place.path and place.inside is None] or found
-    if len(found) != 1:
-        listed = ", ".join(f"{place.path} {place.name}" for place in places if place.inside is None)
-        problem = "has no step" if not found else "has several steps"
-        raise ConfigurationError(
-            f"Pipeline '{spec.name}' {problem} '{step}'; it has: {listed}.",
-            suggestion="Name one of them, by its number if a name stands twice.",
-        )
-    if found[0].inside is not None:
-        raise ConfigurationError(
-            f"Step '{step}' of pipeline '{spec.name}' stands inside '{found[0].inside}', whose parts run at once, or again and "
-            "again: nothing says which of them a fork would begin with.",
-            suggestion=f"Fork from '{found[0].inside}'.",
-        )
-    path = found[0].path
-    while path.endswith(".0"):
-        path = path.rpartition(".")[0].rpartition(".")[0]
-    return path
+    if re.fullmatch(r"\d+(\.\d+)*", step) and not isinstance(_node_at(spec, step), SequenceSpec | None):
+        return step
+    found = [path for path, name in _places(spec.root, "") if name == step]
+    found += [path for path in dump.nodes if "!" not in path and path != "root" and _name_at(spec, path) == step]
+    found = sorted(set(found), key=order_of)
+    found = [path for path in found if not set(lineage_of(path)[1:]) & set(found)]
+    found = [path for path in found if "." not in path] or _last_times(spec, found)
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{path} {name}" for path, name in _places(spec.root, ""))
+    problem = "has no step" if not found else "has several steps"
+    which = "" if not found else f" at {', '.join(found[:_MOST_LISTED])}{' …' if len(found) > _MOST_LISTED else ''}"
+    raise ConfigurationError(
+        f"Pipeline '{spec.name}' {problem} '{step}'{which}; it has: {listed}.",
+        suggestion="Name one of them, by its path if a name stands twice; `flujo show RUN` has the paths.",
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A node; `inside` names the composite in which nothing can be begun with."""
-
-    path: str
-    name: str
-    inside: str | None
-
-
-def _places(sequence: NodeSpec, base: str, inside: str | None) -> Iterator[_Place]:
+def _places(sequence: NodeSpec, base: str) -> Iterator[tuple[str, str]]:
+    """The nodes that a run has once, or not at all, each with its path and name."""
     for index, node in enumerate(sequence.parts()):
         path = f"{base}{index}"
         if isinstance(node, SequenceSpec):
-            yield from _places(node, f"{path}.", inside)
+            yield from _places(node, f"{path}.")
             continue
-        yield _Place("" if inside else path, node.name, inside)
-        stuck = inside or (None if node.kind in _ONCE else node.name)
-        for place, part in enumerate(node.parts()):
-            yield from _places(part, f"{path}.{place}.", stuck)
+        yield path, node.name
+        if not isinstance(node, LoopSpec | MapSpec | MachineSpec):
+            yield from _places(node, f"{path}.")
 
 
-def fork_of(dump: RunDump, spec: PipelineSpec, start: str, run_id: str, created_ms: int) -> RunDump:
-    """The records of a run that has all of another's nodes before one, and begins there.
+def _last_times(spec: PipelineSpec, found: list[str]) -> list[str]:
+    """Of paths that differ in nothing but how often a loop or a state machine had gone round, the last."""
+    last: dict[tuple[int, ...], str] = {}
+    for path in found:
+        place = list(order_of(path))
+        for at, composite in composites_around(spec, path):
+            if isinstance(composite, LoopSpec | MachineSpec):
+                place[len(order_of(at))] = 0
+        last[tuple(place)] = path
+    return list(last.values())
+
+
+def fork_of(
+    dump: RunDump, spec: PipelineSpec, start: str, run_id: str, created_ms: int
+) -> tuple[RunDump, list[FirstEvent]]:
+    """The records of a run that has all of another's outcomes that do not depend on a node, and what happens to it first.
 
     Args:
         dump: The other run.
-        spec: Of the fork; the same, or a newer one that is the same before `start`.
+        spec: Of the fork; the same, or a newer one in which everything that is used again is the same.
         start: Path of the node where it begins, see `place_of`.
         created_ms: Redis time.
 
     Raises:
-        ConfigurationError: The two pipelines differ before `start`.
-        ExecutionError: A node before `start` has not succeeded, or the branch that has it did not run.
+        ConfigurationError: The two pipelines differ around `start`, or in what is used again.
+        ExecutionError: The other run did not reach `start`.
     """
-    indices = tuple(map(int, start.split(".")))
-    for depth in range(1, len(indices) + 1, 2):
-        _check_before(dump, spec, indices[:depth])
-    nodes = {path: node for path, node in dump.nodes.items() if path != "root" and _is_before(path, indices)}
-    for depth in range(1, len(indices) - 1, 2):
-        nodes |= _reopened(dump, indices, depth)
+    check = _Check(dump, spec)
+    check.around(start)
+    has_context = "ctx:root" in dump.payloads
+    reuse = reuse_before(dump.nodes, spec, start, has_context=has_context, check=check.same_at)
+    if not reuse.reached:
+        raise _unreached(dump, spec, start, reuse)
     record = {name: value for name, value in dump.record.items() if name not in _OF_THE_RUN}
-    return RunDump(
+    fork = RunDump(
         spec=spec,
         record={
             **record,
@@ -117,106 +129,97 @@ def fork_of(dump: RunDump, spec: PipelineSpec, start: str, run_id: str, created_
             "created_ms": str(created_ms),
             "forked_from": dump.run_id,
         },
-        nodes={**nodes, "root": _root(dump, indices)},
-        accounts=_accounts(dump.record, dump.accounts, nodes),
-        payloads={
-            name: value
-            for name, value in dump.payloads.items()
-            if name in ("input", "ctx:root") or _is_before(name, indices)
-        },
+        nodes=reuse.nodes,
+        accounts=_accounts(dump.record, dump.accounts, reuse.nodes),
+        payloads={name: value for name, value in dump.payloads.items() if _is_used(name, reuse.used)},
     )
+    return fork, [(kind.value, path, attempt, f"forked from {dump.run_id}") for kind, path, attempt in reuse.events]
 
 
-def fork_event(fork: RunDump, start: str) -> tuple[str, str, int, str]:
-    """What happens to a fork first: its creation, or the success of the last node that it has from the other run."""
-    if start == "0":
-        return EventKind.CREATED.value, "root", 0, ""
-    path = _previous(tuple(map(int, start.split("."))))
-    return EventKind.SUCCEEDED.value, path, fork.nodes[path].attempt, f"forked from {fork.record['forked_from']}"
+class _Check:
+    """Compares nodes of a run's pipeline with those of the fork's."""
+
+    def __init__(self, dump: RunDump, spec: PipelineSpec) -> None:
+        self._dump = dump
+        self._spec = spec
+        self._same: set[str] = set()
+
+    def same_at(self, path: str) -> None:
+        """A node and those around it are the same in both. Raises `ConfigurationError` if not."""
+        if self._spec.content_hash != self._dump.spec.content_hash:
+            self.around(path)
+            self._compare(path)
+
+    def around(self, path: str) -> None:
+        """The composites around a node are the same in both; what is in them may differ."""
+        for above, _ in composites_around(self._spec, path):
+            self._compare(above)
+
+    def _compare(self, path: str) -> None:
+        if path in self._same:
+            return
+        node, old, name = self._spec.node(path), _node_at(self._dump.spec, path), _name_at(self._spec, path)
+        now, before = _shell(node), {} if old is None else _shell(old)
+        if now != before:
+            differ = ", ".join(sorted(field for field in now if now[field] != before.get(field)))
+            same_kind = old is not None and old.kind == node.kind
+            story = f"it differs in {differ}" if same_kind else "that had no such step"
+            raise ConfigurationError(
+                f"Step {path} '{name}' of pipeline '{self._spec.name}' is not what run {self._dump.run_id} ran there: {story}.",
+                suggestion="Fork from that step, or an earlier one.",
+            )
+        self._same.add(path)
 
 
-def _check_before(dump: RunDump, spec: PipelineSpec, indices: _Indices) -> None:
-    """What stands before a node in its sequence is the same in both pipelines, and has succeeded."""
-    above, base = indices[:-1], "".join(f"{index}." for index in indices[:-1])
-    sequence, old = spec.node(_path(above)), _node_of(dump.spec, above)
-    if above:
-        composite = indices[:-2]
-        ran = dump.nodes.get(_path(composite), FRESH)
-        if _shell(spec.node(_path(composite))) != _shell(_node_of(dump.spec, composite)):
-            raise _differs(dump, spec, _path(composite))
-        if isinstance(spec.node(_path(composite)), ConditionalSpec) and ran.chosen != above[-1]:
-            raise ExecutionError(
-                f"Run {dump.run_id}: step {_path(composite)} '{_name(spec.node(_path(composite)))}' took another branch.",
+def _shell(node: NodeSpec) -> dict[str, object]:
+    return node.model_dump(exclude=set(_PARTS))
+
+
+def _unreached(dump: RunDump, spec: PipelineSpec, start: str, reuse: Reuse) -> ExecutionError:
+    """Why a run did not come as far as a node."""
+    for path, node in composites_around(spec, start):
+        chosen = reuse.nodes.get(path, FRESH).chosen
+        if isinstance(node, ConditionalSpec) and chosen not in (None, order_of(start)[len(order_of(path))]):
+            return ExecutionError(
+                f"Run {dump.run_id}: step {path} '{_name_at(spec, path)}' took another branch.",
                 suggestion="Fork from that step, or an earlier one.",
                 run_id=dump.run_id,
             )
-    for index, node in enumerate(sequence.parts()[: indices[-1]]):
-        path, parts = f"{base}{index}", () if old is None else old.parts()
-        if index >= len(parts) or parts[index] != node:
-            raise _differs(dump, spec, path)
-        if dump.nodes.get(path, FRESH).status is not NodeStatus.SUCCEEDED:
-            raise ExecutionError(
-                f"Run {dump.run_id}: step {path} '{_name(node)}' has not succeeded, nothing of it can be used again.",
-                suggestion="Fork from that step, or an earlier one.",
-                run_id=dump.run_id,
-            )
-
-
-def _differs(dump: RunDump, spec: PipelineSpec, path: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"Step {path} '{_name(spec.node(path))}' of pipeline '{spec.name}' is not what run {dump.run_id} ran there.",
-        suggestion="Fork from that step, or an earlier one.",
+    for path in reuse.open_places:
+        place = node_of(path)
+        return ExecutionError(
+            f"Run {dump.run_id}: step {place} '{_name_at(spec, place)}' has not succeeded, nothing of it can be used again.",
+            suggestion="Fork from that step, or an earlier one.",
+            run_id=dump.run_id,
+        )
+    return ExecutionError(
+        f"Run {dump.run_id} did not reach step {start} '{_name_at(spec, start)}'.",
+        suggestion="Fork from a step that it reached: `flujo show RUN`.",
+        run_id=dump.run_id,
     )
 
 
-def _reopened(dump: RunDump, indices: _Indices, depth: int) -> dict[str, NodeState]:
-    """A composite around the node as it was while its child ran, and the child, whose context is that at the node's beginning."""
-    composite, child = _path(indices[:depth]), _path(indices[: depth + 1])
-    ended = dump.nodes.get(composite, FRESH)
-    running = ended.model_copy(update={"status": NodeStatus.RUNNING, "error": None, "told": None, "failing": None})
-    return {composite: running, child: NodeState(context=_context_before(dump, indices[: depth + 2]))}
-
-
-def _root(dump: RunDump, indices: _Indices) -> NodeState:
-    if indices == (0,):
-        return FRESH
-    first = ("ctx:root",) if "ctx:root" in dump.payloads else ()
-    return NodeState(status=NodeStatus.RUNNING, context=_context_before(dump, indices[:1]) if indices[0] else first)
-
-
-def _context_before(dump: RunDump, indices: _Indices) -> tuple[str, ...]:
-    """The context of a node's sequence when the node was reached; () if nothing in the sequence had changed it."""
-    return dump.nodes[_previous(indices)].context_after if indices[-1] else ()
-
-
-def _is_before(name: str, start: _Indices) -> bool:
-    """Whether a stored node, or a payload, was there before a node began; composites around it are made anew."""
-    place = _PLACE.match(name)
+def _is_used(name: str, used: Set[str]) -> bool:
+    """Whether a payload is the run's own, or belongs to an outcome that is used again."""
+    if name in ("input", "ctx:root"):
+        return True
+    kept = name.startswith("kept:")  # under a number of its own, behind the path
+    place = _PLACE.match(name.rpartition(".")[0] if kept else name)
     if place is None:
         return False
-    indices = tuple(map(int, place[1].split(".")))
-    if indices == start[: len(indices)]:
-        return len(indices) < len(start) and place[2] in _BEFORE
-    return indices < start
+    return place[1] in used or place[1] + place[2] in used
 
 
-def _previous(indices: _Indices) -> str:
-    return _path((*indices[:-1], indices[-1] - 1))
-
-
-def _path(indices: _Indices) -> str:
-    return ".".join(map(str, indices)) or "root"
-
-
-def _node_of(spec: PipelineSpec, indices: _Indices) -> NodeSpec | None:
+def _node_at(spec: PipelineSpec, path: str) -> NodeSpec | None:
     try:
-        return spec.node(_path(indices))
+        return spec.node(path)
     except KeyError:
         return None
 
 
-def _shell(node: NodeSpec | None) -> dict[str, object]:
-    return {} if node is None else node.model_dump(exclude=set(_PARTS))
+def _name_at(spec: PipelineSpec, path: str) -> str | None:
+    node = _node_at(spec, path)
+    return None if node is None or isinstance(node, SequenceSpec) else node.name
 
 
 def _accounts(record: Mapping[str, str], accounts: Mapping[str, str], nodes: Mapping[str, NodeState]) -> dict[str, str]:
@@ -233,7 +236,3 @@ def _accounts(record: Mapping[str, str], accounts: Mapping[str, str], nodes: Map
     for meter, limit in parse_amounts(record["limits"]).items():
         made[f"root|{meter}"] = AccountRow("root", meter, limit, spent=min(limit, used.get(meter, 0))).stored
     return made
-
-
-def _name(node: NodeSpec) -> str:
-    return "sequence" if isinstance(node, SequenceSpec) else node.name

@@ -18,13 +18,13 @@ def register(app: typer.Typer) -> None:
 
 def fork(
     run_id: str = typer.Argument(help="The run whose earlier steps are used again."),
-    step: str = typer.Option(..., "--from", help="Step to begin with: its name, or its path (2, 1.0.2)."),
+    step: str = typer.Option(..., "--from", help="Step to begin with, at any depth: its name, or its path (2, 1.0.2)."),
     pipeline: str | None = typer.Option(None, "--pipeline", help="Published pipeline instead of the run's own."),
     version: str = typer.Option(LATEST, "--version", help="Of that pipeline."),
     new_run_id: str | None = typer.Option(None, "--run-id", help="Of the fork; makes the command idempotent."),
     as_json: bool = JsonOption,
 ) -> None:
-    """Start a run in the middle of another: its paid results are used again, with its context and its budget."""
+    """Start a run in the middle of another: paid results that do not depend on the step are used again, with context and budget."""
 
     async def work() -> str:
         async with AsyncFlujoClient() as client:

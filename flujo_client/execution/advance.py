@@ -53,7 +53,7 @@ def _on_created(draft: Draft, event: Event) -> None:
     if draft.state("root").status is NodeStatus.WAITING:
         context = ("ctx:root",) if draft.run.has_context else ()
         draft.update("root", status=NodeStatus.RUNNING, context=context)
-    draft.enter("root")
+    draft.enter(event.path)  # a fork goes on at several places, and deeper ones
 
 
 def _on_succeeded(draft: Draft, event: Event) -> None:
@@ -230,9 +230,12 @@ def _take_context(draft: Draft, event: Event) -> None:
     form = event.fields.get("context")
     if not form:
         return
-    before = () if form == "snapshot" else draft.context(event.path)
+    anew, node = form == "snapshot", draft.state(event.path)
+    before, wrote = ((), ()) if anew else (draft.context(event.path), node.wrote)
     failed = f"#{event.attempt}" if event.kind is EventKind.FAILED else ""  # as commit.lua names them
-    draft.update(draft.written_scope(event.path), context=(*before, f"ctx:{event.path}{failed}"))
+    written = f"ctx:{event.path}{failed}"
+    draft.update(event.path, wrote=(*wrote, written), anew=anew or node.anew)
+    draft.update(draft.written_scope(event.path), context=(*before, written))
 
 
 def _record_attempt(draft: Draft, event: Event, **changes: Any) -> NodeState:
@@ -240,7 +243,9 @@ def _record_attempt(draft: Draft, event: Event, **changes: Any) -> NodeState:
     usage = dict(node.usage)
     for meter, amount in parse_amounts(event.fields.get("usage", "")).items():
         usage[meter] = usage.get(meter, 0) + amount
-    return draft.update(event.path, usage=usage, latency_ms=int(event.data.get("latency_ms", 0)), **changes)
+    data = event.data
+    latency_ms, verdict = int(data.get("latency_ms", 0)), data.get("verdict")
+    return draft.update(event.path, usage=usage, latency_ms=latency_ms, verdict=verdict, **changes)
 
 
 def _placed(draft: Draft, path: str, error: dict[str, Any]) -> dict[str, Any]:

@@ -100,9 +100,11 @@ class NodeState(BaseModel):
     exhausted: bool = Field(False, description="loop: left because it had reached its most iterations")
     chosen: int | None = Field(None, description="conditional: index of the branch that runs")
     key: str | int | float | bool | None = Field(None, description="conditional: what the condition returned")
-    context_after: tuple[str, ...] = Field(
-        (), description="children of a sequence: payloads of its context at their end"
+    verdict: dict[str, Any] | None = Field(
+        None, description="control step: what it decided; a fork decides by it again"
     )
+    wrote: tuple[str, ...] = Field((), description="payloads of contexts that its attempts committed")
+    anew: bool = Field(False, description="the first of them is a whole context, and no change")
     context: tuple[str, ...] = Field(
         (), description="root, composites and their children: payloads of their context, oldest first"
     )

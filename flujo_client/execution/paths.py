@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["child_of", "control_of", "control_path", "lineage_of", "node_of", "parent_of"]
+__all__ = ["child_of", "control_of", "control_path", "lineage_of", "node_of", "order_of", "parent_of"]
 
 
 def parent_of(path: str) -> tuple[str, int]:
@@ -32,6 +32,11 @@ def control_of(path: str) -> tuple[str, int]:
 def node_of(path: str) -> str:
     """The path of the node that a path's control step belongs to; of any other path, itself."""
     return path.partition("!")[0]
+
+
+def order_of(path: str) -> tuple[int, ...]:
+    """Sorts paths in declared order, a composite before what is in it."""
+    return () if path == "root" else tuple(int(index) for index in node_of(path).split("."))
 
 
 def lineage_of(path: str) -> list[str]:

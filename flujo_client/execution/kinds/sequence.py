@@ -23,8 +23,6 @@ class SequenceKind(Composite):
 
     def child_succeeded(self, draft: Draft, path: str, node: SequenceSpec, index: int) -> None:
         """Start the next node; after the last one, the sequence is done."""
-        if draft.state(path).context:  # a fork begins with it
-            draft.update(child_of(path, index), context_after=draft.state(path).context)
         if index + 1 < len(node.nodes):
             draft.enter(child_of(path, index + 1))
         else:
