@@ -236,7 +236,9 @@ class RunDriver:
         desk = PauseDesk(engine.state, engine.codec)
         pause = await desk.find(run_id, token)
         if pause is None:
-            raise ResumeError(f"Run {run_id}: step {token} was answered before.", run_id=run_id)
+            raise ResumeError(
+                f"Run {run_id}: step {token} was answered before, and the first answer counts.", run_id=run_id
+            )
         accepted = self._accepted(pause, answer)
         ended = self._observer.expect(run_id)
         self._observer.attach(HookFacts(engine.state, reader_of(engine), self._context_model))

@@ -61,19 +61,32 @@ class PauseDesk:
             leaf = _leaf(spec, run_id, token)
             node = (await self._state.load_nodes(run_id, [token]))[token]
             if node.status.ended:
-                raise ResumeError(f"Run {run_id}: step {token} waits for no answer, it has ended.", run_id=run_id)
+                before = _told_before(leaf, token, node)
+                raise ResumeError(
+                    f"Run {run_id}: step {token} waits for no answer, {before or 'it has ended'}.", run_id=run_id
+                )
             if isinstance(leaf, StepSpec) and not node.attempt:
                 raise ResumeError(f"Run {run_id}: step {token} has not begun, it may never pause.", run_id=run_id)
             return _pause(run_id, token, spec, node) if node.status is NodeStatus.PAUSED else None
         waiting = await self.pauses(run_id)
         if not waiting:
-            raise ResumeError(f"Pipeline is not paused: run {run_id} is {status}.", run_id=run_id)
+            stands = "its answer is being taken" if status == RunStatus.PAUSED else f"it is {status}"
+            told = [f"run {run_id} waits for no answer, {stands}", *await self._answered_before(run_id, spec)]
+            raise ResumeError(f"Pipeline is not paused: {'; '.join(told)}.", run_id=run_id)
         if len(waiting) > 1:
             tokens = ", ".join(f"{pause.token} ({pause.step_name})" for pause in waiting)
             raise ResumeError(
                 f"Run {run_id} asks {len(waiting)} questions.", suggestion=f"Answer by token: {tokens}.", run_id=run_id
             )
         return waiting[0]
+
+    async def _answered_before(self, run_id: str, spec: PipelineSpec) -> list[str]:
+        """What became of the questions that the run has asked, in declared order."""
+        nodes = {path: node for path, node in (await self._state.all_nodes(run_id)).items() if "!" not in path}
+        paused = [path for path, node in nodes.items() if node.status is NodeStatus.PAUSED]
+        taken = await self._state.answered(run_id, paused)
+        places = sorted((path for path, node in nodes.items() if node.answer or path in taken), key=_place)
+        return [_told_before(_leaf(spec, run_id, path), path, nodes[path], taken=path in taken) for path in places]
 
     async def answer(self, run_id: str, answer: Any, token: str | None = None) -> str:
         """Answer a pause, also one that is about to come. The first answer wins; durable when this returns.
@@ -132,6 +145,15 @@ def _leaf(spec: PipelineSpec, run_id: str, token: str) -> LeafSpec:
             f"Run {run_id}: pipeline '{spec.name}' has no step {token} that could pause.", run_id=run_id, token=token
         )
     return node
+
+
+def _told_before(leaf: LeafSpec, token: str, node: NodeState, *, taken: bool = False) -> str:
+    """What became of a question; nothing of one that was not answered."""
+    if node.answer == "expired":
+        return f"the time of '{leaf.name}' (token {token}) was up"
+    if node.answer or taken:
+        return f"'{leaf.name}' (token {token}) was answered before, and the first answer counts"
+    return ""
 
 
 def _pause(run_id: str, path: str, spec: PipelineSpec, node: NodeState) -> Pause:

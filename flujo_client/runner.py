@@ -110,7 +110,7 @@ class Flujo(RunForms, BackgroundAdmin):
         self._terms = RunTerms(
             context_model,
             initial_context_data or {},
-            usage_limits,
+            None if usage_limits is None else UsageLimits.model_validate(usage_limits),
             enable_tracing,
             delete_on_completion,
             tuple(accounts),

@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from flujo_client.protocol.caller import ScriptCaller
-from flujo_client.protocol.errors import FlujoError, MessageError, RunConflictError, StateUnavailableError
+from flujo_client.protocol.errors import (
+    ConfigurationError,
+    FlujoError,
+    MessageError,
+    RunConflictError,
+    StateUnavailableError,
+)
 from flujo_client.protocol.keys import POOL, RUN_ID_PATTERN, Keyspace
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.scripts import Scripts
@@ -151,10 +155,8 @@ def _accounts(given: Any) -> list[str]:
 def _limits(given: Any) -> UsageLimits | None:
     try:
         return None if given is None else UsageLimits.model_validate(given)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in error.errors(include_url=False)
-        )
+    except ConfigurationError as error:
+        faults = "; ".join(error.data["faults"])
         raise MessageError(f"usage_limits of flujo.submit are no limits: {faults}.") from error
 
 

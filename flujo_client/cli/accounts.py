@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import typer
-from pydantic import ValidationError
 
 from flujo_client.account_book import AccountBook, AccountStatus
 from flujo_client.cli.output import JsonOption, console, execute, print_json, print_text
@@ -66,7 +65,7 @@ def define(
     meters: list[str] = typer.Option([], "--meter", help="Most of another meter, NAME=LIMIT; again for more."),
     slots: int | None = typer.Option(None, "--slots", help="Attempts that may run at once."),
     window: str | None = typer.Option(None, "--per", help="day, month, or a sliding window: 60s, 5m, 2h, 30d."),
-    time_zone: str = typer.Option("UTC", "--tz", help="Of days and months."),
+    time_zone: str | None = typer.Option(None, "--tz", help="Of days and months; default: UTC."),
     wait: bool = typer.Option(
         False, "--wait", help="Let steps wait when it is exhausted; else their runs are refused."
     ),
@@ -94,14 +93,14 @@ def define(
                     limits=limits,
                     slots=slots,
                     window=_window(window),
-                    time_zone=time_zone,
+                    time_zone=_zone(time_zone, window),
                     when_exhausted="wait" if wait else "refuse",
                     pipelines=tuple(pipelines or kept),
                 )
             )
             return await client.accounts.status(name)
 
-    status = execute(_refusing_faults(work), as_json=as_json)
+    status = execute(work, as_json=as_json)
     if as_json:
         print_json(_document(status))
     else:
@@ -148,19 +147,6 @@ def _change(
         print_text(told)
 
 
-def _refusing_faults(work: Callable[[], Coroutine[Any, Any, AccountStatus]]) -> Callable[[], Coroutine[Any, Any, Any]]:
-    """Options that make no account are told in a line, as other mistakes are."""
-
-    async def checked() -> AccountStatus:
-        try:
-            return await work()
-        except ValidationError as error:
-            faults = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_url=False))
-            raise ValueError(faults) from error
-
-    return checked
-
-
 def _meter(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(\w+)=(\d+)", text)
     if match is None:
@@ -179,6 +165,12 @@ def _window(text: str | None) -> Literal["day", "month"] | timedelta | None:
     if match is None:
         raise ValueError(f"--per takes day, month, or a number and s, m, h or d, not {text!r}")
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
+
+def _zone(time_zone: str | None, window: str | None) -> str:
+    if time_zone is not None and window not in ("day", "month"):
+        raise ValueError("--tz says when days and months begin; give --per day or --per month with it")
+    return time_zone or "UTC"
 
 
 def _document(status: AccountStatus) -> dict[str, Any]:

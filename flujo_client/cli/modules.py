@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.modules import import_pipelines
+from flujo_client.protocol.told import meant
 
 __all__ = ["pipeline_of", "pipelines_of", "require_modules"]
 
@@ -40,10 +41,15 @@ def pipeline_of(target: str) -> Pipeline:
     module, _, name = target.partition(":")
     found = pipelines_of(module)
     chosen = [value for key, value in found.items() if name in (key, value.name) or not name]
-    if len(chosen) != 1:
+    if not chosen:
+        near = meant(name, found)
         raise ConfigurationError(
-            f"'{target}' names {len(chosen)} pipelines; there are: {', '.join(found)}.",
-            suggestion="Say MODULE:PIPELINE.",
+            f"Module '{module}' has no pipeline '{name}'{near}.", suggestion=f"Say {module}:{next(iter(found))}."
+        )
+    if len(chosen) > 1:
+        raise ConfigurationError(
+            f"Module '{module}' has {len(chosen)} pipelines{f' of the name {name}' if name else ''}: {', '.join(found)}.",
+            suggestion=f"Say which as MODULE:PIPELINE: {module}:{next(iter(found))}.",
         )
     return chosen[0]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flujo_client.protocol.envelopes import describe_error
-from flujo_client.protocol.errors import FlujoError
+from flujo_client.protocol.errors import FlujoError, PayloadError
 
 __all__ = ["JsonOption", "console", "execute", "parse_input", "print_json", "print_text"]
 
@@ -67,15 +67,29 @@ async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
 
 
 def parse_input(text: str) -> Any:
-    """An input as given on the command line: JSON; what is no JSON is a string; `-` reads either from stdin."""
+    """An input as given on the command line: JSON; what is no JSON is a string; `-` reads either from stdin.
+
+    Raises:
+        PayloadError: It begins with a brace, a bracket or a quote, and is no JSON all the same: more likely a slip than a text.
+    """
     if text == "-":
         text = sys.stdin.read()
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return text
+    except (ValueError, RecursionError) as error:
+        if text.lstrip()[:1] not in ("{", "[", '"') or not text.strip():
+            return text
+        why = (
+            f"{error.msg}, line {error.lineno} column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else str(error)
+        )
+        raise PayloadError(
+            f"The input begins like JSON and is none: {why}.",
+            suggestion="Correct it; a text that begins so is given as a JSON string, in quotes.",
+        ) from error
 
 
 def _refuse_constant(word: str) -> None:
     """NaN and Infinity are words, not JSON."""
-    raise ValueError(word)
+    raise ValueError(f"{word} is no JSON")

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.named import AccountName
 from flujo_client.protocol.queues import DEFAULT_QUEUE
+from flujo_client.protocol.told import Told
 
 __all__ = [
     "BranchFailureStrategy",
@@ -19,11 +20,10 @@ __all__ = [
     "StepConfig",
     "adapter_marks",
     "override_config",
-    "refused_options",
 ]
 
 
-class StepConfig(BaseModel):
+class StepConfig(Told):
     """The terms of a step.
 
     Attributes:
@@ -89,17 +89,8 @@ def override_config(step: str, config: StepConfig | None, terms: Mapping[str, An
 def _checked(step: str, terms: Mapping[str, Any]) -> StepConfig:
     try:
         return StepConfig(**terms)
-    except ValidationError as error:
-        raise refused_options(step, error) from error
-
-
-def refused_options(step: str, error: ValidationError) -> ConfigurationError:
-    """What is wrong with the options of a step, each named."""
-    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False)]
-    return ConfigurationError(
-        f"Step '{step}' cannot be made: {'; '.join(faults)}.",
-        suggestion="Its options are fields of Step and StepConfig.",
-    )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Step '{step}' cannot be made: {'; '.join(error.data['faults'])}.") from error
 
 
 def adapter_marks(adapter_id: str | None, adapter_allow: str | None) -> dict[str, Any]:

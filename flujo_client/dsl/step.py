@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, field_validator
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.dsl.adapters import SelectKey
 from flujo_client.dsl.callables import check_injection
 from flujo_client.dsl.composites import COMPOSITES
-from flujo_client.dsl.config import StepConfig, adapter_marks, override_config, refused_options
+from flujo_client.dsl.config import StepConfig, adapter_marks, override_config
 from flujo_client.dsl.definition import Definition
 from flujo_client.dsl.factories import Factories
 from flujo_client.dsl.findings import ValidationFinding
@@ -28,6 +28,7 @@ from flujo_client.protocol.errors import (
 )
 from flujo_client.protocol.quota import UsageLimits
 from flujo_client.protocol.spec import NodeSpec, StepSpec
+from flujo_client.protocol.told import Told
 
 if TYPE_CHECKING:
     from flujo_client.dsl.pipeline import Pipeline
@@ -52,7 +53,7 @@ class _Declared:
         return object if step is None else getattr(step, self._attribute)
 
 
-class Step(Factories, Definition, BaseModel, Generic[In, Out]):
+class Step(Factories, Definition, Told, Generic[In, Out]):
     """A named function with its terms. Data, not a call: compose it and run the pipeline.
 
     Attributes:
@@ -112,10 +113,23 @@ class Step(Factories, Definition, BaseModel, Generic[In, Out]):
     meta: dict[str, Any] = Field(default_factory=dict)
     _of_function: bool = PrivateAttr(False)
 
+    @classmethod
+    def _called(cls, data: Any) -> str:
+        return f"Step '{data.get('name') if isinstance(data, dict) else data}' cannot be made"
+
+    @classmethod
+    def _options(cls) -> list[str]:
+        return [*super()._options(), *StepConfig._options()]
+
     @field_validator("name")
     @classmethod
     def _name_fits(cls, name: str) -> str:
-        StepSpec.__pydantic_validator__.validate_assignment(_TEMPLATE, "name", name)
+        try:
+            StepSpec.__pydantic_validator__.validate_assignment(_TEMPLATE, "name", name)
+        except PydanticValidationError as error:
+            raise ValueError(
+                f"{name!r} names no step: use up to 120 letters, digits and _.:<>- that begin with a letter, a digit or _"
+            ) from error
         return name
 
     @field_validator("plugins", mode="before")
@@ -160,22 +174,19 @@ class Step(Factories, Definition, BaseModel, Generic[In, Out]):
         """
         called = name or str(getattr(function, "__name__", type(function).__name__))
         own = {key: terms.pop(key) for key in StepConfig.model_fields if key in terms}
-        try:
-            built = cls(
-                name=called,
-                agent=function,
-                config=override_config(called, config, own),
-                updates_context=updates_context,
-                validate_fields=validate_fields,
-                sink_to=sink_to,
-                processors=processors or AgentProcessors(),
-                persist_feedback_to_context=persist_feedback_to_context,
-                persist_validation_results_to=persist_validation_results_to,
-                meta={**(adapter_marks(adapter_id, adapter_allow) if is_adapter else {}), **terms.pop("meta", {})},
-                **terms,
-            )
-        except PydanticValidationError as error:
-            raise refused_options(called, error) from error
+        built = cls(
+            name=called,
+            agent=function,
+            config=override_config(called, config, own),
+            updates_context=updates_context,
+            validate_fields=validate_fields,
+            sink_to=sink_to,
+            processors=processors or AgentProcessors(),
+            persist_feedback_to_context=persist_feedback_to_context,
+            persist_validation_results_to=persist_validation_results_to,
+            meta={**(adapter_marks(adapter_id, adapter_allow) if is_adapter else {}), **terms.pop("meta", {})},
+            **terms,
+        )
         built._of_function = True
         try:
             check_injection(function, built.name)
@@ -205,7 +216,10 @@ class Step(Factories, Definition, BaseModel, Generic[In, Out]):
         Raises:
             InfiniteFallbackError: The step would fall back on itself.
             ConfigurationError: Steps that hold others cannot have or be a fallback.
+            TypeError: It is no step.
         """
+        if not isinstance(step, Step):
+            raise TypeError(f"Step '{self.name}' falls back on a step, not on {type(step).__name__}.")
         if self.is_complex or step.is_complex:
             raise ConfigurationError(f"Step '{self.name}': only a step of a function has, or is, a fallback.")
         if any(link is self for link in step.fallbacks()):

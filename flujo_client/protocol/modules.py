@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
+import traceback
 from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
 
-from flujo_client.protocol.errors import ConfigurationError
+from flujo_client.protocol.errors import ConfigurationError, FlujoError
 
 __all__ = ["import_pipelines", "refuse_while_importing"]
 
@@ -14,22 +17,58 @@ __all__ = ["import_pipelines", "refuse_while_importing"]
 _importing: ContextVar[str] = ContextVar("flujo_importing", default="")
 
 
+#: Code of the error of a module that runs what it should only define: it says all by itself.
+_RUNS = "runs_while_imported"
+
+#: Where lines lie that are not the user's: Python's, installed packages', ours.
+_OTHERS = (
+    *sysconfig.get_paths().values(),
+    *(str(Path(__file__).parents[2] / name) for name in ("flujo_client", "flujo_worker")),
+)
+
+
 def import_pipelines(name: str) -> ModuleType:
     """Import a module for the pipelines at its top level. Call it outside of an event loop: modules may start one.
 
     Raises:
-        ConfigurationError: It cannot be imported, or it runs a pipeline while it is.
+        ConfigurationError: It cannot be imported, or it runs a pipeline while it is; says at which line of the user's.
     """
     mark = _importing.set(name)
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:
+        if isinstance(error, ConfigurationError) and error.code == _RUNS:
+            raise
+        absent = (
+            isinstance(error, ModuleNotFoundError)
+            and error.name is not None
+            and f"{name}.".startswith(f"{error.name}.")
+        )
         raise ConfigurationError(
-            f"Module '{name}' cannot be imported: {error}.",
-            suggestion="Correct its name (--pipelines, FLUJO_PIPELINES), or put it on PYTHONPATH.",
+            f"Module '{name}' cannot be imported: {_words(error)}.",
+            suggestion="Correct its name (--pipelines, FLUJO_PIPELINES), or put it on PYTHONPATH."
+            if absent
+            else "Correct it there.",
         ) from error
     finally:
         _importing.reset(mark)
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, and the line of the user's that led there."""
+    kind = "" if isinstance(error, FlujoError | ImportError) else f"{type(error).__name__}: "
+    said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{kind}{said}".rstrip(".: ") + _place(error)
+
+
+def _place(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}, line {error.lineno}: {(error.text or '').strip()})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    own = [frame for frame in frames if not frame.filename.startswith(_OTHERS)]
+    if not own:
+        return ""
+    return f" ({own[-1].filename}, line {own[-1].lineno}: {(own[-1].line or '').strip()})"
 
 
 def refuse_while_importing() -> None:
@@ -43,4 +82,5 @@ def refuse_while_importing() -> None:
         raise ConfigurationError(
             f"Module '{name}' runs a pipeline while it is imported, as every worker imports it.",
             suggestion='Put what runs it under `if __name__ == "__main__":`.',
+            code=_RUNS,
         )

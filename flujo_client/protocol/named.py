@@ -7,9 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from flujo_client.protocol.quota import Amounts, UsageLimits
+from flujo_client.protocol.told import Told
 
 __all__ = ["SLOTS", "Account", "AccountName"]
 
@@ -26,7 +27,7 @@ _PARTS: Final = 200
 _AHEAD: Final = 4_000
 
 
-class Account(BaseModel):
+class Account(Told):
     """A budget that any number of runs share: of a team, of a provider's key.
 
     Limits of `requests` count every attempt as one at least. A calendar window starts empty at midnight, or on the first

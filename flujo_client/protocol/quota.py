@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from flujo_client.protocol.errors import QuotaExceededError, UsageAmountError
+from flujo_client.protocol.told import Told
 
 __all__ = [
     "COST",
@@ -190,11 +191,14 @@ _MeterName = Annotated[str, Field(pattern=f"^{METER_NAME.pattern}$")]
 _Amount = Annotated[int, Field(ge=0, le=_MOST)]
 
 
-class UsageLimits(BaseModel):
+class UsageLimits(Told):
     """The most that a run, or a step, may use. None means unlimited.
 
     `meters` limits counts that the user names (letters, digits, `_`); steps report them through `run.usage.add()`.
     With `strict_estimates` a step is refused, before anything runs, that has no estimate of a meter that is limited.
+
+    Raises:
+        ConfigurationError: An option that there is not, or that cannot be what it is; names each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -214,7 +218,7 @@ class UsageLimits(BaseModel):
         return limits
 
 
-class UsageEstimate(BaseModel):
+class UsageEstimate(Told):
     """What an attempt is expected to use: an upper bound where one is known."""
 
     model_config = ConfigDict(frozen=True)

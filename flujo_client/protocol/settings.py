@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
-from pydantic import ValidationError as PydanticValidationError
+from pydantic import ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from flujo_client.protocol.errors import SettingsError
+from flujo_client.protocol.told import Told, closest
 
 __all__ = ["Settings"]
 
@@ -26,10 +26,11 @@ SCHEMES = {
 }
 
 
-class Settings(BaseModel):
+class Settings(Told):
     """What a process needs to know. Read once, at the entry point; an unknown FLUJO_* variable is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    _refusal: ClassVar[type[SettingsError]] = SettingsError
 
     url: str | None = Field(
         None, description="FLUJO_URL: Redis that holds the runs, and the broker unless broker_url is set"
@@ -118,21 +119,21 @@ class Settings(BaseModel):
             if cls.names(name):
                 values[name.removeprefix("FLUJO_").lower()] = value
             else:
-                faults.append(f"{name} is not a setting")
+                near = closest(name.removeprefix("FLUJO_").lower(), cls.model_fields)
+                told = f" (did you mean FLUJO_{near.upper()}?)" if near else ""
+                faults.append(f"{name} is not a setting{told}")
         return cls._of(values, faults)
 
     @classmethod
     def _of(cls, values: Mapping[str, Any], faults: list[str]) -> Self:
         try:
             settings = cls(**values)
-        except PydanticValidationError as error:
-            faults += [
-                f"FLUJO_{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
-                for fault in error.errors()
-            ]
+        except SettingsError as error:
+            faults += [f"FLUJO_{name.upper()}: {words}" for name, _, words in map(_split, error.data["faults"])]
         if faults:
-            known = ", ".join(f"FLUJO_{name.upper()}" for name in cls.model_fields)
-            raise SettingsError("; ".join(faults) + ".", suggestion=f"Known settings: {known}.")
+            raise SettingsError(
+                "; ".join(faults) + ".", suggestion="Correct or unset it; README.md lists the settings."
+            )
         return settings
 
     @staticmethod
@@ -200,6 +201,10 @@ class Settings(BaseModel):
     def messaging_system(self) -> str:
         """The broker, as spans and metrics name it."""
         return "rabbitmq" if self.broker_kind == "amqp" else "redis"
+
+
+def _split(fault: str) -> tuple[str, str, str]:
+    return fault.partition(": ")
 
 
 def _keys(secret: SecretStr) -> tuple[str, ...]:

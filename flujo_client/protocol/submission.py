@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +65,7 @@ async def submit_run(
         StateUnavailableError: Redis does not answer; repeat with the same id.
     """
     _check_run_id(run_id)
+    deadline_ms = _deadline_ms(deadline_s)
     payload = codec.encode(value)
     text = codec.json(payload)
     if text is not None and spec.input_schema:
@@ -78,7 +80,7 @@ async def submit_run(
         "context_payload": b"" if context is None else codec.encode(context),
         "limits": amounts,
         "metadata": b"" if context is None else b"1",
-        "deadline_ms": None if deadline_s is None else max(1, round(deadline_s * 1000)),
+        "deadline_ms": deadline_ms,
         "accounts": accounts,
         "step_accounts": () if text is None else _accounts_of(spec),  # in process nobody else can have defined them
     }
@@ -135,6 +137,15 @@ def _amounts(spec: PipelineSpec, limits: UsageLimits | None) -> Amounts:
     if limits is not None and limits.strict_estimates:
         check_estimates(spec.steps(), amounts)
     return amounts
+
+
+def _deadline_ms(deadline_s: float | None) -> int | None:
+    """A deadline from now, ms. Raises `ValueError` if it does not lie ahead."""
+    if deadline_s is None:
+        return None
+    if not 0 < deadline_s < math.inf:
+        raise ValueError(f"A deadline is a number of seconds from now, more than 0, not {deadline_s}.")
+    return max(1, round(deadline_s * 1000))
 
 
 def _check_run_id(run_id: str) -> None:

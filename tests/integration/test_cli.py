@@ -119,7 +119,9 @@ async def test_a_question_is_shown_and_answered_on_the_command_line(fleet: Fleet
 
     assert done == {"run_id": run_id, "resumed": True, "token": "1"}
     assert (await client.run(run_id).result(timeout_s=60)).output == "ann: True, asked 1 times"
-    assert (await document(fleet, "resume", run_id, "x", code=1))["error"]["type"] == "ResumeError"
+    again = (await document(fleet, "resume", run_id, "x", code=1))["error"]
+    assert again["type"] == "ResumeError"
+    assert "it is completed; 'ask' (token 1) was answered before, and the first answer counts" in again["message"]
 
 
 @pytest.mark.parametrize(

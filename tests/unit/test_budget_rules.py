@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flujo_client import Flujo, Pipeline, PipelineResult, RunStatus, Step, StepRun, UsageLimitExceededError, UsageLimits
+from flujo_client.protocol.errors import ConfigurationError
 
 TOKENS = UsageLimits(total_tokens_limit=100)
 
@@ -53,7 +54,7 @@ def test_weights_share_out_what_is_free() -> None:
 
 @pytest.mark.parametrize("split", [{"a": 1}, {"a": 1, "b": 0}, {"a": 1, "b": 1, "c": 1}])
 def test_every_branch_needs_a_weight(split: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="weight of 1 or more"):
+    with pytest.raises(ConfigurationError, match="weight of 1 or more"):
         Step.parallel("par", {"a": uses(1), "b": uses(1)}, split=split)
 
 

@@ -116,6 +116,8 @@ def test_accounts_are_defined_listed_held_back_and_dropped(shell: Shell) -> None
         (("--tokens", "5", "--per", "week"), "--per takes"),
         (("--meter", "pages"), "--meter takes"),
         (("--tokens", "5", "--per", "day", "--tz", "Mars"), "no time zone"),
+        (("--tokens", "5", "--tz", "Europe/Berlin"), "give --per day or --per month"),
+        (("--tokens", "5", "--per", "2h", "--tz", "UTC"), "give --per day or --per month"),
     ],
 )
 def test_options_that_make_no_account_are_told_in_a_line(shell: Shell, options: tuple[str, ...], told: str) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from flujo_client.cli.main import app
 from flujo_client.cli.output import parse_input
+from flujo_client.protocol.errors import PayloadError
 
 MODULE = """
 from typing import Any
@@ -118,10 +119,8 @@ def last_document(result: Result) -> Any:
         ('"12"', "12"),
         ("plain words", "plain words"),
         ("", ""),
-        ("{not json", "{not json"),
         ("NaN", "NaN"),
         ("-Infinity", "-Infinity"),
-        ("[" * 100_000, "[" * 100_000),
         ("9" * 5_000, "9" * 5_000),
     ],
 )
@@ -139,7 +138,7 @@ def test_a_dash_reads_the_input_from_stdin(stdin: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "printed"),
     [
-        ("[/b] and [red]", "[/b] and [red]"),
+        ('"[/b] and [red]"', "[/b] and [red]"),
         ("word " * 60, "word " * 60),
         ('{"a": "[/x]"}', '{"a":"[/x]"}'),
         ("null", "null"),
@@ -163,6 +162,12 @@ def test_a_run_gets_what_its_module_offers_to_workers() -> None:
     assert flujo("run", "cli_module:counting", "1").stdout.startswith("5!\n")
 
 
+@pytest.mark.parametrize("text", ["{not json", "[" * 100_000, '{"a": NaN}', '"a" or "b"', ' {"a"}'])
+def test_what_begins_like_json_and_is_none_is_refused(text: str) -> None:
+    with pytest.raises(PayloadError, match="begins like JSON and is none"):
+        parse_input(text)
+
+
 def test_a_run_that_asks_says_what_and_has_an_exit_code_of_its_own() -> None:
     plain = flujo("run", "cli_module:asking", "1", "--run-id", "r")
 
@@ -183,8 +188,13 @@ def test_a_run_that_fails_gives_its_reason_and_exit_code_1() -> None:
     [
         (("run", "no_such_module", "1"), "ConfigurationError", "no_such_module"),
         (("run", "cli_empty", "1"), "ConfigurationError", "no pipeline"),
-        (("run", "cli_module", "1"), "ConfigurationError", "MODULE:PIPELINE"),
-        (("run", "cli_module:nobody", "1"), "ConfigurationError", "names 0 pipelines"),
+        (("run", "cli_module", "1"), "ConfigurationError", "has 6 pipelines: echoing, "),
+        (("run", "cli_module:echo", '{"a": '), "PayloadError", "begins like JSON and is none: Expecting value, line 1"),
+        (
+            ("run", "cli_module:nobody", "1"),
+            "ConfigurationError",
+            "Module 'cli_module' has no pipeline 'nobody' (it has echoing, ",
+        ),
         (("check", "no_such_module"), "ConfigurationError", "no_such_module"),
         (("runs",), "SettingsError", "FLUJO_URL"),
         (("show", "one"), "SettingsError", "FLUJO_URL"),

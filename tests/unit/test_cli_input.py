@@ -29,9 +29,8 @@ def test_json_is_read_as_what_it_says(value: Any) -> None:
 
 @given(st.text(st.characters(exclude_categories=())) | st.text('[]{}":,0123456789eE+-.\\untrfalsi \n'))
 def test_whatever_is_typed_can_be_sent_or_is_refused_in_words(text: str) -> None:
-    value = parse_input(text if text != "-" else "")
-
     try:
+        value = parse_input(text if text != "-" else "")
         sent = CODEC.encode(value)
     except PayloadError:
         return

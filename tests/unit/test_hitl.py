@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client import Flujo, Pipeline, PipelineContext, PipelineResult, RunStatus, Step, StepRun, UsageLimits, step
+from flujo_client.driver import reader_of
+from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.errors import (
     HitlPolicyError,
     PausedException,
@@ -137,12 +139,47 @@ def test_a_second_pause_is_returned_as_a_success_that_is_paused() -> None:
     assert _resume(flujo, again, "third").output == "published: third"
 
 
+async def test_whoever_answers_again_is_told_what_became_of_the_question() -> None:
+    async with Flujo(Step.human_in_the_loop("ask") >> publish) as flujo:
+        await flujo.run_async("x", run_id="r")
+        engine = await flujo._opened()
+        desk = PauseDesk(engine.state, engine.codec)
+
+        await desk.answer("r", "a")  # nobody has taken it to the run yet
+
+        told = "'ask' (token 0) was answered before, and the first answer counts."
+        with pytest.raises(ResumeError) as soon:
+            await desk.answer("r", "b")
+        assert soon.value.message == (
+            f"Pipeline is not paused: run r waits for no answer, its answer is being taken; {told}"
+        )
+        assert (await flujo.run_async("x", run_id="r")).output == "published: a"
+        with pytest.raises(ResumeError) as late:
+            await desk.answer("r", "b")
+        assert late.value.message == f"Pipeline is not paused: run r waits for no answer, it is completed; {told}"
+
+
+async def test_whoever_answers_after_its_time_is_told_so() -> None:
+    ask = Step.human_in_the_loop("ask", expires_in_s=0.05, on_expiry="answer", default_answer="none")
+    async with Flujo(ask >> publish) as flujo:
+        await flujo.run_async("x", run_id="r")
+        engine = await flujo._opened()
+        async for _ in reader_of(engine).events("r"):  # until it has ended
+            pass
+
+        with pytest.raises(ResumeError, match=r"the time of 'ask' \(token 0\) was up"):
+            await PauseDesk(engine.state, engine.codec).answer("r", "b", "0")
+
+
 def test_a_pause_is_answered_once() -> None:
     flujo = Flujo(Step.human_in_the_loop("ask") >> publish)
     paused = flujo.run("x", run_id="r")
     _resume(flujo, paused, "a")
 
-    with pytest.raises(ResumeError, match=r"waits for no answer, it has ended"):
+    with pytest.raises(
+        ResumeError,
+        match=r"step 0 waits for no answer, 'ask' \(token 0\) was answered before, and the first answer counts",
+    ):
         _resume(flujo, paused, "b")
     assert flujo.run("x", run_id="r").output == "published: a"
 

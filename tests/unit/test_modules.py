@@ -55,8 +55,35 @@ def test_a_module_that_only_defines_is_imported_and_runs_are_free_again(folder: 
     refuse_while_importing()
 
 
-def test_a_module_that_cannot_be_imported_says_why(folder: Path) -> None:
-    (folder / "needs_more.py").write_text("import nothing_there")
+BROKEN = {
+    "an import": ("import nothing_there", "No module named 'nothing_there' ({file}, line 1: import nothing_there)"),
+    "a name": (
+        "def helper():\n    return undefined + 1\n\nhelper()",
+        "NameError: name 'undefined' is not defined ({file}, line 2: return undefined + 1)",
+    ),
+    "an option": (
+        "from flujo_client import UsageLimits\nlimits = UsageLimits(total_cost=3)",
+        "UsageLimits cannot be made: total_cost is no option of it (did you mean total_cost_usd_limit?) "
+        "({file}, line 2: limits = UsageLimits(total_cost=3))",
+    ),
+    "syntax": ("x = (1,", "SyntaxError: '(' was never closed ({file}, line 1: x = (1,)"),
+    "nothing said": ("raise RuntimeError", "RuntimeError ({file}, line 1: raise RuntimeError)"),
+}
 
-    with pytest.raises(ConfigurationError, match="'needs_more' cannot be imported: No module named 'nothing_there'"):
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_module_that_cannot_be_imported_says_why_and_at_which_line_of_the_users(folder: Path, kind: str) -> None:
+    text, told = BROKEN[kind]
+    (folder / "needs_more.py").write_text(text)
+
+    with pytest.raises(ConfigurationError) as caught:
         import_pipelines("needs_more")
+
+    where = str(folder / "needs_more.py")
+    assert str(caught.value) == f"Module 'needs_more' cannot be imported: {told.format(file=where)}. Correct it there."
+
+
+@pytest.mark.parametrize("name", ["no_such_module", "no_such.module"])
+def test_a_module_that_there_is_not_is_a_name_to_correct(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"No module named '.*'\. Correct its name"):
+        import_pipelines(name)

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import ValidationError
 from pydantic_ai import Agent, ModelHTTPError
 from pydantic_ai.models.function import FunctionModel
 
@@ -31,6 +30,7 @@ from flujo_client.metering.model_agents import MeteredModel
 from flujo_client.metering.refusals import read_retry_after
 from flujo_client.metering.transport import MeteredTransport
 from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.named import now_utc
 from flujo_client.protocol.replies import Claim, Delayed, Reserved
@@ -245,7 +245,7 @@ def test_how_providers_say_when_to_come_again(headers: dict[str, str], seconds: 
     ],
 )
 def test_what_cannot_be_an_account(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ConfigurationError, match=told):
         Account(**{"name": "a", "limits": TOKENS_100, **fields})
 
 

@@ -19,6 +19,7 @@ from flujo_client import (
     StepResult,
     UsageLimits,
 )
+from flujo_client.protocol.errors import ConfigurationError
 
 
 class Notes(PipelineContext):
@@ -291,5 +292,5 @@ class TestConcurrency:
     ],
 )
 def test_what_cannot_be_is_refused_when_composed(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         Step.parallel("par", **options)

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from flujo_client.protocol.errors import QuotaExceededError
+from flujo_client.protocol.errors import ConfigurationError, QuotaExceededError
 from flujo_client.protocol.quota import (
     Quota,
     UsageEstimate,
@@ -156,12 +156,12 @@ def test_limits_become_integers_and_unlimited_is_absent() -> None:
 
 @pytest.mark.parametrize("meters", [{"two words": 1}, {"a=b": 1}, {"": 1}, {"pages": -1}, {"pages": 2**53}])
 def test_a_meter_that_cannot_be_counted_is_refused(meters: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="meters"):
+    with pytest.raises(ConfigurationError, match="meters"):
         UsageLimits(meters=meters)
 
 
 def test_a_cap_too_large_to_count_is_refused() -> None:
-    with pytest.raises(ValueError, match="less than or equal"):
+    with pytest.raises(ConfigurationError, match="less than or equal"):
         UsageLimits(total_cost_usd_limit=1e10)
 
 

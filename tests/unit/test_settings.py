@@ -15,10 +15,25 @@ from flujo_client.protocol.settings import Settings
 
 def test_settings_report_every_fault_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        Settings.from_env({"FLUJO_URK": "x", "FLUJO_RETENTION_S": "soon", "FLUJO_STRICT_HOOKS": "1", "PATH": "/"})
+        Settings.from_env(
+            {
+                "FLUJO_URK": "x",
+                "FLUJO_NAMESPCE": "x",
+                "FLUJO_RETENTION_S": "soon",
+                "FLUJO_STRICT_HOOKS": "1",
+                "PATH": "/",
+            }
+        )
 
-    assert "FLUJO_URK is not a setting" in str(caught.value)
-    assert "FLUJO_RETENTION_S" in str(caught.value)
+    assert str(caught.value) == (
+        "FLUJO_URK is not a setting (did you mean FLUJO_URL?); FLUJO_NAMESPCE is not a setting (did you mean FLUJO_NAMESPACE?); "
+        "FLUJO_RETENTION_S: Input should be a valid integer, unable to "
+        "parse string as an integer, not 'soon'. Correct or unset it; README.md lists the settings."
+    )
+    with pytest.raises(SettingsError, match=r"^FLUJO_XYZZY is not a setting\. "):
+        Settings.from_env({"FLUJO_XYZZY": "x"})
+    with pytest.raises(SettingsError, match="url: it must begin with redis://"):
+        Settings(url="http://x")
     with pytest.raises(SettingsError, match="FLUJO_URL is not set"):
         _ = Settings().broker
     assert Settings(url="redis://x", broker_url="amqp://y").broker_kind == "amqp"

@@ -126,10 +126,13 @@ async def test_a_live_input_is_not_held_against_a_schema(scripts: Scripts) -> No
     [
         ({"run_id": "no blanks"}, ValueError),
         ({"run_id": ""}, ValueError),
+        ({"deadline_s": -1.0}, ValueError),
+        ({"deadline_s": 0.0}, ValueError),
+        ({"deadline_s": float("inf")}, ValueError),
         ({"value": object()}, PayloadError),
         ({"value": "x" * 1001}, PayloadError),
     ],
-    ids=["bad id", "no id", "no JSON", "too large"],
+    ids=["bad id", "no id", "past deadline", "no time", "no deadline", "no JSON", "too large"],
 )
 async def test_what_cannot_be_stored_is_refused_before_anything_is(
     scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace, given: dict[str, Any], error: type[Exception]
