@@ -11,7 +11,7 @@ from opentelemetry import trace
 from flujo_client.account_book import AccountBook
 from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.dump import RunDump, RunDumps
-from flujo_client.archive.opening import close_backend, open_backend
+from flujo_client.archive.opening import close_backend, find_backend
 from flujo_client.archiver import RunArchiver, archived_result
 from flujo_client.background import BackgroundDesk, BackgroundTask, kept_tasks
 from flujo_client.events import RunReader, raise_for
@@ -209,7 +209,9 @@ class AsyncFlujoClient:
     async def _kept_state(self, run_id: str) -> WorkflowState | None:
         if self.settings.state_uri is None:
             return None
-        backend = open_backend(self.settings.state_uri)
+        backend = find_backend(self.settings.state_uri)
+        if backend is None:
+            return None
         try:
             state = await backend.load_state(run_id)
         finally:

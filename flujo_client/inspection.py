@@ -35,6 +35,7 @@ class NodeRow:
         latency_ms: Of the last attempt that ended; of a composite, of all of them one after the other.
         declined: What the worker lacked that gave the attempt back.
         waits_for: The named account, and its meter, that keeps the attempt from starting.
+        fallback: The step that it fell back on, if it did; `original_error` is why.
         question: What it asks, while it waits for an answer; its path is the token.
     """
 
@@ -51,6 +52,8 @@ class NodeRow:
     started_ms: int | None = None
     question: str | None = None
     waits_for: str | None = None
+    fallback: str | None = None
+    original_error: str | None = None
     children: tuple[NodeRow, ...] = ()
 
     def leaves(self) -> Iterator[NodeRow]:
@@ -327,6 +330,8 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
         started_ms=_started_ms(path, state, attempts),
         question=state.pause.message if state.pause is not None and state.status is NodeStatus.PAUSED else None,
         waits_for=waits_for,
+        fallback=graph.step(path).name if state.fallback else None,
+        original_error=(state.original_error or {}).get("message"),
         children=children,
     )
 

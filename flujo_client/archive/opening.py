@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.protocol.errors import ConfigurationError, SettingsError
 
-__all__ = ["close_backend", "open_backend", "sql_backend"]
+__all__ = ["close_backend", "find_backend", "open_backend", "sql_backend"]
 
 
 def open_backend(uri: str) -> StateBackend:
@@ -35,6 +36,19 @@ def open_backend(uri: str) -> StateBackend:
         f"FLUJO_STATE_URI '{scheme}://…' names no state backend.",
         suggestion="Use sqlite:///file.db, postgresql://…, file:///folder or memory://.",
     )
+
+
+def find_backend(uri: str) -> StateBackend | None:
+    """The backend of a URI, to read what it keeps; None where nobody has kept anything yet: a look makes no file and no folder.
+
+    Raises:
+        SettingsError, ConfigurationError: As `open_backend`.
+    """
+    scheme, _, rest = uri.partition("://")
+    path = rest[1:] if scheme == "sqlite" else rest
+    if scheme in ("sqlite", "file") and path and not Path(path).exists():
+        return None
+    return open_backend(uri)
 
 
 async def close_backend(backend: StateBackend) -> None:

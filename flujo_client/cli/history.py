@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from flujo_client.archive.backend import Document, StateBackend
-from flujo_client.archive.opening import close_backend, open_backend
+from flujo_client.archive.opening import close_backend, find_backend
 from flujo_client.cli.output import JsonOption, console, execute, print_json, print_text
 from flujo_client.cli.trace import draw_trace
 from flujo_client.cli.tree import format_amount
@@ -104,7 +104,12 @@ def _asked(ask: Callable[[StateBackend], Awaitable[T]], as_json: bool) -> T:
                 "FLUJO_STATE_URI is not set: no backend keeps finished runs.",
                 suggestion="Set it for `flujo manager` and here, such as sqlite:////var/lib/flujo/runs.db.",
             )
-        backend = open_backend(uri)
+        backend = find_backend(uri)
+        if backend is None:
+            raise ConfigurationError(
+                f"FLUJO_STATE_URI names {uri.partition('://')[2]}, which there is not: no run was kept there yet.",
+                suggestion="Correct it, or set it for `flujo manager` as well, which keeps the runs that have ended.",
+            )
         try:
             return await ask(backend)
         except NotImplementedError as error:

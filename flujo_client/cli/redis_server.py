@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from typing import Self
 
 from flujo_client.protocol.errors import ConfigurationError
 
-__all__ = ["RedisServer", "find_redis_server", "free_port"]
+__all__ = ["RedisServer", "find_redis_server", "free_port", "kept_port"]
 
 _START_TIMEOUT_S = 15.0
 
@@ -41,6 +42,19 @@ def find_wheel_redis_server() -> Path | None:
         return None
     server = Path(spec.origin).parent / "bin" / "redis-server"
     return server if server.is_file() else None
+
+
+def kept_port(port: int | None) -> int:
+    """A port of 127.0.0.1 that was used before, if nobody listens on it now; else a free one."""
+    if port is None:
+        return free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended keep nobody off
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return free_port()
+    return port
 
 
 def free_port() -> int:
@@ -87,12 +101,29 @@ class RedisServer:
         }
         return [str(self.executable), *(word for pair in fixed.items() for word in pair), *self._options]
 
+    def refuse_newer_data(self) -> None:
+        """Refuse a folder whose data this server would not see: since Redis 7 they lie in a folder of their own.
+
+        Raises:
+            ConfigurationError: They were written by another server than this one; says which this is.
+        """
+        if not (self.folder / "appendonlydir").exists():
+            return
+        told = subprocess.run([str(self.executable), "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"v=((\d+)\.\S+)", told)
+        if found is not None and int(found[2]) < 7:
+            raise ConfigurationError(
+                f"{self.folder} has data of Redis 7 or newer, and {self.executable} is version {found[1]}, which would start empty.",
+                suggestion="Put the redis-server that wrote them on PATH again, or give another --data-dir.",
+            )
+
     def start(self) -> Self:
         """Start it and wait until it answers.
 
         Raises:
-            ConfigurationError: It ended at once, or does not answer.
+            ConfigurationError: It ended at once, or does not answer; or as `refuse_newer_data`.
         """
+        self.refuse_newer_data()
         self.folder.mkdir(parents=True, exist_ok=True)
         log = (self.folder / "redis.log").open("ab")
         self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)

@@ -20,6 +20,7 @@ from flujo_client.client import AsyncFlujoClient, AsyncRun
 from flujo_client.inspection import RunSnapshot
 from flujo_client.protocol.quota import METER_NAME, UsageLimits, amount_words
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
+from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.tracing import configure_sdk
 from flujo_client.runner import Flujo
 
@@ -89,6 +90,7 @@ def run(
 def submit(
     pipeline: str = typer.Argument(help="Name, as workers published it."),
     value: str = _Input,
+    version: str = typer.Option(LATEST, "--version", help="Of the pipeline; default: what was published last."),
     run_id: str | None = _RunId,
     budget_usd: float | None = _BudgetUsd,
     budget_tokens: int | None = _BudgetTokens,
@@ -110,6 +112,7 @@ def submit(
                 pipeline,
                 parse_input(value),
                 run_id=run_id,
+                version=version,
                 usage_limits=limits,
                 deadline_s=deadline_s,
                 accounts=accounts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from flujo_client.cli.redis_server import RedisServer, find_redis_server, free_port
+from flujo_client.cli.redis_server import RedisServer, kept_port
 from flujo_client.cli.supervisor import Child, Supervisor
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.protocol.errors import ConfigurationError
@@ -22,6 +23,9 @@ __all__ = ["Stack"]
 
 _READY_TIMEOUT_S = 45.0
 _MOST_STARTS = 3
+
+#: Where a folder keeps its ports, so that what was told clients holds after the next start.
+_PORTS = "ports.json"
 
 
 class Stack:
@@ -33,7 +37,7 @@ class Stack:
         pipelines: Modules that the workers serve.
         workers: How many worker processes.
         concurrency: Steps at once in each; None for the default.
-        redis_port, flower_port: Free ones by default.
+        redis_port, flower_port: Default: those that the folder had before, if they are free; else free ones.
         flower: Whether to start Flower, if it is installed.
         environment: More variables for the children.
     """
@@ -52,7 +56,9 @@ class Stack:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._folder = folder
-        self._redis = RedisServer(folder / "redis", port=redis_port)  # for its command line; the supervisor runs it
+        kept = _kept_ports(folder)
+        port = redis_port or kept_port(kept.get("redis"))
+        self._redis = RedisServer(folder / "redis", port=port)  # for its command line; the supervisor runs it
         self.settings = settings.model_copy(
             update={"url": self._redis.url, "pipelines": pipelines, "health_port": None}
         )
@@ -63,7 +69,7 @@ class Stack:
         self._concurrency = concurrency
         self.flower_url: str | None = None
         if flower and find_spec("flower") is not None:
-            self.flower_url = f"http://127.0.0.1:{flower_port or free_port()}"
+            self.flower_url = f"http://127.0.0.1:{flower_port or kept_port(kept.get('flower'))}"
         self.supervisor = Supervisor(folder / "logs")
         self._lock: TextIO | None = None
 
@@ -81,9 +87,10 @@ class Stack:
         """Start everything and wait until runs can be submitted.
 
         Raises:
-            ConfigurationError: Another stack uses the folder; it did not come up in time, or a process ends again and again; names the logs.
+            ConfigurationError: Another stack uses the folder; another redis-server wrote its data; it did not come up in time, or a
+                process ends again and again; names the logs.
         """
-        find_redis_server()
+        self._redis.refuse_newer_data()
         (self._folder / "redis").mkdir(parents=True, exist_ok=True)
         self._take_folder()
         self._start("redis", self._redis.command())
@@ -111,6 +118,8 @@ class Stack:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()}, FLUJO_URL={self.url}")
         self._lock.flush()
+        flower = {} if self.flower_url is None else {"flower": int(self.flower_url.rpartition(":")[2])}
+        (self._folder / _PORTS).write_text(json.dumps({"redis": self._redis.port, **flower}))
 
     def _start(self, name: str, command: list[str]) -> None:
         self.supervisor.start(Child(name, command, self._environment))
@@ -162,3 +171,12 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+def _kept_ports(folder: Path) -> dict[str, int]:
+    """The ports that a folder had when it was used last."""
+    try:
+        found: dict[str, int] = json.loads((folder / _PORTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found

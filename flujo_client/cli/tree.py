@@ -112,16 +112,24 @@ def node_line(node: NodeRow, run: RunSnapshot) -> Text:
     if node.cost_nanousd:
         facts.append(format_amount(COST, node.cost_nanousd))
     line = Text.assemble((f"{sign} ", style), node.name, ("  " + ", ".join(facts) if facts else "", "dim"))
+    for words, style in _asides(node, state):
+        line.append(f"  {words}", style)
+    return line
+
+
+def _asides(node: NodeRow, state: str) -> Iterator[tuple[str, str]]:
+    """What a node waits for, asks, was saved by, or failed of; with its style."""
     if node.declined and state == "queued":
-        line.append(f"  waiting: no worker has {node.declined}", "yellow")
+        yield f"waiting: no worker has {node.declined}", "yellow"
     if node.waits_for and state == "blocked":
         account, _, meter = node.waits_for.partition(" ")
-        line.append(f"  waiting for account {account} {format_meter(meter)}", "yellow")
+        yield f"waiting for account {account} {format_meter(meter)}", "yellow"
     if node.question is not None and state == "paused":
-        line.append(f"  {' '.join(node.question.split())}  (--token {node.path})", "magenta")
+        yield f"{' '.join(node.question.split())}  (--token {node.path})", "magenta"
+    if node.fallback is not None and node.status is not NodeStatus.FAILED:
+        yield f"fell back on {node.fallback}: {' '.join((node.original_error or '').split())}", "yellow"
     if node.error and node.status is NodeStatus.FAILED:
-        line.append(f"  {node.error}", "red")
-    return line
+        yield node.error, "red"
 
 
 def changed_lines(run: RunSnapshot, said: dict[str, tuple[str, int]]) -> Iterator[Text]:

@@ -26,7 +26,9 @@ def up(
     modules: list[str] = typer.Argument(help="Modules with pipelines."),
     workers: int = typer.Option(2, "--workers", min=1),
     concurrency: int | None = typer.Option(None, "--concurrency", help="Steps at once in each worker; default: 100."),
-    port: int | None = typer.Option(None, "--port", help="Of Redis; a free one by default."),
+    port: int | None = typer.Option(
+        None, "--port", help="Of Redis; default: that of the folder before, or a free one."
+    ),
     flower_port: int | None = typer.Option(None, "--flower-port"),
     flower: bool = typer.Option(True, "--flower/--no-flower"),
     data_dir: Path = typer.Option(Path("flujo-data"), "--data-dir", help="Runs survive in it."),

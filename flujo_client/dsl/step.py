@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -204,6 +205,21 @@ class Step(Factories, Definition, Told, Generic[In, Out]):
         """Add a plugin of priority 0, and return the step itself."""
         self.plugins.append((plugin, 0))
         return self
+
+    def named(self, name: str) -> Self:
+        """The same step under another name, for a second place in a pipeline; the step itself stays as it is.
+
+        Raises:
+            ConfigurationError: That names no step.
+        """
+        try:
+            self._name_fits(name)
+        except ValueError as error:
+            raise ConfigurationError(f"{error}.") from error
+        own = {field: copy(value) for field, value in self if isinstance(value, list | dict)}
+        made = self.model_copy(update={**own, "name": name})
+        made.__dict__ = {field: value for field, value in vars(made).items() if field in type(self).model_fields}
+        return made
 
     def use_input(self, key: str) -> Pipeline:
         """The step on one entry of a dict: an adapter `select_<key>` before it. A missing entry is a `KeyError`."""

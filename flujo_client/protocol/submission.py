@@ -65,7 +65,6 @@ async def submit_run(
         StateUnavailableError: Redis does not answer; repeat with the same id.
     """
     _check_run_id(run_id)
-    deadline_ms = _deadline_ms(deadline_s)
     payload = codec.encode(value)
     text = codec.json(payload)
     if text is not None and spec.input_schema:
@@ -80,7 +79,7 @@ async def submit_run(
         "context_payload": b"" if context is None else codec.encode(context),
         "limits": amounts,
         "metadata": b"" if context is None else b"1",
-        "deadline_ms": deadline_ms,
+        "deadline_ms": _deadline_ms(deadline_s),
         "accounts": accounts,
         "step_accounts": () if text is None else _accounts_of(spec),  # in process nobody else can have defined them
     }

@@ -204,6 +204,24 @@ async def test_a_failed_run_says_why_wherever_it_is_looked_at(
     assert all(reason in text for text in plain)
 
 
+async def test_show_says_which_step_a_fallback_saved(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await published(fleet, client, "backed")
+    run_id = fresh()
+    await document(fleet, "submit", "backed", "1", "--run-id", run_id, "--wait")
+
+    shown, plain = await document(fleet, "show", run_id), (await flujo(fleet, "show", run_id)).stdout
+
+    assert shown["nodes"][0]["fallback"] == "plan_b"
+    assert "fell back on plan_b: Agent execution failed with " in plain
+
+
+async def test_a_version_that_nobody_has_published_is_named(fleet: Fleet) -> None:
+    wrong = await document(fleet, "submit", "chain", "1", "--version", "9.9", code=1)
+
+    assert wrong["error"]["type"] == "UnknownPipelineError"
+    assert "9.9" in wrong["error"]["message"]
+
+
 async def test_watch_follows_a_run_to_its_end(fleet: Fleet, client: AsyncFlujoClient) -> None:
     run_id = fresh()
     await client.submit("holding", run_id, run_id=run_id)

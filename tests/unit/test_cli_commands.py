@@ -345,3 +345,17 @@ def test_a_url_that_is_none_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -
     assert result.exit_code == 1
     assert last_document(result)["error"]["type"] == "SettingsError"
     assert "FLUJO_URL: it must begin with redis://" in result.stderr
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{folder}/kept/runs.db", "file:///{folder}/kept"])
+@pytest.mark.parametrize("command", [("history",), ("history", "r"), ("costs",)])
+def test_a_look_at_a_backend_that_there_is_not_says_so_and_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("FLUJO_STATE_URI", uri.format(folder=tmp_path))
+
+    result = flujo(*command)
+
+    assert result.exit_code == 1
+    assert "which there is not: no run was kept there yet" in result.stderr
+    assert not (tmp_path / "kept").exists()

@@ -241,3 +241,10 @@ def test_money_is_cost_in_dollars_wherever_it_stands() -> None:
     assert lines[1].split()[:3] == ["root", "cost", "$0.005"]
     assert lines[2] == "◌ 1.0.0 ask  waits for $0.0025; account root could get $0.000001"
     assert waiting.plain == "◌ fetch  blocked  waiting for account team cost"
+
+
+def test_a_step_that_a_fallback_saved_says_so() -> None:
+    saved = replace(NODE, status=NodeStatus.SUCCEEDED, attempts=3, fallback="spare", original_error="no\nluck")
+
+    assert node_line(saved, snapshot()).plain == "✓ fetch  3 attempts  fell back on spare: no luck"
+    assert "fell back" not in node_line(replace(saved, status=NodeStatus.FAILED, error="both"), snapshot()).plain

@@ -13,6 +13,7 @@ from flujo_client import Flujo, Pipeline, PipelineContext, PipelineResult, RunSt
 from flujo_client.driver import reader_of
 from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.errors import (
+    ConfigurationError,
     HitlPolicyError,
     PausedException,
     ResumeError,
@@ -336,5 +337,5 @@ async def test_when_nobody_answers_in_time_the_default_is_taken_and_reminders_co
 
 
 def test_a_default_answer_must_fit() -> None:
-    with pytest.raises(PydanticValidationError):
+    with pytest.raises(ConfigurationError, match="not 'maybe'"):
         Step.human_in_the_loop("ask", input_schema=Verdict, on_expiry="answer", default_answer="maybe")

@@ -99,3 +99,14 @@ def test_a_step_falls_back_on_a_step() -> None:
 )
 def test_a_name_that_is_not_known_is_told_what_was_meant(name: str, known: list[str], told: str) -> None:
     assert meant(name, known) == told
+
+
+def test_one_function_stands_in_a_pipeline_under_two_names() -> None:
+    again = echo.named("again")
+
+    result = Flujo(echo >> again).run("x")
+
+    assert [(part.name, part.output) for part in result.step_history] == [("echo", "x"), ("again", "x")]
+    assert (again.to_leaf().function, again.meta is echo.meta) == (echo.to_leaf().function, False)
+    with pytest.raises(ConfigurationError, match="'a b' names no step: use up to 120 letters"):
+        echo.named("a b")
