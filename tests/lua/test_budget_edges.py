@@ -6,16 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+import redis
 
 from flujo_client.audit import Auditor
 from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.connection import connect
 from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.replies import Claim, Committed, Refusal, Reserved
+from flujo_client.protocol.replies import Claim, Committed, Dispatch, Refusal, Reserved
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
-from tests.lua.runs import a_dispatch, commit_claim, new_claim, started_run
+from tests.lua.runs import a_dispatch, account_of, advance_run, commit_claim, load_run, new_claim, started_run
 from tests.lua.test_waiting import end_branch, split_run
 
 
@@ -105,3 +106,44 @@ async def test_a_step_beside_a_split_in_the_background_has_what_the_branches_lef
     assert isinstance(await scripts.reserve(step, POOL), Reserved)
 
     assert await commit_claim(scripts, step, {"tokens": 1}) == Committed({"tokens": 1})  # nothing was reserved for it
+
+
+async def test_what_a_lost_call_had_reserved_stays_charged_and_the_next_attempt_needs_its_own(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await started_run(scripts, a_dispatch("0", estimate="tokens=60"), limits={"tokens": 100})
+    claim = new_claim()
+    assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    await scripts.register("incarnations", "w1", -1, 0)
+    await scripts.lose(claim, POOL, "died", {})
+    await scripts.register("incarnations", "w1", 60_000, 0)
+
+    await advance_run(scripts, await load_run(scripts), Dispatch("0", 2, "q", "m:f", "l"))
+    again = await scripts.reserve(new_claim(attempt=2), POOL)
+
+    assert account_of(plain_redis, keyspace, "root")["unknown"] == 60
+    assert again == Refusal("root", "tokens", 60, 40)
+
+
+async def test_a_step_without_an_estimate_starts_whatever_is_left_and_is_settled_afterwards(scripts: Scripts) -> None:
+    await started_run(scripts, a_dispatch("0"), a_dispatch("1"), limits={"tokens": 10})
+    first, second = new_claim("0"), new_claim("1")
+
+    assert isinstance(await scripts.reserve(first, POOL), Reserved)
+    assert await commit_claim(scripts, first, {"tokens": 10}) == Committed({})
+    assert isinstance(await scripts.reserve(second, POOL), Reserved)  # although nothing is left
+    assert await commit_claim(scripts, second, {"tokens": 5}) == Committed({"tokens": 5})
+
+
+async def test_who_fails_before_it_reports_gives_back_its_reservation(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await started_run(scripts, a_dispatch("0", estimate="tokens=60"), limits={"tokens": 100})
+    claim = new_claim()
+    await scripts.reserve(claim, POOL)
+    assert account_of(plain_redis, keyspace, "root")["reserved"] == 60
+
+    await commit_claim(scripts, claim, {}, kind="failed")
+
+    root = account_of(plain_redis, keyspace, "root")
+    assert (root["reserved"], root["spent"], root["unknown"]) == (0, 0, 0)
