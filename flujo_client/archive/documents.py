@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import fcntl
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flujo_client.archive.backend import Document, StateBackend, same_state
+from flujo_client.archive.locking import lock_file
 from flujo_client.protocol.payloads import json_bytes
 
 __all__ = ["FileBackend", "InMemoryBackend"]
@@ -235,7 +235,7 @@ def _store(file: Path, document: Document) -> None:
 
 def _swap(file: Path, expected: Document, state: Document) -> bool:
     with (file.parent / ".swap").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or its process dies
+        lock_file(lock)
         document = _load(file)
         if not same_state(document.get("state"), expected):
             return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
+from flujo_client.archive.locking import try_lock_file
 from flujo_client.cli.redis_server import RedisServer, kept_port
 from flujo_client.cli.supervisor import Child, Supervisor
 from flujo_client.client import AsyncFlujoClient
@@ -105,16 +105,14 @@ class Stack:
     def _take_folder(self) -> None:
         """Keep the folder for this stack while its process lives: two on the same files would run everything twice."""
         self._lock = (self._folder / "lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock_file(self._lock):
             self._lock.seek(0)
             told = self._lock.read().strip()
             self._lock.close()
             raise ConfigurationError(
                 f"{self._folder} is in use by {told or 'another process'}.",
                 suggestion="Use that one, end it, or give another --data-dir.",
-            ) from error
+            )
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()}, FLUJO_URL={self.url}")
         self._lock.flush()

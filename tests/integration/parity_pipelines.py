@@ -89,6 +89,11 @@ async def dear(number: int, run: StepRun) -> int:
     return number
 
 
+async def nearly(number: int, *, run: StepRun) -> int:
+    run.usage.add(tokens=18)
+    return number
+
+
 @step(max_retries=1, expected_tokens=6)
 async def flaky(number: int, run: StepRun) -> int:
     if run.attempt == 1:
@@ -186,6 +191,9 @@ needy = Pipeline(
 )
 keeping = Pipeline([set_unknown, add_one, read], name="keeping")
 spending = Pipeline([inc, dear], name="spending")
+warned = Pipeline([Step.from_callable(nearly, name="nearly", expected_tokens=1), inc], name="warned")
+refused = Pipeline([inc, fail, inc], name="refused")
+doubting = Pipeline([inc, Step.human_in_the_loop("ask", "sure?"), inc], name="doubting")
 own_limit = Pipeline([dear.model_copy(update={"usage_limits": UsageLimits(total_tokens_limit=10)})], name="own_limit")
 refunded = Pipeline([flaky], name="refunded")
 heard = Pipeline([inc, Step.parallel("both", {"a": inc >> fail})], name="heard")

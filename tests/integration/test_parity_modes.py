@@ -305,6 +305,35 @@ class TestHooks:
         assert {word.split()[0] for word in typed} == {"pre_step", "post_step"}
         assert len({word.split()[1] for word in typed}) == 2
 
+    @pytest.mark.parametrize(
+        ("event", "pipeline", "committed"),
+        [
+            ("pre_run", made.flows, 0),
+            ("pre_step", made.flows, 0),
+            ("post_step", made.flows, 1),
+            ("on_step_failure", made.refused, 2),
+            ("on_pause_requested", made.doubting, 1),
+            ("on_limit", made.spending, 2),
+            ("on_limit_warning", made.warned, 1),
+        ],
+    )
+    async def test_an_abort_at_any_event_before_the_end_ends_the_run_as_aborted(
+        self, flujo: Open, event: str, pipeline: Pipeline, committed: int
+    ) -> None:
+        heard: list[str] = []
+
+        async def abort(payload: Any) -> None:
+            heard.append(payload.event_name)
+            if payload.event_name == event:
+                raise PipelineAbortSignal("enough")
+
+        result = await run(flujo(pipeline, usage_limits=UsageLimits(total_tokens_limit=20), hooks=[abort]))
+
+        assert (result.status, result.success, (result.error or {})["message"]) == (RunStatus.ABORTED, False, "enough")
+        assert result.final_pipeline_context.status == "aborted"
+        assert len(result.step_history) == committed
+        assert set(heard[heard.index(event) + 1 :]) == {"post_run"}  # hooks are called at least once
+
     async def test_an_abort_in_post_run_is_ignored(self, flujo: Open) -> None:
         async def abort(payload: PostRunPayload) -> None:
             raise PipelineAbortSignal("too late")
