@@ -81,15 +81,15 @@ def inspect_callable(agent: Any, step: str) -> Signature:
             suggestion="Its first parameter is the output of the step before.",
         )
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = _hints(call)
+    hints, ruled = _hints(call), _hints(call, include_extras=True)  # a rule of the user's is an annotation
     named = parameters.keys() - set(takes[:1])
     function = call if inspect.isroutine(call) or isinstance(call, functools.partial) else type(call).__call__
     return Signature(
         call=call,
         is_async=inspect.iscoroutinefunction(inspect.unwrap(function)) or stream is call,
         injects=frozenset(_INJECTABLE & named | (_OPEN_ENDED if open_ended else set())),
-        input_type=hints.get(takes[0], Any) if takes else Any,
-        output_type=_yielded(hints.get("return", Any)) if stream is call else _answered(hints.get("return", Any)),
+        input_type=ruled.get(takes[0], Any) if takes else Any,
+        output_type=_yielded(ruled.get("return", Any)) if stream is call else _answered(ruled.get("return", Any)),
         context_type=hints.get("context", Any),
         stream=stream,
         only_streams=stream is call,
@@ -212,10 +212,10 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _hints(call: Any) -> dict[str, Any]:
+def _hints(call: Any, *, include_extras: bool = False) -> dict[str, Any]:
     target = call if inspect.isroutine(call) else type(call).__call__
     try:
-        return typing.get_type_hints(target)
+        return typing.get_type_hints(target, include_extras=include_extras)
     except (NameError, TypeError):  # annotations that only the user's local scope knows
         return {}
 

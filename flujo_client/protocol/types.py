@@ -171,6 +171,10 @@ def describe_type(annotation: Any) -> str:
         return "Any"
     if isinstance(annotation, str):
         return annotation
+    if "Annotated[" in str(
+        annotation
+    ):  # what a rule is made of has no words, and an address that each process has its own of
+        annotation = typing.get_type_hints(types.SimpleNamespace(__annotations__={"one": annotation}))["one"]
     if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
         return annotation.__name__
     return str(annotation).replace("typing.", "")

@@ -39,12 +39,16 @@ def _block_id(example: CodeExample) -> str:
 
 
 @pytest.mark.parametrize("example", BLOCKS, ids=_block_id)
-def test_a_block_runs_and_prints_what_it_says(example: CodeExample, eval_example: EvalExample) -> None:
-    eval_example.set_config(line_length=120)
-    if "#>" in example.source:
-        eval_example.run_print_check(example)
-    else:
-        eval_example.run(example)
+def test_a_block_runs_and_prints_what_it_says(
+    example: CodeExample, eval_example: EvalExample, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a block prints stands in it as `# > ...`, below the print, if anything of it does."""
+    told = re.findall(r"^ *# > (.*)$", example.source, re.MULTILINE)
+
+    eval_example.run(example)
+
+    printed = capsys.readouterr().out.splitlines()
+    assert not told or printed == told
 
 
 def test_every_page_is_looked_at() -> None:

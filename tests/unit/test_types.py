@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from flujo_client import Step
+from flujo_client import Flujo, Step
 from flujo_client.protocol.errors import (
     PayloadError,
     TypeMismatchError,
@@ -226,3 +226,38 @@ def test_a_value_is_restored_as_declared_where_it_fits(
     annotation: Any, value: Any, text: bytes | None, expected: Any
 ) -> None:
     assert TypeValidator().restore(annotation, value, text) == expected
+
+
+def _not_shouting(text: str) -> str:
+    if text.isupper():
+        raise ValueError("do not shout")
+    return text
+
+
+Calm = Annotated[str, AfterValidator(_not_shouting)]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [(Calm, "str"), (list[Calm], "list[str]"), (dict[str, Calm], "dict[str, str]")],
+)
+def test_a_rule_stands_in_no_description_since_it_has_an_address(annotation: Any, words: str) -> None:
+    assert describe_type(annotation) == words
+
+
+@pytest.mark.parametrize("takes", [True, False], ids=["taken", "given"])
+def test_a_rule_in_an_annotation_is_kept_by_values(takes: bool) -> None:
+    async def reply(mood: str) -> str:
+        return mood.upper()
+
+    async def publish(text: Calm) -> str:
+        return text
+
+    async def ruled(mood: str) -> Calm:
+        return mood.upper()
+
+    first, then = (reply, publish) if takes else (ruled, reply)
+    flujo = Flujo(Step.from_callable(first) >> Step.from_callable(then))
+
+    with pytest.raises(TypeMismatchError, match="do not shout"):
+        flujo.run("angry")
