@@ -26,6 +26,9 @@ _DRY_MS: Final = 500
 #: How long a home remembers that a shard asked in vain, ms: some looks of those that go on asking.
 _VAIN_MS: Final = 2_500
 
+#: How long a shard from which something is recalled lets nobody in beyond its even share, ms: two looks of those who ask in vain.
+_RECALL_MS: Final = 1_000
+
 
 class SlabMover:
     """Moves slabs of named accounts. Any number of movers may do so at once, and each may die anywhere.
@@ -46,11 +49,13 @@ class SlabMover:
         """
         if self._keyspace.shards == 1 or (limits := await self._limits(name, shard)) is None:
             return
-        lenders = await self._move(name, shard, limits, {}, last=False)
+        lenders = await self._move(name, shard, limits, {}, 0, last=False)
         if lenders:
             share = even_share(limits, self._keyspace.shards)
-            await asyncio.gather(*(self._move(name, lender, limits, share, last=False) for lender in lenders))
-            await self._move(name, shard, limits, {}, last=True)
+            await asyncio.gather(
+                *(self._move(name, lender, limits, share, _RECALL_MS, last=False) for lender in lenders)
+            )
+            await self._move(name, shard, limits, {}, 0, last=True)
 
     async def gather_in(self, name: str) -> None:
         """Return what the shards have free, but for even shares of those on which somebody waits.
@@ -64,7 +69,7 @@ class SlabMover:
             limits = await self._limits(name, shard)
             if limits is not None:
                 share = even_share(limits, self._keyspace.shards)
-                await self._move(name, shard, limits, share, last=False)
+                await self._move(name, shard, limits, share, 0, last=False)
 
     async def _limits(self, name: str, shard: int) -> Amounts | None:
         """Of an account whose slabs move; None if it is not defined there."""
@@ -73,12 +78,20 @@ class SlabMover:
         return None if definition is None else parse_amounts(" ".join(definition.decode().split()[5:]))
 
     async def _move(
-        self, name: str, shard: int, limits: Mapping[str, int], share: Mapping[str, int], *, last: bool
+        self,
+        name: str,
+        shard: int,
+        limits: Mapping[str, int],
+        share: Mapping[str, int],
+        recall_ms: int,
+        *,
+        last: bool,
     ) -> tuple[int, ...]:
         """Make a transfer, after those that others have left under way.
 
         Args:
             share: What the shard may hold, as others ask in vain; empty if none do.
+            recall_ms: How long it lets nobody in beyond that.
             last: Who lends was asked already: what is not granted now is not to be had.
 
         Returns:
@@ -87,7 +100,7 @@ class SlabMover:
         shards, seen = self._keyspace.shards, 0
         kept = {} if share else kept_free(limits, shards)
         for _ in range(_MOST_TRANSFERS):
-            offer = await self._scripts.offer_slab(name, shard, seen, kept, share)
+            offer = await self._scripts.offer_slab(name, shard, seen, kept, share, recall_ms)
             if offer is None:
                 return ()
             loan = await self._lend(name, shard, limits, offer)

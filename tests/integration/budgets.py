@@ -71,6 +71,15 @@ async def one(value: int, run: StepRun) -> int:
     return value
 
 
+@step(expected_tokens=50, estimate_quantile=0.95, max_retries=0)
+async def frugal(value: int, run: StepRun) -> int:
+    """Expects far more than it ever uses."""
+    run.usage.add(tokens=10)
+    return value
+
+
+learning = Pipeline([Step.parallel("learning", {"a": frugal, "b": frugal})], name="learning")
+
 by_weights = Step.parallel("weighted", {"a": seventy, "b": thirty}, split={"b": 3, "a": 7})
 weighted = Pipeline([by_weights], name="weighted")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any, cast
 
@@ -111,6 +112,29 @@ async def test_who_waited_holds_no_worker_and_its_events_say_so(fleet: Fleet, cl
     assert len(blocked) >= 3  # shares are 16: nobody can pay before the last of six is stuck
     assert sorted(woken) == sorted({*blocked, *woken})
     assert len([event for event in events if event.kind is EventKind.SUCCEEDED]) == 6
+
+
+async def test_workers_learn_what_a_step_uses_and_managers_reserve_that(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    """Two branches expect 50 of 60 tokens, so that one waits; once it is known that they use 10 none does."""
+    await fleet.published(client, "learning")
+    numbers = itertools.count()
+
+    async def waits() -> bool:
+        run = await client.submit(
+            "learning", 1, run_id=f"learning-{next(numbers)}", usage_limits=UsageLimits(total_tokens_limit=60)
+        )
+        assert (await run.result(timeout_s=60)).total_tokens == 20
+        return EventKind.BLOCKED in [event.kind async for event in run.events()]
+
+    async def nobody_waits() -> bool:
+        return not await waits()
+
+    assert await waits()
+    unlimited = [await client.submit("learning", 1, run_id=f"teaching-{number}") for number in range(10)]
+    for run in unlimited:
+        await run.result(timeout_s=60)
+
+    await fleet.until(nobody_waits, "what was learned is reserved")
 
 
 async def test_show_draws_the_tree_of_accounts_with_what_is_blocked(fleet: Fleet, client: AsyncFlujoClient) -> None:

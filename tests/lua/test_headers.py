@@ -156,7 +156,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "keep_spec": lambda s: s.keep_spec("r", "h", b""),
     "retire_specs": lambda s: s.retire_specs(0, 1),
     "lose": lambda s: s.lose(CLAIM, "pool", "died", {}),
-    "offer_slab": lambda s: s.offer_slab("a", 0, 0, {}, {}),
+    "offer_slab": lambda s: s.offer_slab("a", 0, 0, {}, {}, 0),
     "publish_spec": lambda s: s.publish_spec("p", "h", b""),
     "redispatch": lambda s: s.redispatch("r 0 1 q", 1, 1),
     "refuse_run": lambda s: s.refuse_run("r", "p", b"", b"", "", 1),

@@ -236,6 +236,36 @@ async def test_a_shard_with_work_of_its_own_gives_what_is_above_an_even_share_to
     assert [await held(scripts, shard, "slots") for shard in range(2)] == [2, 2]
 
 
+async def test_who_asks_on_another_shard_goes_on_however_much_work_waits_on_the_first(
+    scripts: Scripts, mover: SlabMover
+) -> None:
+    """Nobody starves across shards: whoever ends on the busy one has another in its place, until the even share of the other."""
+    await AccountBook(scripts).define(Account(name="a", slots=2, when_exhausted="wait"))
+    busy, (alone,) = await start(scripts, 0, *[""] * 20), await start(scripts, 1, "")
+    waiting = {claim.path: claim for claim in busy}
+    running: list[Claim] = []
+
+    async def let_in() -> None:
+        for path in await go_on(scripts, mover, 0):
+            running.append(waiting.pop(path))
+            assert isinstance(await scripts.reserve(running[-1], POOL), Reserved)
+
+    for claim in busy:
+        await scripts.reserve(claim, POOL)
+    while len(running) < 2:
+        await let_in()
+    assert isinstance(await scripts.reserve(alone, POOL), Delayed)
+    ends = 0
+    while not await go_on(scripts, mover, 1):
+        await commit_claim(scripts, running.pop(0), {})
+        ends += 1
+        await let_in()
+
+    assert ends <= 2
+    assert len(waiting) >= 16
+    assert isinstance(await scripts.reserve(alone, POOL), Reserved)
+
+
 async def test_a_running_step_waits_in_place_for_what_another_shard_has_and_is_refused_when_none_has(
     scripts: Scripts, mover: SlabMover
 ) -> None:
@@ -348,8 +378,8 @@ async def test_scripts_that_move_nothing_change_nothing(
     transfer = int((await scripts.commands.execute("HGET", scripts.keyspace.shard("named", 0), "slab|a")).split()[0])
     before = _dump(plain_redis, scripts.keyspace)
 
-    assert await scripts.offer_slab("nobody", 0, 0, {}, {}) is None
-    assert await scripts.offer_slab("a", 0, 0, {"tokens": 50}, {}) is None
+    assert await scripts.offer_slab("nobody", 0, 0, {}, {}, 0) is None
+    assert await scripts.offer_slab("a", 0, 0, {"tokens": 50}, {}, 0) is None
     assert await scripts.lend_slab("a", 0, SlabOffer(transfer - 1, 0, {"tokens": 90}, {}, {}), {}, 1) == transfer
     assert await scripts.lend_slab("b", 0, SlabOffer(1, 86_400_000, {}, {}, {}), {}, 1) is None
     assert await scripts.lend_slab("nobody", 0, SlabOffer(1, 0, {}, {}, {}), {}, 1) is None

@@ -56,7 +56,7 @@ end
 -- An account as it is now; nil if nobody has defined it: it limits nothing.
 local function named_account(named, id)
   if named.accounts[id] ~= nil then return named.accounts[id] or nil end
-  local stored = redis.call('HMGET', named.key, 'def|' .. id, 'row|' .. id, 'closed|' .. id, 'slab|' .. id)
+  local stored = redis.call('HMGET', named.key, 'def|' .. id, 'row|' .. id, 'closed|' .. id, 'slab|' .. id, 'recall|' .. id)
   local def, row = words(stored[1] or ''), words(stored[2] or '')
   local account = {id = id, waits = def[1] == 'wait', kind = def[2], length = tonumber(def[3]), grain = tonumber(def[4]), meters = {}}
   account.limits = amounts(table.concat(def, ' ', 6))
@@ -67,7 +67,7 @@ local function named_account(named, id)
   if account.kind == 'calendar' and named.now >= account.ending then turn(named, account) end
   if account.kind == 'sliding' then slide(named, account) end
   if account.kind == 'total' and account.start == 0 then account.start = named.now end  -- one for ever, from its definition on
-  account.slab = slab_in(slab_read(stored[4] or nil), account)
+  account.slab, account.recall = slab_in(slab_read(stored[4] or nil), account), recall_of(stored[5], named.now)
   return account
 end
 

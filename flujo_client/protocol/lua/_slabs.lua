@@ -1,6 +1,7 @@
 --[[ slabs — what a shard may spend of a named account that several shards share; prepended at load before the named accounts. Fields of the
 named hash: "slab|<account>" of each shard = "<transfer> <open or moving> <dry until ms> <window> <meter>=<amount> ...": what it holds of the
-limits in the window that begins then (0 where windows do not turn); "want|<account>" = what a running step asked for in vain; at the
+limits in the window that begins then (0 where windows do not turn); "want|<account>" = what a running step asked for in vain; "recall|<account>" = "<until ms> <meter>=<amount> ...": until then it lets nobody in
+beyond that, as others ask in vain; at the
 account's home "lent|<account> <shard>" = "<transfer> <window> <in vain until ms> <since ms>;<lent>;<granted by this transfer>". Always: what a
 shard holds is at most what its home says it lent, and that is within the limits. Slots are held whatever the window. ]]
 local DRY_AGAIN_MS = 50  -- how long a call that waits in place gives a manager to fetch what it wants
@@ -33,10 +34,14 @@ local function slab_in(slab, account)
   return slab
 end
 
+-- What a shard may use while others ask in vain, although its slab is larger; nothing where nobody does.
+local function recall_of(text, now) return text and tonumber(words(text)[1]) > now and amounts(text) or {} end
+
 -- The most that may be in use of an account here: its limit, or the slab of it that this shard holds.
 local function most_here(account, meter)
   if not account.slab then return account.limits[meter] end
-  return math.min(account.limits[meter], account.slab.amounts[meter] or 0)
+  local most = math.min(account.limits[meter], account.slab.amounts[meter] or 0)
+  return math.min(most, account.recall[meter] or most)
 end
 
 -- Whether more cannot be had: no shard shares the account, or its home had nothing when it was asked last.

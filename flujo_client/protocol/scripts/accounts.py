@@ -54,7 +54,7 @@ class AccountScripts(ScriptCalls):
         return [text_of(member) for member in reply[1:]]
 
     async def offer_slab(
-        self, name: str, shard: int, seen: int, kept: Mapping[str, int], share: Mapping[str, int]
+        self, name: str, shard: int, seen: int, kept: Mapping[str, int], share: Mapping[str, int], recall_ms: int
     ) -> SlabOffer | None:
         """Begin a shard's transfer with the home of a named account, or go on with the one under way.
 
@@ -62,11 +62,12 @@ class AccountScripts(ScriptCalls):
             seen: The last transfer of the shard that the home is known to have seen.
             kept: What stays free on the shard if nobody waits there.
             share: What it may hold if others ask in vain; empty if none do.
+            recall_ms: How long it lets nobody in beyond that, on an account that waits.
 
         Returns:
             None if there is nothing to move.
         """
-        args = (name, seen, amounts_text(kept), amounts_text(share))
+        args = (name, seen, amounts_text(kept), amounts_text(share), recall_ms)
         reply = await self._call("offer_slab", self._named(shard), *args)
         if reply[0] == 0:
             return None
