@@ -1,4 +1,4 @@
-"""`TaskClient`: looks at the runs that a state backend keeps, and answers those that wait."""
+"""`TaskClient`: looks at the runs that a state backend keeps, and answers those that wait, of a fleet as well."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from flujo_client.archive.backend import StateBackend, WorkflowState
 from flujo_client.archive.opening import close_backend, open_backend
 from flujo_client.archiver import archived_result
+from flujo_client.client import AsyncFlujoClient
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.pipeline_registry import PipelineRegistry
-from flujo_client.protocol.errors import ConfigurationError, SettingsError, TaskNotFoundError
-from flujo_client.protocol.results import PipelineResult
+from flujo_client.protocol.errors import ConfigurationError, RunNotFoundError, SettingsError, TaskNotFoundError
+from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus
 from flujo_client.protocol.settings import Settings
 from flujo_client.runner import Flujo
 
@@ -80,13 +81,15 @@ class TaskClient:
 
     Args:
         backend: Owned by the caller; default: that of FLUJO_STATE_URI, which `close` lets go of.
+        settings: Default: those of the environment. With a `url` runs of that fleet are answered too, which wait in its Redis.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: There is no backend.
     """
 
-    def __init__(self, backend: StateBackend | None = None) -> None:
-        uri = Settings.from_env().state_uri
+    def __init__(self, backend: StateBackend | None = None, *, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings.from_env()
+        uri = self._settings.state_uri
         if backend is None and uri is None:
             raise SettingsError("FLUJO_STATE_URI is not set.", suggestion="Set it, or give TaskClient a backend.")
         self._own = None if backend is not None or uri is None else open_backend(uri)
@@ -114,7 +117,7 @@ class TaskClient:
         pipeline: Pipeline | None = None,
         registry: PipelineRegistry | None = None,
     ) -> PipelineResult:
-        """Answer a run that waits, and go on with it here until it ends or waits again.
+        """Answer a run that waits, and go on with it until it ends or waits again: here, or on the fleet that has it.
 
         Args:
             pipeline: What the run runs.
@@ -125,17 +128,41 @@ class TaskClient:
             ConfigurationError: The pipeline is not given, nor in the registry.
             ResumeError: The run does not wait.
         """
-        state = await self._state(run_id)
+        kept = await self._backend.load_state(run_id)
+        if kept is None:
+            paused, name, version = await self._of_the_fleet(run_id)
+        else:
+            state = WorkflowState.model_validate(kept)
+            paused, name, version = archived_result(state), state.pipeline_name, state.pipeline_version
         found = pipeline
         if found is None and registry is not None:
-            found = registry.get(state.pipeline_name, state.pipeline_version)
+            found = registry.get(name, version)
         if found is None:
             raise ConfigurationError(
-                f"Run {run_id} runs pipeline '{state.pipeline_name}' {state.pipeline_version}, which is not at hand.",
+                f"Run {run_id} runs pipeline '{name}' {version}, which is not at hand.",
                 suggestion="Give the pipeline, or a registry that has it.",
             )
-        async with Flujo(found, state_backend=self._backend) as flujo:
-            return await flujo.resume_async(archived_result(state), answer)
+        options: dict[str, Any] = {"settings": self._settings} if kept is None else {"state_backend": self._backend}
+        async with Flujo(found, **options) as flujo:
+            return await flujo.resume_async(paused, answer)
+
+    async def _of_the_fleet(self, run_id: str) -> tuple[PipelineResult, str, str]:
+        """A run that waits in the fleet's Redis, as a paused result; and the name and version of its pipeline."""
+        if self._settings.url is None:
+            raise _unknown(run_id)
+        async with AsyncFlujoClient(settings=self._settings) as client:
+            try:
+                record = await client.reader.record(run_id)
+            except RunNotFoundError as error:
+                raise _unknown(run_id) from error
+            spec = await client.specs.get(record["spec"], run_id)
+        status = RunStatus(record["status"])
+        context = PipelineContext(run_id=run_id, status=status.value)
+        return (
+            PipelineResult(run_id=run_id, status=status, final_pipeline_context=context),
+            spec.name,
+            spec.pipeline_version,
+        )
 
     async def get_system_state(self, key: str) -> SystemState | None:
         """A value of the application's own; None if there is none."""
@@ -150,9 +177,7 @@ class TaskClient:
     async def _state(self, run_id: str) -> WorkflowState:
         found = await self._backend.load_state(run_id)
         if found is None:
-            raise TaskNotFoundError(
-                f"No run {run_id} is kept.", suggestion="Check the id and the backend.", run_id=run_id
-            )
+            raise _unknown(run_id)
         return WorkflowState.model_validate(found)
 
     async def close(self) -> None:
@@ -165,3 +190,11 @@ class TaskClient:
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
+
+
+def _unknown(run_id: str) -> TaskNotFoundError:
+    return TaskNotFoundError(
+        f"No run {run_id} is kept.",
+        suggestion="Check the id, the backend, and FLUJO_URL for a run of a fleet.",
+        run_id=run_id,
+    )

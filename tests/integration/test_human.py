@@ -10,8 +10,16 @@ from collections.abc import Callable
 
 import pytest
 
-from flujo_client import AsyncFlujoClient, Flujo, PipelineResult, RunStatus, UsageLimits
-from flujo_client.protocol.errors import ResumeError, TypeMismatchError
+from flujo_client import (
+    AsyncFlujoClient,
+    Flujo,
+    InMemoryBackend,
+    PipelineResult,
+    RunStatus,
+    TaskClient,
+    UsageLimits,
+)
+from flujo_client.protocol.errors import ConfigurationError, ResumeError, TaskNotFoundError, TypeMismatchError
 from flujo_client.protocol.messages import EventKind
 from tests.integration.conftest import ROOT, Fleet
 from tests.integration.human import approval, talk
@@ -45,6 +53,24 @@ async def test_a_run_is_answered_by_another_client_and_bills_once(fleet: Fleet, 
     assert len(fleet.entries(run_id=run.run_id, kind="bill")) == 1
     with pytest.raises(ResumeError, match="is completed"):
         await run.resume(YES)
+
+
+async def test_a_run_of_a_fleet_is_answered_by_a_task_client(fleet: Fleet, client: AsyncFlujoClient) -> None:
+    await fleet.published(client, "approval")
+    run = await client.submit("approval", "cats")
+    await _paused(fleet, client, run.run_id)
+
+    async with TaskClient(InMemoryBackend(), settings=fleet.settings()) as tasks:
+        with pytest.raises(ConfigurationError, match="runs pipeline 'approval' latest, which is not at hand"):
+            await tasks.resume_task(run.run_id, YES)
+        result = await tasks.resume_task(run.run_id, YES, pipeline=approval)
+        with pytest.raises(ResumeError, match="not paused"):
+            await tasks.resume_task(run.run_id, YES, pipeline=approval)
+        with pytest.raises(TaskNotFoundError):
+            await tasks.resume_task("nobody", YES, pipeline=approval)
+
+    assert (result.status, result.output) == (RunStatus.COMPLETED, "ann: True, asked 1 times")
+    assert len(fleet.entries(run_id=run.run_id, kind="bill")) == 1
 
 
 async def test_a_step_that_raises_pauses_on_a_worker(fleet: Fleet, client: AsyncFlujoClient) -> None:
