@@ -113,12 +113,13 @@ def test_the_readmes_example_does_what_the_readme_says(first: Path, command: tup
 
 @pytest.mark.parametrize("page", ["README.md", "docs/budgets.md"])
 def test_guarantees_and_their_edges_name_tests_that_exist(page: str) -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / page).read_text())
+    named = re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)*)`", (ROOT / page).read_text())
 
     assert len(named) >= 5
-    for file, function in named:
+    for file, names in named:
         text = (ROOT / file).read_text()
-        assert not function or f"def {function}(" in text, f"{file}::{function}"
+        for name in names.split("::")[1:]:  # a class, perhaps, and a test of it
+            assert re.search(rf"^ *(?:async def|def|class) {name}\b", text, re.MULTILINE), f"{file}{names}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
