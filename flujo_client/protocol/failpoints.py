@@ -59,7 +59,8 @@ def failpoint(moment: str, effect: str) -> None:
 
     Args:
         moment: `before` or `after`.
-        effect: A script's name, `publish`, `message`, `body`, or what a plain write of the sweep is for.
+        effect: A script's name, `publish`, `message`, `body` (a step's function), `control` (a composite's), or what a plain write
+            of the sweep is for.
     """
     if _ARMED is not None:
         _ARMED.passed(f"{moment}:{effect}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flujo_client.protocol.context import ContextData
+from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.messages import TaskRecord
 from flujo_client.protocol.types import ControlDefinition
 from flujo_worker.policies.store import ControlStore
@@ -50,12 +51,15 @@ class ControlCall:
 
     async def call(self, role: str, *arguments: Any) -> Any:
         """Call the function of a role; a sync one in a thread, so that it blocks no step."""
+        failpoint("before", "control")
         function = self.functions[role].call
         if self.live or inspect.iscoroutinefunction(function):
             answer = function(*arguments)
         else:
             answer = await self.in_thread(function, *arguments)
-        return await answer if inspect.isawaitable(answer) else answer
+        answer = await answer if inspect.isawaitable(answer) else answer
+        failpoint("after", "control")
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tests.faults.brokers import BROKERS, Broker
 from tests.faults.workload import ANYWHERE, CPU, FAR, now_ms
 from tests.integration.conftest import Fleet
 
-PIPELINES = ",".join(f"tests.faults.{name}" for name in ("workload", "poison", "crowds", "stories"))
+PIPELINES = ",".join(f"tests.faults.{name}" for name in ("workload", "kinds", "poison", "crowds", "stories"))
 
 SITE = Path(__file__).parent / "site"
 

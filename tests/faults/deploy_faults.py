@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.faults.releases import RELEASE_VARIABLE, STEPS
-from tests.faults.rounds import LIMIT, Round
+from tests.faults.rounds import Round
+from tests.faults.workload import LIMIT
 
 __all__ = ["DEPLOY_FAULTS"]
 

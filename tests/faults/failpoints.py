@@ -6,81 +6,80 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from tests.faults.rounds import LIMIT, Round
-from tests.faults.workload import FAR, KINDS, now_ms
+from celery import Celery
 
-__all__ = ["PLACES", "die_at_a_place", "places", "round_of"]
+from flujo_client.protocol.queues import SUBMIT_QUEUE, broker_queue
+from flujo_client.protocol.results import RunStatus
+from tests.faults.deed_rounds import die_over_a_slab, do_a_deed
+from tests.faults.deeds import PERSON, define_account
+from tests.faults.kinds import ACCOUNT, MORE_KINDS
+from tests.faults.oracle import Given
+from tests.faults.rounds import Round
+from tests.faults.workload import FAR, KINDS, LIMIT, now_ms
 
+__all__ = ["EFFECTS", "SWEPT_KINDS", "die_at_a_place", "places", "round_of"]
 
-def _both(*effects: str) -> list[str]:
-    return [f"{moment}:{effect}" for effect in effects for moment in ("before", "after")]
+#: Pipelines that have, together, every kind of node.
+SWEPT_KINDS = (*KINDS, *MORE_KINDS)
 
+#: Kinds with functions of their own, that a worker calls in a control step.
+_CONTROLLED = ("lap", "choice", "hopping")
 
-#: The places that each role passes on the way of a run, and while it mends what others left.
-PLACES: dict[str, list[str]] = {
-    "worker": _both("publish_spec", "register", "renew", "message", "reserve", "body", "commit"),
-    "talker": _both("extend", "emit"),
-    "stranger": _both("decline"),
-    "manager": _both("register", "load_run", "advance", "publish", "finish", "sweep", "redispatch"),
-    "seer": _both("look_ahead"),
-    "loser": _both("note_messages", "note_empty", "look_later"),
-    "mender": _both("lose", "bury", "adopt", "forget_manager", "wake_owner", "bound_inbox"),
-    "late": _both("forget_deadline"),
-    "client": _both("create_run", "cancel"),
+_PLAIN = ("relay",)
+
+#: What each role does on the way of a run, and while it mends what others left: the effects before and after which it dies, and
+#: the pipelines with which.
+EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "worker": {
+        **dict.fromkeys(("publish_spec", "register", "renew"), _PLAIN),
+        **dict.fromkeys(("message", "reserve", "body", "commit"), SWEPT_KINDS),
+        "control": _CONTROLLED,
+        "stash": ("spread",),
+        **dict.fromkeys(("cache_look", "cache_store"), ("keeping",)),
+        **dict.fromkeys(("extend", "emit"), ("talk",)),
+        "learn": ("learning",),
+        "hold_back": ("drawing",),
+        "decline": _PLAIN,
+        "leave": ("clinging",),
+        "refuse_run": _PLAIN,
+    },
+    "manager": {
+        **dict.fromkeys(("register", "sweep", "retire_specs"), _PLAIN),
+        **dict.fromkeys(("load_run", "advance", "publish", "finish", "redispatch"), SWEPT_KINDS),
+        "ring": ("expiring",),
+        "call_waiters": ("drawing",),
+    },
+    # Nothing is decided ahead of branches that run at once.
+    "seer": {"look_ahead": ("relay", "lap", "choice")},
+    "loser": dict.fromkeys(("note_messages", "note_empty", "look_later"), _PLAIN),
+    "mender": dict.fromkeys(("lose", "bury", "adopt", "forget_manager", "wake_owner", "bound_inbox"), _PLAIN),
+    "late": {"forget_deadline": _PLAIN},
+    "mover": dict.fromkeys(("offer_slab", "lend_slab", "take_slab"), ("drawing",)),
+    "client": {
+        **dict.fromkeys(("create_run", "cancel", "restore"), _PLAIN),
+        "resume": ("asking",),
+        "revive": ("behind",),
+        "keep_spec": _PLAIN,
+    },
+    "operator": dict.fromkeys(("define_account", "drop_account", "hold_back"), ("drawing",)),
 }
 
-#: Scripts without a place in the sweep, and why.
-UNSWEPT = {
-    "cache_look": "a right to make a result that its lease ends, or nothing; a retry finds its own",
-    "cache_store": "a result that may be made again; the commit after it is swept",
-    "call_waiters": "what it calls stands in the journal as any dispatch does, and the next sweep calls the others",
-    "define_account": "one command of an operator; sent again it defines the same",
-    "drop_account": "one command of an operator; sent again it finds nothing",
-    "hold_back": "a provider's word, which its next answer says again",
-    "lend_slab": "a transfer between shards, which the next look goes on with; tests/lua/test_slabs.py dies at each place of it",
-    "offer_slab": "as lend_slab",
-    "take_slab": "as lend_slab",
-    "refuse_run": "the end of a submission that came to nothing; its message is given back until it is stored",
-    "ring": "one alarm, rung again by the next sweep if this one dies before it",
-    "keep_spec": "a spec without a run, which goes after an hour; the script after it is swept",
-    "retire_specs": "what nobody needs, found again by the next look",
-    "learn": "one example of many from which estimates are learned; one more or less changes little",
-    "leave": "the process is about to end by itself; the tests of shutdown end it",
-    "restore": "one command of somebody who forks a run; sent again it finds the new run",
-    "revive": "one command of an operator, stored once by whoever sends it again",
-    "stash": "items that lie unread until the commit after it, which is swept; a retry writes them again",
-    "resume": "one command of a client, stored once by whoever sends it again; the tests of pauses race it",
-}
-
-#: Places that only the start of a process passes: whatever the run.
-_AT_START = {*_both("publish_spec", "register")}
-
-SUBMIT = """
-import asyncio, sys
-from flujo_client import AsyncFlujoClient, UsageLimits
-
-async def main():
-    async with AsyncFlujoClient() as client:
-        limit = UsageLimits(total_tokens_limit=int(sys.argv[3]))
-        run = await client.submit(sys.argv[1], {}, run_id=sys.argv[2], usage_limits=limit)
-        await run.cancel()
-
-asyncio.run(main())
-"""
+#: Effects that a process has once, whatever the run.
+_ONCE = ("publish_spec", "register", "retire_specs", "leave", "refuse_run")
 
 
 def places() -> list[tuple[str, str, str]]:
-    """Every round of the sweep: role, place and kind. Nothing is decided ahead of branches that run at once."""
-    found = []
-    for role, names in PLACES.items():
-        for place in names:
-            any_kind = place in _AT_START or role not in ("worker", "manager", "seer")
-            kinds = KINDS[:1] if any_kind else KINDS
-            found += [(role, place, kind) for kind in kinds if (role, kind) != ("seer", "fork")]
-    return found
+    """Every round of the sweep: role, place and pipeline."""
+    return [
+        (role, f"{moment}:{effect}", kind)
+        for role, effects in EFFECTS.items()
+        for effect, kinds in effects.items()
+        for moment in ("before", "after")
+        for kind in kinds
+    ]
 
 
 def round_of(seed: int) -> tuple[str, str, str]:
@@ -90,22 +89,79 @@ def round_of(seed: int) -> tuple[str, str, str]:
 
 
 async def die_at_a_place(this: Round) -> None:
+    """A worker or a manager dies when it passes its place for a seeded time, so at any of a run's nodes."""
     role, place, kind = round_of(this.seed)
+    effect = place.partition(":")[2]
+    if role in ("worker", "manager") and effect not in _ONCE:
+        place = f"{place}#{this.chance.randrange(1, 5)}"
     this.how = f"{role} {place} {kind}"
-    roles = {"manager": _manager, "seer": _seer, "loser": _loser, "mender": _mender, "late": _late, "client": _client}
-    await roles.get(role, _worker)(this, place, {"talker": "talk"}.get(role, kind))
+    if "drawing" in kind and role in ("worker", "manager"):
+        await define_account(this.client, "", ACCOUNT)
+    await _ROLES[role](this, place, kind)
 
 
 async def _worker(this: Round, place: str, kind: str) -> None:
-    lacks_the_step = {"FLUJO_PIPELINES": "examples.digest"} if "decline" in place else {}
-    doomed = this.arena.worker(FAR, FLUJO_FAILPOINT=place, **lacks_the_step)
+    spoilt = {"FLUJO_PIPELINES": "examples.digest"} if "decline" in place else {}
+    if "leave" in place:
+        spoilt["FLUJO_SHUTDOWN_GRACE_S"] = "0.2"
+    doomed = this.arena.worker(FAR, FLUJO_FAILPOINT=place, **spoilt)
     this.excused.add(doomed.pid)
     await this.until(
         lambda: doomed.poll() is not None or " ready." in this.arena.fleet.log_of(doomed), "the worker takes messages"
     )
-    await _feed_until_dead(this, doomed, f"{kind}_{FAR}")
+    if "leave" in place:
+        await _cling(this, doomed)
+    elif "refuse_run" in place:
+        await _submit_in_vain(this, doomed)
+    else:
+        await _feed_until_dead(this, doomed, kind)
     this.deaths[doomed.pid] = now_ms()
     this.kills += 1
+
+
+async def _cling(this: Round, doomed: subprocess.Popen[bytes]) -> None:
+    """Told to end under a body that nothing stops."""
+
+    async def holds() -> bool:
+        if not this.entries(kind="started", pid=doomed.pid):
+            await _feed(this, "clinging")
+            await asyncio.sleep(0.1)
+        return bool(this.entries(kind="started", pid=doomed.pid))
+
+    await this.until(holds, "the worker has a step")
+    doomed.terminate()
+    await _until_dead(this, doomed)
+    for run_id in this.inputs:
+        this.arena.fleet.open_gate(run_id)
+
+
+async def _submit_in_vain(this: Round, doomed: subprocess.Popen[bytes]) -> None:
+    """By bare Celery, which on Redis is sent again if nobody answers: the refusal is stored, once."""
+    name, sent = broker_queue(this.arena.broker.namespace, SUBMIT_QUEUE), list[str]()
+
+    def send(task_id: str) -> None:
+        with Celery(broker=this.arena.broker.url) as app:
+            kwargs = {"pipeline": "nobody has it", "run_id": task_id}
+            app.send_task("flujo.submit", kwargs=kwargs, task_id=task_id, queue=name, ignore_result=True)
+
+    async def dead() -> bool:
+        if doomed.poll() is None:
+            sent.append(f"{this.name}-{len(sent)}")
+            await asyncio.to_thread(send, sent[-1])
+        await asyncio.sleep(0.1)
+        return doomed.poll() is not None
+
+    await this.until(dead, f"F4 a process comes by {this.how}")
+    for task_id in sent:
+        await asyncio.to_thread(send, task_id)
+
+    async def refused() -> bool:
+        return all([await this.client.client.exists(this.client.keyspace.run(task_id).run) for task_id in sent])
+
+    await this.until(refused, "every refusal is stored")
+    for task_id in sent:
+        if await this.client.run(task_id).status() is not RunStatus.FAILED:
+            this.violations.append(f"I1 {task_id} was refused, and has not failed")
 
 
 async def _manager(this: Round, place: str, kind: str) -> None:
@@ -121,8 +177,8 @@ async def _manager(this: Round, place: str, kind: str) -> None:
             await this.until(announced, "the manager is at work")
             doomed.terminate()
         elif "redispatch" in place:
-            await _lose_dispatches(this, f"{kind}_{FAR}")
-        await _feed_until_dead(this, doomed, f"{kind}_{FAR}")
+            await _lose_dispatches(this, kind)
+        await _feed_until_dead(this, doomed, kind)
     await this.arena.make_whole(this.client)
 
 
@@ -166,7 +222,7 @@ async def _loser(this: Round, place: str, kind: str) -> None:
     await _alone(this)
     with _doomed_manager(this, place) as doomed, _workers_stopped(this):
         for _ in range(10):
-            await _feed(this, f"{kind}_{FAR}")
+            await _feed(this, kind)
         await this.until(lambda: this.arena.broker.waiting(FAR), "messages wait for the stopped workers")
         if "note_messages" not in place:
             await this.lose_messages()
@@ -191,19 +247,6 @@ async def _until_it_dies(this: Round, place: str) -> None:
         await this.until(lambda: doomed.poll() is not None, f"the manager dies at {place}")
 
 
-async def _client(this: Round, place: str, kind: str) -> None:
-    """The caller submits again what it does not know the fate of."""
-    run_id = f"{this.name}-0"
-    this.inputs[run_id] = f"{kind}_{FAR}", {}
-    words = ["-c", SUBMIT, f"{kind}_{FAR}", run_id, str(LIMIT.total_tokens_limit)]
-    doomed = this.arena.fleet.start_process(*words, name="client", FLUJO_FAILPOINT=place)
-    await this.until(lambda: doomed.poll() is not None, f"the client dies at {place}")
-    this.submit_again = True
-    this.ends = ("completed", "cancelled")
-    if doomed.returncode != -9:
-        this.violations.append(f"F4 the client did not come by {place}")
-
-
 @contextmanager
 def _doomed_manager(this: Round, place: str) -> Iterator[subprocess.Popen[bytes]]:
     """One that does not die is no part of the next round: it would do what the manager of that round is to die at."""
@@ -222,11 +265,11 @@ async def _managers(this: Round) -> set[bytes]:
     return set(await this.client.client.zrange(this.client.keyspace.shard("managers"), 0, -1))
 
 
-async def _lose_dispatches(this: Round, pipeline: str) -> None:
+async def _lose_dispatches(this: Round, kind: str) -> None:
     """Lose messages for certain: while no worker runs they lie in their queue, but for those whose delivery was asked for."""
     with _workers_stopped(this):
         for _ in range(10):
-            await _feed(this, pipeline)
+            await _feed(this, kind)
         await this.until(lambda: this.arena.broker.waiting(FAR), "messages wait for the stopped workers")
         await this.lose_messages()
 
@@ -251,21 +294,54 @@ async def _alone(this: Round) -> None:
         await asyncio.to_thread(manager.wait)
 
 
-async def _feed_until_dead(this: Round, doomed: subprocess.Popen[bytes], pipeline: str) -> None:
-    """Submit runs until the process has come by its place."""
+async def _feed_until_dead(this: Round, doomed: subprocess.Popen[bytes], kind: str) -> None:
+    """Submit runs until the process has come by its place; then answer what is asked."""
 
     async def dead() -> bool:
         if doomed.poll() is None and len(this.inputs) < 40:
-            await _feed(this, pipeline)
+            await _feed(this, kind)
         await asyncio.sleep(0.1)
         return doomed.poll() is not None
 
     await this.until(dead, f"F4 a process comes by {this.how}")
-    if doomed.returncode != -9:
+    _check_end(this, doomed)
+    for run_id in list(this.inputs)[1::2] if kind == "asking" else ():
+        await _answer(this, run_id)
+
+
+async def _until_dead(this: Round, doomed: subprocess.Popen[bytes]) -> None:
+    await this.until(lambda: doomed.poll() is not None, f"F4 a process comes by {this.how}")
+    _check_end(this, doomed)
+
+
+def _check_end(this: Round, doomed: subprocess.Popen[bytes]) -> None:
+    if doomed.returncode != -signal.SIGKILL:
         this.violations.append(f"F4 {this.how}: it ended with {doomed.returncode}")
 
 
-async def _feed(this: Round, pipeline: str) -> None:
-    run_id = f"{this.name}-{len(this.inputs)}"
-    this.inputs[run_id] = pipeline, {"pace_ms": 1}
-    await this.client.submit(pipeline, {"pace_ms": 1}, run_id=run_id, usage_limits=LIMIT)
+async def _feed(this: Round, kind: str) -> None:
+    """Submit a run; every second question is answered at once, even before it is asked."""
+    number = len(this.inputs)
+    run_id, pipeline, value = f"{this.name}-{number}", f"{kind}_{FAR}", {"pace_ms": 1 + number % 3}
+    this.inputs[run_id] = pipeline, value
+    await this.client.submit(pipeline, value, run_id=run_id, usage_limits=LIMIT)
+    if kind == "asking" and number % 2 == 0:
+        await _answer(this, run_id)
+
+
+async def _answer(this: Round, run_id: str) -> None:
+    await this.client.run(run_id).resume({"by": PERSON}, token="1")
+    this.given.append(Given(run_id, PERSON, accepted=True))
+
+
+_ROLES: Mapping[str, Callable[[Round, str, str], Awaitable[None]]] = {
+    "worker": _worker,
+    "manager": _manager,
+    "seer": _seer,
+    "loser": _loser,
+    "mender": _mender,
+    "late": _late,
+    "mover": die_over_a_slab,
+    "client": do_a_deed,
+    "operator": do_a_deed,
+}

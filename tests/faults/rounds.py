@@ -15,7 +15,7 @@ from typing import Any
 
 import redis.asyncio as aioredis
 
-from flujo_client import AsyncFlujoClient, UsageLimits
+from flujo_client import AsyncFlujoClient
 from flujo_client.protocol.errors import FlujoError, ResultTimeoutError, StateUnavailableError
 from tests.faults.arena import Arena
 from tests.faults.ledger import Ledger
@@ -33,13 +33,10 @@ from tests.faults.oracle import (
     recoveries_ms,
     reserved_by_nobody,
 )
-from tests.faults.workload import ANYWHERE, CPU, FAR, KINDS, TOKENS_EXPECTED, now_ms
+from tests.faults.workload import ANYWHERE, CPU, FAR, KINDS, LIMIT, now_ms
 
 #: Within this time after a fault every run must have ended.
 END_TIMEOUT_S = 40.0
-
-#: What a run may spend: enough for every step to be lost twice.
-LIMIT = UsageLimits(total_tokens_limit=60 * TOKENS_EXPECTED)
 
 #: A step of the dead that does not run elsewhere within this time is not what is promised.
 SLOW_MS = 5_000

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flujo_client import Flujo, Pipeline, RunStatus
+from flujo_client.execution.kinds.table import KINDS
+from flujo_client.protocol import failpoints
+from flujo_client.protocol.failpoints import Failpoint
+from tests.faults import kinds, workload
 from tests.faults.arena import Arena
 from tests.faults.brokers import rabbitmq_answers
 from tests.faults.catalogue import FAULTS, ON_RABBITMQ
-from tests.faults.failpoints import PLACES, UNSWEPT, places
+from tests.faults.failpoints import EFFECTS, SWEPT_KINDS, places
 from tests.faults.rounds import play
 
 SCRIPTS = Path(str(files("flujo_client.protocol"))) / "lua"
@@ -64,30 +70,107 @@ async def test_every_invariant_holds_on_rabbitmq_under(name: str, rabbit_arena: 
     "place",
     [
         ("worker", "after:reserve", "fork"),
-        ("worker", "after:commit", "lap"),
+        ("worker", "after:control", "lap"),
         ("manager", "after:advance", "fork"),
         ("manager", "before:finish", "choice"),
         ("seer", "after:look_ahead", "relay"),
         ("mender", "after:lose", "relay"),
+        ("mover", "after:lend_slab", "drawing"),
         ("client", "after:create_run", "relay"),
+        ("client", "before:resume", "asking"),
     ],
     ids=" ".join,
 )
 async def test_every_invariant_holds_when_a_process_dies_at(place: tuple[str, str, str], arena: Arena) -> None:
-    """A sample: all places are `make faults F=F4 SEEDS=130`."""
+    """A sample: all places are `make faults F=F4 SEEDS=330`."""
     outcome = await play("F4", FAULTS["F4"][1], places().index(place), arena)
 
     assert outcome.violations == [], outcome.how
 
 
-def test_every_script_has_a_place_in_the_sweep_or_a_reason_to_have_none() -> None:
-    swept = {place.partition(":")[2] for names in PLACES.values() for place in names}
-    scripts = {file.stem for file in SCRIPTS.glob("[a-z]*.lua")}
+def test_every_place_in_the_code_is_in_the_sweep_and_every_place_of_the_sweep_in_the_code() -> None:
+    swept = {effect for effects in EFFECTS.values() for effect in effects}
 
-    assert scripts - swept == set(UNSWEPT)
-    assert swept - scripts == {"message", "publish", "body", *_plain_writes()}
+    assert set(_effects_in_the_code()) == swept
 
 
-def _plain_writes() -> set[str]:
-    """What the sweep names its plain writes."""
-    return set(re.findall(r'self\._write\("(\w+)"', (SCRIPTS.parents[1] / "execution" / "sweep.py").read_text()))
+def _effects_in_the_code() -> Iterator[str]:
+    """What calls of `failpoint` name, and what those functions are called with that hand a name on to it."""
+    yield from (file.stem for file in SCRIPTS.glob("[a-z]*.lua"))
+    for package in ("flujo_client", "flujo_worker"):
+        for file in Path(str(files(package))).rglob("*.py"):
+            yield from _named_in(ast.parse(file.read_text()))
+
+
+def _named_in(module: ast.Module) -> Iterator[str]:
+    handing_on = set()
+    for function in ast.walk(module):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for effect in (call.args[1] for call in _calls_of({"failpoint"}, function)):
+                if isinstance(effect, ast.Constant):
+                    yield str(effect.value)
+                else:
+                    handing_on.add(function.name)
+    for call in _calls_of(handing_on - {"_call"}, module):  # what is called so are the scripts
+        assert isinstance(call.args[0], ast.Constant), f"no test can read which place line {call.lineno} passes"
+        yield str(call.args[0].value)
+
+
+def _calls_of(names: Collection[str], tree: ast.AST) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if called in names:
+                yield node
+
+
+def test_every_kind_of_node_is_swept() -> None:
+    kinds = {kind for name in SWEPT_KINDS for kind in _kinds_in(_pipeline(name).to_spec().model_dump(mode="json"))}
+
+    assert kinds >= set(KINDS)
+
+
+def _kinds_in(spec: Any) -> Iterator[str]:
+    if isinstance(spec, dict):
+        if isinstance(spec.get("kind"), str):
+            yield spec["kind"]
+        spec = list(spec.values())
+    if isinstance(spec, list):
+        for part in spec:
+            yield from _kinds_in(part)
+
+
+def _pipeline(name: str) -> Pipeline:
+    found: Pipeline = vars(kinds).get(name) or vars(workload)[f"{name}_far"]
+    return found
+
+
+@pytest.mark.parametrize("name", SWEPT_KINDS)
+async def test_each_kind_of_node_is_swept_at_every_place_that_it_passes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its places are seen in process, where managers and workers run the same code."""
+    passed: set[str] = set()
+
+    class Seen(Failpoint):
+        def passed(self, place: str) -> None:
+            passed.add(place.partition(":")[2])
+
+    monkeypatch.setenv("TEST_LEDGER", str(tmp_path / "ledger"))
+    monkeypatch.setattr(failpoints, "_ARMED", Seen("", lambda: None))
+
+    async with Flujo(_pipeline(name)) as runner:
+        result = await runner.run_async({"pace_ms": 1})
+        if result.status is RunStatus.PAUSED:
+            result = await runner.resume_async(result, {"by": "somebody"})
+
+    assert result.status is RunStatus.COMPLETED
+    swept = {effect for role in ("worker", "manager") for effect, names in EFFECTS[role].items() if name in names}
+    assert passed - _WHATEVER_THE_KIND == swept - _WHATEVER_THE_KIND - _NOT_IN_PROCESS
+
+
+#: Effects of processes and clients; they are swept with one kind.
+_WHATEVER_THE_KIND = {"publish_spec", "register", "renew", "sweep", "retire_specs", "create_run", "keep_spec", "resume"}
+
+#: Where there is no broker and nobody else to die, nothing is taken, refused or published again.
+_NOT_IN_PROCESS = {"message", "redispatch", "decline", "refuse_run"}

@@ -12,13 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo_client import Pipeline, PipelineContext, Step, StepRun
+from flujo_client import Pipeline, PipelineContext, Step, StepRun, UsageLimits
 
 LEDGER_VARIABLE = "TEST_LEDGER"
 
 #: What every attempt bills, and what it reserves before.
 TOKENS_BILLED = 4
 TOKENS_EXPECTED = 10
+
+#: What a run may spend: enough for every step to be lost twice.
+LIMIT = UsageLimits(total_tokens_limit=60 * TOKENS_EXPECTED)
 
 #: Queues: of the steps that any worker takes, that the worker under the fault takes too, and of processes that compute.
 ANYWHERE, FAR, CPU = "default", "far", "cpu"

@@ -21,8 +21,8 @@ from tests.faults.oracle import (
     recoveries_ms,
     reserved_by_nobody,
 )
-from tests.faults.rounds import END_TIMEOUT_S, LIMIT
-from tests.faults.workload import ANYWHERE, CPU, KINDS, now_ms
+from tests.faults.rounds import END_TIMEOUT_S
+from tests.faults.workload import ANYWHERE, CPU, KINDS, LIMIT, now_ms
 
 __all__ = ["Load"]
 
