@@ -16,6 +16,8 @@ from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.engines import Engine
 from flujo_client.protocol.errors import ConfigurationError, RunNotFoundError, TaskNotFoundError
 from flujo_client.protocol.results import PipelineResult, RunStatus
+from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.scripts.calls import pairs_of
 
 __all__ = ["BackgroundAdmin"]
 
@@ -95,7 +97,7 @@ class BackgroundAdmin(ABC):
         """Cancel those that have not ended so many hours after their run began; how many."""
         engine, cancelled = await self._opened(), 0
         before_ms = _now_ms() - stale_hours * _MS_AN_HOUR
-        for run in await _newest(engine, "active"):
+        for run in await _newest(engine.scripts, "active"):
             if int((await engine.state.record(run)).get("created_ms", _now_ms())) > before_ms:
                 continue
             for task in await self._tasks(engine, run):
@@ -115,7 +117,7 @@ class BackgroundAdmin(ABC):
     async def _runs(self, engine: Engine, hours_back: float) -> AsyncIterator[str]:
         """Runs that began so many hours ago at the most, each once."""
         since_ms = _now_ms() - hours_back * _MS_AN_HOUR
-        known = [run for kind in ("active", "finished") for run in await _newest(engine, kind)]
+        known = [run for kind in ("active", "finished") for run in await _newest(engine.scripts, kind)]
         for run in known:
             if int((await engine.state.record(run)).get("created_ms", 0)) >= since_ms:
                 yield run
@@ -167,13 +169,14 @@ def _desk(engine: Engine) -> BackgroundDesk:
     return BackgroundDesk(engine.state, reader_of(engine))
 
 
-async def _newest(engine: Engine, kind: str) -> list[str]:
-    found: list[str] = []
-    for shard in range(engine.keyspace.shards):
-        key = engine.keyspace.shard(kind, shard)
-        runs = await engine.scripts.commands.execute("ZRANGE", key, -_MOST_RUNS, -1)
-        found += [run.decode() for run in reversed(runs)]
-    return found
+async def _newest(scripts: Scripts, kind: str) -> list[str]:
+    """Of all shards together, newest first."""
+    found: list[tuple[float, str]] = []
+    for shard in range(scripts.keyspace.shards):
+        key = scripts.keyspace.shard(kind, shard)
+        rows = await scripts.commands.execute("ZRANGE", key, -_MOST_RUNS, -1, "WITHSCORES")
+        found += [(float(score), run.decode()) for run, score in pairs_of(rows)]
+    return [run for _, run in sorted(found, reverse=True)[:_MOST_RUNS]]
 
 
 def _now_ms() -> int:

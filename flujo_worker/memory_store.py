@@ -269,10 +269,12 @@ class MemoryStore:
         score = self._find(key, _SortedSet).get(member)
         return None if score is None else b"%.17g" % score
 
-    def _zrange(self, key: bytes, first: bytes, last: bytes) -> Reply:
-        if last != b"-1":
-            raise ValueError("only up to -1 is known here")
-        return [*self._find(key, _SortedSet).ascending()[int(first) :]]
+    def _zrange(self, key: bytes, first: bytes, last: bytes, scores: bytes = b"") -> Reply:
+        if last != b"-1" or scores.upper() not in (b"", b"WITHSCORES"):
+            raise ValueError("only up to -1 is known here, and WITHSCORES")
+        found = self._find(key, _SortedSet)
+        members = found.ascending()[int(first) :]
+        return [word for member in members for word in ((member, b"%.17g" % found[member]) if scores else (member,))]
 
     def _zrangebyscore(self, key: bytes, least: bytes, most: bytes, *limit: bytes) -> Reply:
         found = self._find(key, _SortedSet).between(float(least), float(most))
