@@ -32,6 +32,9 @@ __all__ = ["RunReader", "raise_for", "rests"]
 
 _BLOCK_MS = 2_000
 
+#: Events that a reader holds at a time, and all that a slow one costs: a chunk has up to 256 kB.
+_PAGE = 100
+
 #: How long a follower waits for a Redis that is away, as while it restarts, s.
 _AWAY_S = 60
 
@@ -162,7 +165,7 @@ class RunReader:
         away_since: float | None = None
         while True:
             try:
-                answer = await self._blocking.xread({key: cursor}, count=500, block=_BLOCK_MS)
+                answer = await self._blocking.xread({key: cursor}, count=_PAGE, block=_BLOCK_MS)
                 return answer[0][1] if answer else []
             except (RedisError, OSError) as error:
                 away_since = away_since or time.monotonic()

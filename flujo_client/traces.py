@@ -19,7 +19,8 @@ from flujo_client.protocol.traces import TraceSpan
 
 __all__ = ["TraceReader"]
 
-_PAGE = 1_000
+#: Events that are read at a time; chunks among them have up to 256 kB each.
+_PAGE = 100
 
 #: Characters of an input that a trace shows, and bytes of one that is read for it.
 _LONGEST_INPUT = 1_000

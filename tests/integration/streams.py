@@ -23,6 +23,13 @@ async def dump(size: int, run: StepRun) -> int:
     return size
 
 
+@step
+async def pour(count: int, run: StepRun) -> int:
+    for number in range(count):
+        await run.emit({"number": number, "text": "z" * 8_000})
+    return count
+
+
 class Pieces:
     async def run(self, text: str) -> str:
         return text
@@ -34,4 +41,5 @@ class Pieces:
 
 telling = Pipeline([tell], name="telling")
 dumping = Pipeline([dump], name="dumping")
+pouring = Pipeline([pour], name="pouring")
 pieces = Pipeline([Step(name="pieces", agent=Pieces())], name="pieces")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
 from flujo_client import AsyncFlujoClient, Flujo, PipelineResult
 from flujo_client.protocol.messages import Event, EventKind
 from tests.integration.conftest import Fleet
-from tests.integration.streams import pieces
+from tests.integration.streams import pieces, pouring
 
 
 def _chunks(events: list[Event]) -> list[Event]:
@@ -49,6 +55,39 @@ async def test_a_chunk_that_is_too_large_is_the_steps_fault(fleet: Fleet, client
     result = await run.result(timeout_s=60)
 
     assert "Emit it in pieces" in str(result.step_history[0].feedback)
+
+
+async def _read_slowly(stream: AsyncIterator[Any], ended: Callable[[], Awaitable[Any]]) -> tuple[int, int]:
+    """Read one item, and the others when everything has been written; how many there were, and the memory that these took."""
+    await anext(stream)
+    tracemalloc.start()
+    try:
+        await ended()
+        number = 1
+        async for _ in stream:
+            number += 1
+        return number, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("through", ["events", "stream_async"])
+async def test_a_slow_reader_costs_memory_that_does_not_grow_with_the_stream(
+    fleet: Fleet, client: AsyncFlujoClient, through: str
+) -> None:
+    await fleet.published(client, "pouring")
+    count, run_id = 3_000, f"pour-{through}"
+
+    async with Flujo(pouring, settings=fleet.settings()) as flujo:
+        if through == "events":
+            run = await client.submit("pouring", count, run_id=run_id)
+            read, most = await _read_slowly(run.events(), run.result)
+        else:
+            stream = aiter(flujo.stream_async(count, run_id=run_id))
+            read, most = await _read_slowly(stream, client.run(run_id).result)
+
+    assert read > count  # 24 MB of chunks
+    assert most < 6_000_000
 
 
 async def test_a_caller_streams_from_the_fleet(fleet: Fleet, client: AsyncFlujoClient) -> None:
