@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 #: Steps that are decided ahead by one script: so few that they are there when a step that does nothing has ended.
 _AT_ONCE = 3
 
+#: How long whoever took the right to publish a dispatch again has for it, until it is looked at as any other, ms.
+_PUBLISHING_MS = 1_000
+
 #: Most back-off of a step that no living worker has, ms.
 _NOWHERE_MS = 5_000
 
@@ -158,8 +161,10 @@ class Outbox:
     async def _flush(self) -> None:
         """Publish what has gathered: the runs that one reply of Redis advanced go out together."""
         steps, self._outgoing = self._outgoing, []
-        if not steps:
-            return
+        if steps:
+            await self._publish(steps)
+
+    async def _publish(self, steps: Sequence[Outgoing]) -> None:
         try:
             failpoint("before", "publish")
             await self._publisher.publish(pack_messages(steps, self._publisher.prepare))
@@ -173,12 +178,15 @@ class Outbox:
     async def redispatch(self, member: str, copies: int, suspect_ms: int) -> None:
         """Publish a journalled dispatch (again), unless somebody else does or it was leased.
 
+        Its back-off begins when it is published: who dies between the right to publish it and that holds it up for a second only.
+
         Args:
             member: "run path attempt queue", as the journal names it.
             copies: How often it was published; what the journal must still say.
             suspect_ms: After how long it is looked at again.
         """
-        if not await self._state.scripts.redispatch(member, copies, suspect_ms):
+        taken_ms = await self._state.scripts.redispatch(member, copies, _PUBLISHING_MS)
+        if taken_ms is None:
             return
         run_id, path, attempt, queue = member.split(" ")
         found = await self._state.read_run(run_id)
@@ -193,8 +201,11 @@ class Outbox:
         if lacking:
             await self._hold(run, [dispatch], lacking)
             return
-        self._outgoing.append(self._outgoing_of(run, dispatch))
-        await self._flush()
+        await self._publish([self._outgoing_of(run, dispatch)])
+        key = self._state.keyspace.shard("dispatches", self._state.keyspace.shard_of(run_id))
+        failpoint("before", "look_later")
+        await self._state.scripts.commands.execute("ZADD", key, "XX", taken_ms + suspect_ms, member)
+        failpoint("after", "look_later")
 
     def call_waiters(self, account: str, shard: int = 0) -> asyncio.Task[None]:
         """Let those who wait on a shard for a named account go on, as far as it can pay for them now. Nobody needs to wait for it."""

@@ -226,7 +226,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "lose": [([1], True), ([0], False), ([-1], False)],
     "offer_slab": [([1, b"2", b"0", b"tokens=1", b"tokens=2", b""], OFFER), ([0], NoneType)],
     "publish_spec": [([1], True), ([0], False)],
-    "redispatch": [([1], True), ([0], False)],
+    "redispatch": [([1, 7], 7), ([0], None)],
     "refuse_run": [([1], True), ([0, b"running"], False)],
     "register": [([1, b"5"], 5)],
     "renew": [([1, b"5", [b"r 0 1 n"], []], Renewal), ([0], WorkerDead)],

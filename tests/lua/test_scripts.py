@@ -414,7 +414,7 @@ async def test_one_of_two_sweeps_publishes_a_dispatch_again(scripts: Scripts) ->
 
     answers = await asyncio.gather(*(scripts.redispatch("r1 0 1 q", 1, 3000) for _ in range(5)))
 
-    assert sorted(answers) == [False, False, False, False, True]
+    assert sum(answer is not None for answer in answers) == 1
     assert not await scripts.redispatch("r1 9 1 q", 1, 3000)
 
 

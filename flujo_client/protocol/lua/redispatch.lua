@@ -1,7 +1,7 @@
 --[[ redispatch — take the right to publish a dispatch (again); one of several sweeps gets it.
 KEYS  1 dispatches zset   2 published hash   3 run hash   4 accounts hash   5 named hash   6 named_queue zset   7 named_due zset
 ARGV  1 member, "run path attempt queue"   2 copies published so far   3 ms until it is suspect again
-REPLY {1} publish it | {0} leased, gone, taken by another sweep, waiting for a named account, or of a run whose gate is closed and dropped ]]
+REPLY {1, now_ms} publish it | {0} leased, gone, taken by another sweep, waiting for a named account, or of a run whose gate is closed and dropped ]]
 local named = named_open(KEYS[5], KEYS[6], KEYS[7])
 local place = place_of(named, ARGV[1])
 if redis.call('HGET', KEYS[3], 'gate') ~= 'open' then
@@ -25,4 +25,4 @@ rouse(book, words(ARGV[1])[2])  -- it may have waited for its time
 book_write(book)
 redis.call('HSET', KEYS[2], ARGV[1], int(now) .. ' ' .. int(tonumber(ARGV[2]) + 1))
 redis.call('ZADD', KEYS[1], int(now + tonumber(ARGV[3])), ARGV[1])
-return {1}
+return {1, int(now)}

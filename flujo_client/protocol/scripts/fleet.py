@@ -105,14 +105,14 @@ class FleetScripts(ScriptCalls):
             intake={text_of(field): int(value) for field, value in pairs_of(reply[6])},
         )
 
-    async def redispatch(self, member: str, copies: int, suspect_ms: int) -> bool:
-        """Take the right to publish a dispatch again; False if it was leased, another sweep took it, or the run ended."""
+    async def redispatch(self, member: str, copies: int, suspect_ms: int) -> int | None:
+        """Take the right to publish a dispatch again, and return Redis' time; None if it was leased, another sweep took it, or the run ended."""
         run_id = member.split(" ")[0]
         shard = self.keyspace.shard_of(run_id)
         keys = [self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)]
         keys += [self.keyspace.run(run_id).run, self.keyspace.run(run_id).accounts, *self._named(shard)]
         reply = await self._call("redispatch", keys, member, copies, suspect_ms)
-        return bool(reply[0] == 1)
+        return int(reply[1]) if reply[0] == 1 else None
 
     async def decline(self, member: str, path: str, attempt: int, step: str, most_ms: int) -> int | None:
         """Give back a dispatch whose step this worker, or every worker, lacks.
