@@ -117,7 +117,8 @@ class Stack:
         self._lock.write(f"process {os.getpid()}, FLUJO_URL={self.url}")
         self._lock.flush()
         flower = {} if self.flower_url is None else {"flower": int(self.flower_url.rpartition(":")[2])}
-        (self._folder / _PORTS).write_text(json.dumps({"redis": self._redis.port, **flower}))
+        ports = {**_kept_ports(self._folder), "redis": self._redis.port, **flower}
+        (self._folder / _PORTS).write_text(json.dumps(ports))
 
     def _start(self, name: str, command: list[str]) -> None:
         self.supervisor.start(Child(name, command, self._environment))

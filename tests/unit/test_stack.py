@@ -38,6 +38,13 @@ def test_a_folder_keeps_its_ports_while_they_are_free(tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     first._take_folder()
 
+    without = Stack(tmp_path, Settings(), "examples.digest", workers=1, flower=False)
+    if first._lock is not None:
+        first._lock.close()
+    without._take_folder()
+    if without._lock is not None:
+        without._lock.close()
+
     again = made()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(first.url.rpartition(":")[2].partition("/")[0])))
@@ -45,8 +52,6 @@ def test_a_folder_keeps_its_ports_while_they_are_free(tmp_path: Path) -> None:
         other = made()
     (tmp_path / "ports.json").write_text("no JSON")
     fresh = made()
-    if first._lock is not None:
-        first._lock.close()
 
     assert (again.url, again.flower_url) == (first.url, first.flower_url)
     assert other.url != first.url
