@@ -251,7 +251,7 @@ class TestBudgets:
             with pytest.raises(UsageLimitExceededError) as raised:
                 await runner.run_async(1)
 
-        assert raised.value.data["asked"] == str(asked)
+        assert raised.value.data["asked"] == asked
 
 
 class Least(StateBackend):
