@@ -37,7 +37,8 @@ async def repeat_messages(this: Round) -> None:
     broker = this.arena.broker
     publisher = KombuPublisher(broker.url, broker.namespace)
     seen: dict[str, StepMessage] = {}
-    repeating = asyncio.create_task(_repeat(this, publisher, seen))
+    over = asyncio.Event()
+    repeating = asyncio.create_task(_repeat(this, publisher, seen, over))
     try:
         await this.load(held=3, free=9)
         await this.all_end()
@@ -51,12 +52,12 @@ async def repeat_messages(this: Round) -> None:
 
         await this.until(taken, "the late copies are taken")
     finally:
-        repeating.cancel()
+        over.set()  # redis-py may swallow a cancellation, and the task would go on for ever
         await asyncio.gather(repeating, return_exceptions=True)
         await publisher.close()
 
 
-async def _repeat(this: Round, publisher: KombuPublisher, seen: dict[str, StepMessage]) -> None:
+async def _repeat(this: Round, publisher: KombuPublisher, seen: dict[str, StepMessage], over: asyncio.Event) -> None:
     later: set[asyncio.Task[None]] = set()
 
     async def again(message: StepMessage, delay_s: float) -> None:
@@ -65,7 +66,7 @@ async def _repeat(this: Round, publisher: KombuPublisher, seen: dict[str, StepMe
 
     key = this.client.keyspace.shard("dispatches")
     try:
-        while True:
+        while not over.is_set():
             for member in await this.client.client.zrange(key, 0, -1):
                 name = member.decode()
                 if name in seen:
