@@ -249,14 +249,16 @@ class MemoryStore:
         return before - len(stored)
 
     def _zadd(self, key: bytes, *words: bytes) -> Reply:
-        only_new, only_greater = words[0] == b"NX", words[0] == b"GT"
-        pairs = words[1:] if only_new or only_greater else words
+        rule, pairs = (words[0], words[1:]) if words[0] in (b"NX", b"XX", b"GT") else (b"", words)
         scores = {member: float(score) for score, member in zip(pairs[::2], pairs[1::2], strict=True)}
         stored = self._make(key, _SortedSet)
         before = len(stored)
-        if only_greater:
+        if rule == b"GT":
             scores = {member: max(score, stored.get(member, score)) for member, score in scores.items()}
-        stored.update({**scores, **stored} if only_new else scores)
+        elif rule:
+            scores = {member: score for member, score in scores.items() if (member in stored) == (rule == b"XX")}
+        stored.update(scores)
+        self._drop_if_empty(key)
         return len(stored) - before
 
     def _zrem(self, key: bytes, *members: bytes) -> Reply:

@@ -6,6 +6,7 @@ from tests.faults.crowd_faults import CROWD_FAULTS
 from tests.faults.deploy_faults import DEPLOY_FAULTS
 from tests.faults.failover_faults import FAILOVER_FAULTS
 from tests.faults.failpoints import die_at_a_place
+from tests.faults.leave_faults import LEAVE_FAULTS
 from tests.faults.poison_faults import POISON_FAULTS
 from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.rabbit_faults import RABBIT_FAULTS
@@ -25,6 +26,7 @@ FAULTS: FaultTable = {
     **STREAM_FAULTS,
     **FAILOVER_FAULTS,
     **DEPLOY_FAULTS,
+    **LEAVE_FAULTS,
     "F4": ("death at each place between two effects", die_at_a_place),
 }
 

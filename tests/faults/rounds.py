@@ -175,6 +175,10 @@ class Round:
         """Wait until everything that the dead had in hand runs elsewhere."""
         await self.until(self._all_run_again, f"{len(self.deaths)} dead processes' steps run again")
 
+    def recoveries_ms(self) -> list[int]:
+        """From each death to the next start elsewhere of each step that the dead had in hand."""
+        return recoveries_ms(self.entries(), self.deaths)
+
     def _all_run_again(self) -> bool:
         waiting = [run_id for run_id in self.held if self.holders(run_id)[-1] in self.deaths]
         return not waiting
@@ -321,7 +325,7 @@ async def play(fault: str, inject: Inject, seed: int, arena: Arena) -> Outcome:
             (arena.folder / "story").write_text(str(error))
         if told:
             await this.clear_away()
-        recovered = recoveries_ms(this.entries(), this.deaths)
+        recovered = this.recoveries_ms()
         if this.left_to_one_ms is not None:
             recovered += goes_on_ms(this.entries(), this.left_to_one_ms)
         if max(recovered, default=0) > SLOW_MS and not this.unmanaged:

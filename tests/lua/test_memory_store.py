@@ -41,6 +41,8 @@ COMMANDS: dict[str, Callable[[random.Random], Words]] = {
     "XRANGE": lambda chance: ("XRANGE", "x", chance.choice(["0-0", "(0-0", "1-0", "(1"]), "+", "COUNT", 5),
     "ZADD": lambda chance: ("ZADD", "z", _score(chance), _name(chance), _score(chance), _name(chance)),
     "ZADD NX": lambda chance: ("ZADD", "z", "NX", _score(chance), _name(chance)),
+    "ZADD XX": lambda chance: ("ZADD", "z", "XX", _score(chance), _name(chance)),
+    "ZADD XX of one score": lambda chance: ("ZADD", "y", "XX", 0, _name(chance)),
     "ZADD, no number": lambda chance: ("ZADD", "z", "many", "a"),
     "ZRANGE": lambda chance: ("ZRANGE", "z", chance.randint(-4, 3), -1),
     "ZRANGEBYLEX": lambda chance: ("ZRANGEBYLEX", "y", f"[{_name(chance)}", f"({_name(chance)}", "LIMIT", 0, 2),

@@ -141,3 +141,16 @@ async def test_what_cannot_be_stored_is_refused_before_anything_is(
         await _submit(scripts, **given)
 
     assert dump(plain_redis, keyspace) == {}
+
+
+async def test_a_deadline_is_kept_by_the_clock_of_redis(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    server: Any = plain_redis
+    before_s, _ = server.time()
+
+    await _submit(scripts, deadline_s=60.0)
+
+    ((member, at_ms),) = server.zrange(keyspace.shard("deadlines"), 0, -1, withscores=True)
+    assert member == b"r1"
+    assert before_s * 1000 + 60_000 <= at_ms <= (server.time()[0] + 61) * 1000
