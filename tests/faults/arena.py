@@ -73,7 +73,7 @@ class Arena:
         for worker in (*self.workers, *self.cpu):
             await self.at_work(worker)
         await self.fleet.until(lambda: self._registered(client, "incarnations", 3), "three workers are registered")
-        await self.fleet.until(lambda: self._registered(client, "managers", 2), "two managers are registered")
+        await self.fleet.until(lambda: self.managed(client), "two managers are registered")
         await self.fleet.published(client, "relay_default")
 
     def replace_dead(self) -> None:
@@ -86,6 +86,10 @@ class Arena:
 
     def _cpu_worker(self) -> subprocess.Popen[bytes]:
         return self.fleet.worker("--queues", CPU, "--pool", "prefork", "--concurrency", "4", "--loglevel", "INFO")
+
+    async def managed(self, client: AsyncFlujoClient) -> bool:
+        """Whether both managers live and renew what they hold."""
+        return len(_living(self.managers)) == 2 and await self._registered(client, "managers", 2)
 
     async def _registered(self, client: AsyncFlujoClient, name: str, wanted: int) -> bool:
         """Whether enough processes have a deadline ahead, and nobody who is dead is left to be buried."""

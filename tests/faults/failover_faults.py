@@ -39,7 +39,7 @@ async def promote_a_replica(this: Round) -> None:
         shutil.rmtree(primary.folder)
         shutil.copytree(replica.folder, primary.folder)
         primary.start()
-    await this.nobody_is_deaf([worker.pid for worker in this.arena.workers])
+    await this.nobody_is_deaf()
     await this.all_end()
     for run_id in this.inputs:
         differing = await Auditor(this.client.client, this.client.keyspace).audit(run_id)

@@ -12,7 +12,7 @@ from flujo_client import AsyncFlujoClient
 from tests.faults.arena import SITE
 from tests.faults.poison import POISON
 from tests.faults.rounds import Round
-from tests.faults.workload import ANYWHERE, FAR
+from tests.faults.workload import FAR
 
 __all__ = ["POISON_FAULTS"]
 
@@ -120,7 +120,7 @@ async def odd_payloads(this: Round) -> None:
         result = await run.result(60)
         if result.success != _PAYLOADS[kind][2]:
             this.violations.append(f"I1 {kind}: {result.step_history[-1].feedback}")
-    await this.nobody_is_deaf([worker.pid for worker in this.arena.workers], ANYWHERE)
+    await this.nobody_is_deaf()
 
 
 async def _submit(client: AsyncFlujoClient, run_id: str, pipeline: str, number: int) -> Any:

@@ -29,7 +29,7 @@ async def restart_the_broker(this: Round) -> None:
             this.open_gates()
         await asyncio.to_thread(broker.come_back)
         await asyncio.sleep(this.chance.random())
-    await this.nobody_is_deaf([worker.pid for worker in this.arena.workers])
+    await this.nobody_is_deaf()
 
 
 async def repeat_messages(this: Round) -> None:

@@ -31,7 +31,7 @@ async def kill_redis(this: Round) -> None:
         _cut_tail(server.folder, this.chance.randrange(0, 60_000))
     await asyncio.sleep(this.chance.random())
     server.start()
-    await this.nobody_is_deaf([worker.pid for worker in this.arena.workers])
+    await this.nobody_is_deaf()
 
 
 def _cut_tail(folder: Path, most_bytes: int) -> None:
@@ -65,7 +65,7 @@ async def stall_redis(this: Round) -> None:
         await asyncio.sleep(this.chance.random() * 2)
         this.arena.fleet.server.start()
     this.open_gates()
-    await this.nobody_is_deaf([worker.pid for worker in this.arena.workers])
+    await this.nobody_is_deaf()
 
 
 async def _sleep(this: Round, seconds: float) -> None:

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -183,9 +183,15 @@ class Round:
         waiting = [run_id for run_id in self.held if self.holders(run_id)[-1] in self.deaths]
         return not waiting
 
-    async def nobody_is_deaf(self, pids: Collection[int], queue: str = ANYWHERE) -> None:
-        """Every worker runs a step within ten seconds after the fault is over (I11)."""
-        since, pipeline = now_ms(), f"relay_{queue}"
+    async def nobody_is_deaf(self) -> None:
+        """Within ten seconds after the fault is over every worker runs a step, and both managers renew what they hold (I11)."""
+        await self.hears(worker.pid for worker in self.arena.workers)
+        await self.hears((), CPU)  # by any of its processes
+        await self.until(lambda: self.arena.managed(self.client), "I11 both managers are at work", DEAF_AFTER_S)
+
+    async def hears(self, pids: Iterable[int], queue: str = ANYWHERE) -> None:
+        """Steps of a queue run within ten seconds, in each of these processes."""
+        since, pipeline, wanted = now_ms(), f"relay_{queue}", set(pids)
 
         async def all_ran() -> bool:
             with suppress(FlujoError):
@@ -193,10 +199,11 @@ class Round:
                 self.inputs[run_id] = pipeline, {"pace_ms": 1}
                 await self.client.submit(pipeline, {"pace_ms": 1}, run_id=run_id, usage_limits=LIMIT)
             await asyncio.sleep(0.1)
-            begun = (entry for entry in self.entries(kind="started") if entry["at_ms"] > since)
-            return set(pids) <= {entry["pid"] for entry in begun}
+            starts = [entry for entry in self.entries(kind="started") if entry["at_ms"] > since]
+            begun = {entry["pid"] for entry in starts if self.inputs[entry["run_id"]][0] == pipeline}
+            return bool(begun) and wanted <= begun
 
-        await self.until(all_ran, "I11 every worker runs a step", DEAF_AFTER_S)
+        await self.until(all_ran, f"I11 every worker of {queue} runs a step", DEAF_AFTER_S)
 
     async def all_end(self) -> None:
         """Open the gates, and wait until every run has ended and nothing is left to settle."""

@@ -39,7 +39,7 @@ async def cut_worker_off(this: Round) -> None:
                 this.open_gates()
             await asyncio.sleep(1.5 + this.chance.random() * 3)
             link.heal()
-            await this.nobody_is_deaf([worker.pid], FAR)
+            await this.hears([worker.pid], FAR)
             await this.all_end()
         finally:
             worker.terminate()
