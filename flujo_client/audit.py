@@ -129,8 +129,17 @@ def audit_accounts(
 
 
 def audit_tree(run_id: str, limits: Mapping[str, int], accounts: Mapping[str, str]) -> Iterator[Difference]:
-    """Compare accounts with each other alone: of a run that ended so long ago that its attempts are gone."""
-    yield from _differences(run_id, limits, {(row.account, row.meter): row for row in read_accounts(accounts)}, {})
+    """Compare accounts with each other and with the run's totals: of a run that ended so long ago that its attempts are gone."""
+    rows = {(row.account, row.meter): row for row in read_accounts(accounts)}
+    yield from _differences(run_id, limits, rows, {})
+    totals, booked = _by_meter(accounts, "total"), _by_meter(accounts, "forked")
+    booked = {
+        meter: max(0, booked.get(meter, 0) - limit) for meter, limit in limits.items()
+    }  # what no account could hold
+    for row in rows.values():
+        if row.meter in limits:
+            booked[row.meter] += row.spent + row.overrun
+    yield from _wrong_totals(run_id, {meter: totals.get(meter, 0) for meter in limits}, booked)
 
 
 def _by_meter(accounts: Mapping[str, str], kind: str) -> dict[str, int]:

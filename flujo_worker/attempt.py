@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,16 +112,25 @@ class AttemptEnd:
     @classmethod
     def failure(cls, attempt: Attempt, error: BaseException) -> AttemptEnd:
         """The end of an attempt that failed on its way, with what it keeps. A refusal of its budget stays one, whatever wraps it."""
-        kept, error = attempt.kept_output, _refusal_in(error) or error
+        kept, error = attempt.kept_output, _refusal_in(error, attempt.meter.refusals) or error
         return cls("failed", kept[0] if kept else None, error, attempt.kept_context, stores=bool(kept))
 
 
-def _refusal_in(error: BaseException | None) -> UsageLimitExceededError | None:
-    """The refusal that caused an error: a provider's client may wrap what its transport raises in an error of its own."""
-    if error is None or isinstance(error, UsageLimitExceededError):
-        return error
-    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__,)
-    return next((found for part in parts for found in [_refusal_in(part)] if found is not None), None)
+def _refusal_in(error: BaseException, refusals: Sequence[UsageLimitExceededError]) -> BaseException | None:
+    """Which of an attempt's refusals caused an error: a provider's client may wrap what its transport raises in an error of its own.
+
+    Only its own: a run that the step itself made may have been refused, and what the step makes of that is the step's.
+    """
+    causes, seen = [error], set[int]()
+    while causes:
+        cause = causes.pop()
+        if any(cause is refusal for refusal in refusals):
+            return cause
+        if id(cause) not in seen:  # an error may be its own cause
+            seen.add(id(cause))
+            parts = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause.__cause__,)
+            causes += [part for part in parts if part is not None]
+    return None
 
 
 def read_task(ref: StepRef, text: bytes) -> tuple[TaskRecord, SchemaMismatchError | None]:

@@ -164,13 +164,16 @@ class Outbox:
         if steps:
             await self._publish(steps)
 
-    async def _publish(self, steps: Sequence[Outgoing]) -> None:
+    async def _publish(self, steps: Sequence[Outgoing]) -> bool:
+        """Whether the broker took them."""
         try:
             failpoint("before", "publish")
             await self._publisher.publish(pack_messages(steps, self._publisher.prepare))
             failpoint("after", "publish")
         except BrokerUnavailableError as error:
             logger.warning("not published, the sweep tries again", extra={"steps": len(steps), "error": str(error)})
+            return False
+        return True
 
     def _publish_due(self, member: str) -> None:
         self._keep(asyncio.create_task(self.redispatch(member, 0, SUSPECT_MS)))
@@ -178,7 +181,8 @@ class Outbox:
     async def redispatch(self, member: str, copies: int, suspect_ms: int) -> None:
         """Publish a journalled dispatch (again), unless somebody else does or it was leased.
 
-        Its back-off begins when it is published: who dies between the right to publish it and that holds it up for a second only.
+        Its back-off begins when it is published: who dies between the right to publish it and that, or finds no broker,
+        holds it up for a second only.
 
         Args:
             member: "run path attempt queue", as the journal names it.
@@ -201,11 +205,8 @@ class Outbox:
         if lacking:
             await self._hold(run, [dispatch], lacking)
             return
-        await self._publish([self._outgoing_of(run, dispatch)])
-        key = self._state.keyspace.shard("dispatches", self._state.keyspace.shard_of(run_id))
-        failpoint("before", "look_later")
-        await self._state.scripts.commands.execute("ZADD", key, "XX", taken_ms + suspect_ms, member)
-        failpoint("after", "look_later")
+        if await self._publish([self._outgoing_of(run, dispatch)]):
+            await self._state.scripts.look_later(member, taken_ms, copies + 1, taken_ms + suspect_ms)
 
     def call_waiters(self, account: str, shard: int = 0) -> asyncio.Task[None]:
         """Let those who wait on a shard for a named account go on, as far as it can pay for them now. Nobody needs to wait for it."""

@@ -88,7 +88,7 @@ def _shares(name: str, value: str, fields: Mapping[str, str]) -> Iterator[Accoun
     pool, form, *rest = value.split()
     if form == "w":
         pages = (fields.get(f"{name}|{page}", "") for page in count())
-        amounts = [int(share) for page in takewhile(bool, pages) for share in page.split()]
+        amounts = [int(share) for page in takewhile(bool, pages) for share in page.split()] or list(map(int, rest))
     else:
         base, remainder = map(int, rest)
         amounts = [base + (index < remainder) for index in range(int(form))]

@@ -70,6 +70,9 @@ class UsageMeter:
         quota: What the account can pay; the attempt's estimate is taken from it here.
         estimate: What reserve.lua reserved.
         extend: Asks the account for more; None if granted, else the facts of the refusal: account, meter, asked and free.
+
+    Attributes:
+        refusals: What it has raised as the account could not pay.
     """
 
     def __init__(self, quota: Quota, estimate: Amounts, extend: Extend) -> None:
@@ -78,6 +81,7 @@ class UsageMeter:
         self._reserved: Amounts = dict(estimate)  # and not yet used up
         self._extend = extend
         self._open: set[ProviderCall] = set()
+        self.refusals: list[UsageLimitExceededError] = []
 
     def add(self, *, tokens: int = 0, cost_usd: float = 0.0, **meters: int) -> None:
         """Report what was used, right after it was used. Adds up over the attempt.
@@ -115,11 +119,13 @@ class UsageMeter:
             raise
         if refused is not None:
             self.give_back(held)
-            raise UsageLimitExceededError(
+            refusal = UsageLimitExceededError(
                 f"The budget cannot pay {amount_words(refused['meter'], refused['asked'])} more: account {refused['account']} "
                 f"had {amount_words(refused['meter'], refused['free'])} free.",
                 **refused,
             )
+            self.refusals.append(refusal)
+            raise refusal
 
     def give_back(self, amounts: Amounts) -> None:
         """What was taken from the reservation pays for what follows."""

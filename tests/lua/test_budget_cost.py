@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
 
 from flujo_client.protocol.caller import ScriptCaller
@@ -129,6 +131,22 @@ async def test_a_first_touch_reads_as_little_of_the_weights_beside_ten_siblings_
 
     assert few > 0
     assert many <= few + 64  # digits
+
+
+async def test_weights_that_were_stored_in_one_field_are_read_as_well(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    """As runs have them that were split before weights had pages."""
+    await open_branches(scripts, 3, 0, weighted=True)
+    store: Any = plain_redis
+    key, field = keyspace.run("r1").accounts, "split|1|tokens"
+    shares = store.hget(key, f"{field}|0").decode()
+    store.hset(key, field, f"0 w {shares}")
+    store.hdel(key, f"{field}|0")
+
+    assert isinstance(await scripts.reserve(new_claim("1.1.0"), POOL), Reserved)
+    rows = {row.account: row for row in accounts_of(store, keyspace)}
+    assert rows["1.1"].granted == int(shares.split()[1])
 
 
 async def costs_of_freeing(url: str, waiters: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import redis
 
@@ -416,6 +417,28 @@ async def test_one_of_two_sweeps_publishes_a_dispatch_again(scripts: Scripts) ->
 
     assert sum(answer is not None for answer in answers) == 1
     assert not await scripts.redispatch("r1 9 1 q", 1, 3000)
+
+
+async def test_a_back_off_is_noted_unless_something_has_become_of_the_dispatch(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await started_run(scripts, a_dispatch("0"))
+    member = "r1 0 1 q"
+    store: Any = plain_redis
+    taken_ms = await scripts.redispatch(member, 1, 1000)
+    assert taken_ms is not None
+    later_ms = taken_ms + 60_000
+
+    assert await scripts.look_later(member, taken_ms, 2, later_ms)
+    assert store.zscore(keyspace.shard("dispatches"), member) == later_ms
+
+    await scripts.decline(member, "0", 1, "step", 700)
+    assert not await scripts.look_later(member, taken_ms, 2, later_ms)
+    assert store.zscore(keyspace.shard("dispatches"), member) < later_ms
+
+    await scripts.reserve(new_claim(), POOL)
+    assert not await scripts.look_later(member, taken_ms, 2, later_ms)
+    assert store.zscore(keyspace.shard("dispatches"), member) is None
 
 
 async def test_a_step_that_is_not_here_comes_back_with_growing_delay(scripts: Scripts) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from flujo_client.protocol.accounts import AccountRow, account_above, read_accounts
 
 
@@ -25,9 +27,15 @@ def test_branches_that_were_never_touched_have_their_share() -> None:
     ]
 
 
-def test_weighted_shares_are_those_that_were_given() -> None:
-    pages = {"split|0|tokens|0": "7 2", "split|0|tokens|1": "1"}
-    rows = read_accounts({"root|tokens": "10 0 0 0 10 0 0 0 0 0", "split|0|tokens": "0 w", **pages})
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"split|0|tokens": "0 w", "split|0|tokens|0": "7 2", "split|0|tokens|1": "1"},
+        {"split|0|tokens": "0 w 7 2 1"},  # as it was stored before
+    ],
+)
+def test_weighted_shares_are_those_that_were_given(split: dict[str, str]) -> None:
+    rows = read_accounts({"root|tokens": "10 0 0 0 10 0 0 0 0 0", **split})
 
     assert [(row.account, row.granted) for row in rows[1:]] == [("0.0", 7), ("0.1", 2), ("0.2", 1)]
 

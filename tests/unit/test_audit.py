@@ -103,3 +103,14 @@ def test_where_the_attempts_are_gone_the_accounts_are_held_against_each_other() 
 
     found = audit_tree("r", {"tokens": 100}, {**ACCOUNTS, "1.0|tokens": "58 20 10 7 0 3 0 0 0 0"})
     assert [f"{difference.account} {difference.part}" for difference in found] == ["root children"]
+
+
+def test_where_the_attempts_are_gone_the_accounts_are_held_against_the_totals() -> None:
+    spent = {"root|tokens": "100 0 40 0 0 0 0 0 0 0"}
+    forked = {"root|tokens": "30 0 30 0 0 0 0 0 0 0", "total|tokens": "35", "forked|tokens": "35"}
+
+    assert list(audit_tree("r", {"tokens": 100}, {**spent, "total|tokens": "40", "total|pages": "3"})) == []
+    assert list(audit_tree("r", {"tokens": 30}, forked)) == []
+    assert list(audit_tree("r", {"tokens": 100}, {**spent, "total|tokens": "20"})) == [
+        Difference("r", "run", "tokens", "total", 20, 40)
+    ]

@@ -597,6 +597,45 @@ async def test_a_refusal_that_a_clients_library_wraps_is_one_all_the_same(provid
     assert caught.value.data["meter"] == "tokens"
 
 
+async def test_what_a_step_makes_of_the_refusal_of_a_run_of_its_own_is_the_steps() -> None:
+    async def spend(data: Any, run: StepRun) -> None:
+        await run.usage.reserve(tokens=50)
+
+    trial = Flujo(Step.from_callable(spend), usage_limits=UsageLimits(total_tokens_limit=10))
+
+    async def ask(data: Any) -> str:
+        try:
+            await trial.run_async(data)
+        except UsageLimitExceededError as error:
+            raise RuntimeError("trial too dear") from error
+        return "large"
+
+    async def small(data: Any) -> str:
+        return "small"
+
+    asking: Step[Any, Any] = Step.from_callable(ask, max_retries=0).fallback(Step.from_callable(small))
+    result = await Flujo(asking).run_async(1)
+
+    assert (result.status, result.output) == ("completed", "small")
+
+
+async def test_errors_that_cause_themselves_or_each_other_fail_the_step_and_no_more() -> None:
+    async def itself(data: Any) -> None:
+        error = ValueError("boom")
+        raise error from error
+
+    async def each_other(data: Any) -> None:
+        one, other = ValueError("boom"), KeyError("other")
+        one.__cause__, other.__cause__ = other, one
+        raise ExceptionGroup("boom", [one, ValueError("another")])
+
+    for body in (itself, each_other):
+        result = await Flujo(Step.from_callable(body, max_retries=0)).run_async(1)
+
+        assert result.status == "failed"
+        assert "boom" in (result.step_history[0].feedback or "")
+
+
 async def test_calls_side_by_side_each_give_back_what_they_did_not_use(provider: Provider) -> None:
     provider.says({"usage": {"prompt_tokens": 10, "completion_tokens": 10}})
     asked = {**SHORT, "max_tokens": 50}

@@ -24,6 +24,7 @@ local function branch_share(book, account, meter)
   if not stored[1] then return nil end
   index = tonumber(index)
   if stored[2] == 'w' then
+    if stored[3] then return tonumber(stored[3 + index]), tonumber(stored[1]) end  -- as the release before wrote it: all in one field
     local page = field .. '|' .. int(math.floor(index / SHARES))
     local shares = words(book.splits[page] or redis.call('HGET', book.key, page))
     return tonumber(shares[1 + index % SHARES]), tonumber(stored[1])

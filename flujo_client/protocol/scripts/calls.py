@@ -15,7 +15,7 @@ __all__ = ["ScriptCalls", "pairs_of", "schema_mismatch", "text_of"]
 
 _NAMES = (
     "adopt advance bury cache_look cache_store call_waiters cancel commit create_run decline define_account drop_account "
-    "emit extend finish hold_back keep_spec learn leave lend_slab load_run look_ahead lose offer_slab "
+    "emit extend finish hold_back keep_spec learn leave lend_slab load_run look_ahead look_later lose offer_slab "
     "publish_spec redispatch refuse_run register renew reserve restore "
     "resume retire_specs revive ring stash sweep take_slab"
 )

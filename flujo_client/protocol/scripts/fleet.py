@@ -114,6 +114,21 @@ class FleetScripts(ScriptCalls):
         reply = await self._call("redispatch", keys, member, copies, suspect_ms)
         return int(reply[1]) if reply[0] == 1 else None
 
+    async def look_later(self, member: str, taken_ms: int, copies: int, at_ms: int) -> bool:
+        """Have a dispatch that was published again looked at at a time, if nothing has become of it since `redispatch`.
+
+        Args:
+            taken_ms: What `redispatch` returned.
+            copies: How often it is published by now.
+
+        Returns:
+            Whether it was noted; a second time the same.
+        """
+        shard = self.keyspace.shard_of(member.split(" ")[0])
+        keys = [self.keyspace.shard("dispatches", shard), self.keyspace.shard("published", shard)]
+        reply = await self._call("look_later", keys, member, f"{taken_ms} {copies}", at_ms)
+        return bool(reply[0] == 1)
+
     async def decline(self, member: str, path: str, attempt: int, step: str, most_ms: int) -> int | None:
         """Give back a dispatch whose step this worker, or every worker, lacks.
 
