@@ -10,6 +10,7 @@ import asyncio
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.arena import Arena
@@ -56,7 +57,8 @@ def _report(name: str, fault: tuple[str, Inject], options: argparse.Namespace, a
     outcomes: list[Outcome] = []
     seeds = range(options.first, options.first + options.seeds)
     try:
-        asyncio.run(_play_all(name, inject, seeds, arena, outcomes))
+        if asyncio.run(_play_all(name, inject, seeds, arena, outcomes)):
+            raise KeyboardInterrupt
     finally:
         report = Report(name, title, outcomes, arena.broker.kind)
         if outcomes:
@@ -66,17 +68,30 @@ def _report(name: str, fault: tuple[str, Inject], options: argparse.Namespace, a
     return bool(report.violations)
 
 
-async def _play_all(name: str, inject: Inject, seeds: range, arena: Arena, outcomes: list[Outcome]) -> None:
-    """Play them one after the other; `outcomes` gets what each showed once it is over."""
-    for seed in seeds:
-        outcome = await play(name, inject, seed, arena)
-        outcomes.append(outcome)
-        print(
-            f"{name} seed {seed}: {outcome.how} {outcome.took_s:.1f} s, {outcome.recoveries_ms} ms",
-            *outcome.violations,
-            sep="\n  ",
-            flush=True,
-        )
+async def _play_all(name: str, inject: Inject, seeds: range, arena: Arena, outcomes: list[Outcome]) -> bool:
+    """Play them one after the other; `outcomes` gets what each showed once it is over. Whether a signal has ended it."""
+    over, playing = asyncio.Event(), asyncio.current_task()
+    assert playing is not None
+
+    def interrupt() -> None:
+        over.set()
+        playing.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
+    with suppress(asyncio.CancelledError):
+        for seed in seeds:
+            outcome = await play(name, inject, seed, arena)
+            if over.is_set():  # redis-py may swallow the cancellation
+                break
+            outcomes.append(outcome)
+            print(
+                f"{name} seed {seed}: {outcome.how} {outcome.took_s:.1f} s, {outcome.recoveries_ms} ms",
+                *outcome.violations,
+                sep="\n  ",
+                flush=True,
+            )
+    return over.is_set()
 
 
 if __name__ == "__main__":
