@@ -43,8 +43,7 @@ async def test_two_runs_never_bill_more_than_their_account_has_and_leave_nothing
         runs = [await client.submit("storm", 1, run_id=name, accounts=[cap_name, key_name]) for name in names]
         rage = asyncio.create_task(storm.rage(names[0]))
         errors = await asyncio.gather(*map(outcome_of, runs))
-        rage.cancel()
-        storm.calm()
+        await storm.calm(rage)
 
         async def at_rest() -> bool:
             stati = [await client.accounts.status(name) for name in (cap_name, key_name)]

@@ -38,6 +38,7 @@ class Storm:
         self.workers: list[subprocess.Popen[bytes]] = []
         self.stopped: list[subprocess.Popen[bytes]] = []
         self.done = {"killed": 0, "stopped": 0, "repeated": 0}
+        self._over = asyncio.Event()
 
     def start_workers(self) -> None:
         while len(self.workers) < WORKERS:
@@ -46,7 +47,7 @@ class Storm:
     async def rage(self, run_id: str) -> None:
         """Strike whenever the run has been billed so many times more; meanwhile every message that waits is sent again."""
         strikes = sorted(self._chance.sample(range(3, 95), 5))
-        while True:
+        while not self._over.is_set():
             await asyncio.sleep(0.1)
             await self._repeat_messages()
             if strikes and len(self._fleet.entries(kind="bill", run_id=run_id)) >= strikes[0]:
@@ -70,10 +71,15 @@ class Storm:
             await self._client.client.rpush(queue, message)
             self.done["repeated"] += 1
 
-    def calm(self) -> None:
+    async def calm(self, raging: asyncio.Task[None]) -> None:
+        """End it, and let those that were stopped go on and leave: by then they have written, and settled, their late bills."""
+        self._over.set()  # no cancel: redis-py may swallow it
+        await raging
         for victim in self.stopped:
             victim.send_signal(signal.SIGCONT)
-        self.workers += self.stopped
+            victim.terminate()
+        for victim in self.stopped:
+            await asyncio.to_thread(victim.wait)
         self.stopped = []
 
 
@@ -124,9 +130,8 @@ async def test_a_hundred_branches_never_bill_more_than_the_cap(stormy: Fleet, se
             await stormy.billed([run_id], 30)
             await run.cancel("in the middle")
         error = await outcome_of(run)
-        rage.cancel()
         events = [event async for event in run.events()]
-        storm.calm()
+        await storm.calm(rage)
 
         async def at_rest() -> bool:
             return sum(row.reserved for row in await rows_of(client, run_id)) == 0
@@ -137,10 +142,9 @@ async def test_a_hundred_branches_never_bill_more_than_the_cap(stormy: Fleet, se
 
     billed = sum(entry["tokens"] for entry in stormy.entries(kind="bill", run_id=run_id))
     note_storm("storm", {"seed": seed, **storm.done, "cap": cap, "billed": billed, "outcome": type(error).__name__})
-    assert billed <= cap
-    assert differences == []
     root = next(row for row in rows if row.account == "root")
-    assert root.granted == cap
+    assert billed <= sum(row.spent + row.unknown for row in rows) <= root.granted == cap
+    assert differences == []
     if isinstance(error, UsageLimitExceededError):
         assert error.data["meter"] == "tokens"
         assert error.data["account"].startswith("0.")
