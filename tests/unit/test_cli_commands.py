@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -80,10 +81,11 @@ fine = Pipeline([number], name="fine")
 """
 
 MISFITS = """
-from flujo_client import Pipeline
+from flujo_client import Pipeline, Step
 from cli_module import number, text
 
-misfits = Pipeline([number, text, number, text], name="misfits")
+shy = Step.from_callable(lambda value: value, name="shy")
+misfits = Pipeline([number, text, number, text, shy], name="misfits")
 """
 
 
@@ -242,12 +244,19 @@ def test_check_lists_all_faults_of_all_pipelines_at_once() -> None:
     assert "'part': a partial" in pipelines["mixed"][1]
 
 
-def test_check_names_both_steps_and_types_of_a_misfit() -> None:
+@pytest.mark.parametrize("strict", ["1", None])
+def test_check_names_every_misfit_beside_all_other_faults(monkeypatch: pytest.MonkeyPatch, strict: str | None) -> None:
+    """Though a module that has one cannot be imported otherwise."""
+    if strict is not None:
+        monkeypatch.setenv("FLUJO_STRICT_DSL", strict)
     result = flujo("check", "cli_misfits", "--json")
 
-    error = last_document(result)["error"]
+    first, second, third = last_document(result)["pipelines"]["misfits"]
     assert result.exit_code == 1
-    assert "'number' (returns int) and 'text' (expects str)" in error["message"]
+    assert "'number' (returns int) and 'text' (expects str)" in first
+    assert "'number' (returns int) and 'text' (expects str)" in second
+    assert "'shy': a lambda" in third
+    assert os.environ.get("FLUJO_STRICT_DSL") == strict
 
 
 def test_check_passes_a_module_whose_pipelines_can_be_queued() -> None:
