@@ -69,6 +69,8 @@ class Flujo(RunForms, BackgroundAdmin):
             gives its result, in another process. Default: that of FLUJO_STATE_URI, if it is set.
         persist_state: False: no backend, whatever FLUJO_STATE_URI says.
         delete_on_completion: Whether the backend forgets a run once it has ended.
+        executor_factory: None, as existing code may say: what runs steps here is `policies` or `backend`.
+        backend_factory: None, likewise.
         settings: Instead of the FLUJO_* variables.
     """
 
@@ -82,7 +84,7 @@ class Flujo(RunForms, BackgroundAdmin):
         resources: Any = None,
         usage_limits: UsageLimits | None = None,
         accounts: Sequence[Account] = (),
-        hooks: Sequence[Callable[..., Any]] = (),
+        hooks: Sequence[Callable[..., Any]] | None = None,
         backend: ExecutionBackend | None = None,
         policies: Sequence[StepPolicy] = (),
         local_tracer: Callable[..., Any] | None = None,
@@ -95,13 +97,15 @@ class Flujo(RunForms, BackgroundAdmin):
         state_backend: StateBackend | None = None,
         persist_state: bool = True,
         delete_on_completion: bool = False,
+        executor_factory: None = None,
+        backend_factory: None = None,
         settings: Settings | None = None,
     ) -> None:
+        _check_factories(executor_factory, backend_factory)
         self.pipeline = _chosen(pipeline, registry, pipeline_name, pipeline_version)
         self._pipeline_id = pipeline_id
-        self._settings = settings or Settings.from_env()
-        if url is not None:
-            self._settings = self._settings.at(url)
+        settings = settings or Settings.from_env()
+        self._settings = settings if url is None else settings.at(url)
         self._resources = resources
         self._policies: list[StepPolicy] = list(policies)
         if backend is not None:
@@ -121,9 +125,9 @@ class Flujo(RunForms, BackgroundAdmin):
         self._own_backend: StateBackend | None = None
         self._observer = HookObserver(
             HookDispatcher(
-                [*self.pipeline.hooks, *hooks, *([local_tracer] if local_tracer else [])], strict=strict_hooks()
+                [*self.pipeline.hooks, *(hooks or ()), *([local_tracer] if local_tracer else [])], strict=strict_hooks()
             ),
-            HookDispatcher([*self.pipeline.hooks, *self.pipeline.on_finish, *hooks], strict=strict_hooks()),
+            HookDispatcher([*self.pipeline.hooks, *self.pipeline.on_finish, *(hooks or ())], strict=strict_hooks()),
             resources,
         )
         self._driver = RunDriver(self.pipeline, self._terms, self._observer)
@@ -325,6 +329,14 @@ class Flujo(RunForms, BackgroundAdmin):
 def _failed(opening: asyncio.Task[Engine]) -> bool:
     """Whether an engine could not be opened: Redis was away, say. The next call tries again."""
     return opening.done() and (opening.cancelled() or opening.exception() is not None)
+
+
+def _check_factories(*factories: object) -> None:
+    if any(factory is not None for factory in factories):
+        raise ConfigurationError(
+            "Flujo takes no executor_factory and no backend_factory.",
+            suggestion="Give the execution strategy as policies=[...] or backend=...: see docs/extending.md.",
+        )
 
 
 def _chosen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -11,6 +11,7 @@ import typer
 from flujo_client.cli.modules import pipelines_of
 from flujo_client.cli.output import JsonOption, execute, print_json, print_text
 from flujo_client.dsl.findings import ValidationReport
+from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.validation import report_on
 
 __all__ = ["register"]
@@ -30,7 +31,7 @@ def check(
 ) -> None:
     """Check every pipeline of a module: types, branches, agents, pauses, names; all findings at once."""
 
-    reports = execute(lambda: _reports(module), as_json=as_json)
+    reports = execute(lambda: _reports(_imported(module)), as_json=as_json)
     if as_json:
         print_json(
             {
@@ -45,15 +46,18 @@ def check(
         raise typer.Exit(1)
 
 
-async def _reports(module: str) -> dict[str, ValidationReport]:
-    with _misfits_allowed():
-        pipelines = pipelines_of(module)
+async def _reports(pipelines: Mapping[str, Pipeline]) -> dict[str, ValidationReport]:
     return {name: report_on(pipeline) for name, pipeline in pipelines.items()}
+
+
+def _imported(module: str) -> dict[str, Pipeline]:
+    """A module's pipelines. The first step that does not fit would end the import, and hide everything else that is wrong."""
+    with _misfits_allowed():
+        return pipelines_of(module)
 
 
 @contextmanager
 def _misfits_allowed() -> Iterator[None]:
-    """The first step that does not fit would end the import, and hide everything else that is wrong."""
     before = os.environ.get(_STRICT)
     os.environ[_STRICT] = "0"
     try:

@@ -573,3 +573,13 @@ class TestErrorsSayWhatToDo:
             Step.from_callable(lambda value: value, name="shy", **options)
 
         assert "https://" not in str(caught.value)
+
+
+def test_factories_of_executors_may_be_left_out_by_name_and_are_refused_with_what_there_is_instead() -> None:
+    assert Flujo(double, executor_factory=None, backend_factory=None, hooks=None).run(2).output == 4
+    factories: dict[str, Any] = {"executor_factory": object}
+
+    with pytest.raises(ConfigurationError, match="no executor_factory") as caught:
+        Flujo(double, **factories)
+
+    assert "policies=" in str(caught.value.suggestion)
