@@ -38,6 +38,9 @@ _TEXTS: Final = frozenset(("content", "text", "delta", "arguments", "partial_jso
 #: What the last event of a stream is called, or says.
 _LAST_EVENTS: Final = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed"))
 
+#: Bytes of one event of a stream at the most; what is longer is not read. The longest that providers send repeat a few images.
+_LONGEST_LINE: Final = 32 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
@@ -135,13 +138,16 @@ class StreamReading:
     Attributes:
         text_bytes: Of the answers' text that has come.
         ended: The provider has said that this was all.
+        has_gaps: A line was too long to be read, and may have said what was used.
     """
 
     def __init__(self) -> None:
         self.text_bytes = 0
         self.ended = False
+        self.has_gaps = False
         self._usage: dict[str, Any] = {}
-        self._rest = b""
+        self._line = bytearray()
+        self._is_skipping = False
 
     @property
     def usage(self) -> TokenUsage | None:
@@ -150,9 +156,20 @@ class StreamReading:
 
     def feed(self, part: bytes) -> None:
         """Take the next bytes of the answer, wherever they are cut."""
-        *lines, self._rest = (self._rest + part).split(b"\n")
-        for line in lines:
-            self._read(line.strip())
+        *ends, rest = part.split(b"\n")
+        for end in ends:
+            self._keep(end)
+            self._read(bytes(self._line).strip())
+            self._line.clear()
+            self._is_skipping = False
+        self._keep(rest)
+
+    def _keep(self, piece: bytes) -> None:
+        if len(self._line) + len(piece) > _LONGEST_LINE:
+            self.has_gaps = self._is_skipping = True
+            self._line.clear()
+        if not self._is_skipping:
+            self._line += piece
 
     def _read(self, line: bytes) -> None:
         if not line.startswith(b"data:"):

@@ -155,7 +155,8 @@ class _ReadAlong:
 
     async def _end(self) -> None:
         reading = self._reading
-        self._paid.report(reading.usage, reading.text_bytes, whole=self._exhausted or reading.ended)
+        whole = (self._exhausted or reading.ended) and not reading.has_gaps
+        self._paid.report(reading.usage, reading.text_bytes, whole=whole)
         await self._paid.call.settle()
 
 

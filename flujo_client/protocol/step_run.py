@@ -200,14 +200,18 @@ class ProviderCall:
         self._is_closed = False
         self._noted: Amounts = {}
         self._used: Amounts | None = None
+        self._assumed: Amounts = {}  # of what is used, for want of a report
 
     def report(self, *, tokens: int = 0, cost_usd: float = 0.0, **meters: int) -> None:
-        """Say what the call used, as `UsageMeter.add` does. Adds up.
+        """Say what the call used, as `UsageMeter.add` does. Adds up; after the call has ended it replaces the bound that was assumed.
 
         Raises:
             UsageAmountError: One of them is no amount; nothing was added.
         """
         amounts = used_amounts(tokens, cost_usd, meters)
+        if self._assumed:  # the finalizer of a stream that nobody closed says it late
+            self._meter.used = {name: used - self._assumed.get(name, 0) for name, used in self._meter.used.items()}
+            self._used, self._assumed = None, {}
         self._meter.used = add_amounts(self._meter.used, amounts)
         self._used = add_amounts(self._used or {}, amounts)
 
@@ -235,6 +239,7 @@ class ProviderCall:
         if self._used is None:
             meters = self._bound | self._noted if billed else {}
             self._used = {meter: max(self._bound.get(meter, 0), self._noted.get(meter, 0)) for meter in meters}
+            self._assumed = self._used
             self._meter.used = add_amounts(self._meter.used, self._used)
         used = self._used
         self._meter.give_back({meter: max(0, amount - used.get(meter, 0)) for meter, amount in self._bound.items()})

@@ -90,6 +90,24 @@ class TestCall:
 
         assert usage.used == {"tokens": 10}
 
+    async def test_a_report_after_the_attempts_end_replaces_the_bound_that_was_assumed(self) -> None:
+        usage = meter(Account(100))
+        usage.add(tokens=5)
+        call = await usage.begin(tokens=78, requests=1)
+
+        usage.close_calls()
+        assumed = usage.used
+        call.report(tokens=15, requests=1)
+        await call.settle()
+        once = usage.used
+        call.report(tokens=2)
+
+        assert (assumed, once, usage.used) == (
+            {"tokens": 83, "requests": 1},
+            {"tokens": 20, "requests": 1},
+            {"tokens": 22, "requests": 1},
+        )
+
     async def test_an_extension_that_is_not_answered_leaves_the_reservation_as_it_was(self) -> None:
         class Away(Account):
             async def extend(self, amounts: dict[str, int]) -> dict[str, Any] | None:

@@ -439,6 +439,29 @@ def test_parts_of_a_stream_may_be_cut_anywhere() -> None:
         assert reading.ended
 
 
+def test_a_long_line_in_small_parts_is_read() -> None:
+    event = {"text": "x" * 4_000_000, "usage": {"prompt_tokens": 100, "completion_tokens": 50}}
+    line = b"data: %s\n" % json.dumps(event).encode()
+    reading = StreamReading()
+
+    for at in range(0, len(line), 100):
+        reading.feed(line[at : at + 100])
+
+    assert (reading.usage, reading.text_bytes, reading.has_gaps) == (TokenUsage(100, 50), 4_000_000, False)
+
+
+async def test_a_stream_with_a_line_too_long_to_be_read_costs_its_bound(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flujo_client.metering.readings._LONGEST_LINE", 200)
+    asked = {**SHORT, "stream": True, "max_tokens": 500}
+    provider.streams({"usage": {"prompt_tokens": 10, "completion_tokens": 1}}, {"text": "x" * 1000}, b"[DONE]")
+
+    result = await calling(provider, asked)
+
+    assert (result.total_tokens, result.usage["requests"]) == (size_of(asked) + 500, 1)
+
+
 @pytest.mark.parametrize("timeout_s", [None, 30], ids=["on the loop", "in a thread"])
 class TestSync:
     """A plain function runs on the loop in process, and in a thread where it has a timeout, as on a worker."""
