@@ -17,9 +17,16 @@ from typing import Any
 
 import pytest
 
-from flujo_client import AsyncFlujoClient, Flujo, Settings
+from flujo_client import AsyncFlujoClient, Flujo, PipelineResult, Settings, StepResult
 from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.messages import EventKind
+from tests.integration.parity_pipelines import Notes
+
+#: What docs/parity.md is shown with, in process and on a fleet.
+PARITY = "tests.integration.parity_pipelines,tests.integration.parity_edges"
+
+#: Makes a runner of a pipeline, where the test asks.
+Open = Callable[..., Flujo]
 
 PIPELINES = (
     "tests.integration.pipelines,tests.integration.control_flow,tests.integration.human,tests.integration.hooked,"
@@ -228,3 +235,32 @@ async def client(fleet: Fleet) -> AsyncIterator[AsyncFlujoClient]:
     """A client of the module's fleet."""
     async with AsyncFlujoClient(settings=fleet.settings()) as connected:
         yield connected
+
+
+@pytest.fixture(scope="module")
+def parity_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
+    """One manager and one worker, which has what docs/parity.md is shown with."""
+    made = make_fleet("parity", FLUJO_PIPELINES=PARITY)
+    made.manager()
+    made.worker()
+    asyncio.run(made.ready(1))
+    return made
+
+
+@pytest.fixture(params=["in process", "on a fleet"])
+def flujo(request: pytest.FixtureRequest) -> Open:
+    """Makes a runner of a pipeline: the same test in process and on workers."""
+    here = request.param == "in process"
+    where: dict[str, Any] = {} if here else {"settings": request.getfixturevalue("parity_fleet").settings()}
+    return lambda pipeline, **options: Flujo(pipeline, **{"context_model": Notes, **where, **options})
+
+
+async def run(runner: Flujo, value: Any = 1, **options: Any) -> PipelineResult:
+    """The result of one run of a runner, which is closed after it."""
+    async with runner:
+        return await runner.run_async(value, **options)
+
+
+async def last(runner: Flujo, value: Any = 1) -> StepResult:
+    """The last step's result of such a run."""
+    return (await run(runner, value)).step_history[-1]

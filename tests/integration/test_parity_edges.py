@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +32,7 @@ from flujo_client import (
 from flujo_client.protocol.accounts import AccountRow, read_accounts
 from tests.integration import parity_edges as edges
 from tests.integration import parity_pipelines as made
-from tests.integration.conftest import ROOT, Fleet, account_fields
-
-Open = Callable[..., Flujo]
-
-
-@pytest.fixture(scope="module")
-def worker_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
-    """One manager and one worker."""
-    modules = "tests.integration.parity_pipelines,tests.integration.parity_edges"
-    fleet = make_fleet("edges", FLUJO_PIPELINES=modules)
-    fleet.manager()
-    fleet.worker()
-    asyncio.run(fleet.ready(1))
-    return fleet
-
-
-@pytest.fixture(params=["in process", "on a fleet"])
-def flujo(request: pytest.FixtureRequest) -> Open:
-    """Makes a runner of a pipeline, where the test asks."""
-    here = request.param == "in process"
-    fleet: dict[str, Any] = {} if here else {"settings": request.getfixturevalue("worker_fleet").settings()}
-    return lambda pipeline, **options: Flujo(pipeline, **{"context_model": made.Notes, **fleet, **options})
+from tests.integration.conftest import ROOT, Fleet, Open, account_fields
 
 
 async def root_of(runner: Flujo, run_id: str) -> dict[str, AccountRow]:
@@ -110,7 +88,7 @@ class TestComposing:
     ids=["faulty", "circle", "asking", "backend"],
 )
 async def test_what_is_refused_is_refused_before_anything_is_queued(
-    worker_fleet: Fleet,
+    parity_fleet: Fleet,
     monkeypatch: pytest.MonkeyPatch,
     pipeline: Pipeline,
     options: dict[str, Any],
@@ -119,11 +97,11 @@ async def test_what_is_refused_is_refused_before_anything_is_queued(
 ) -> None:
     monkeypatch.setenv("FLUJO_ALLOW_HITL", "0")
 
-    async with Flujo(pipeline, settings=worker_fleet.settings(), **options) as runner:
+    async with Flujo(pipeline, settings=parity_fleet.settings(), **options) as runner:
         with pytest.raises(error, match=words) as raised:
             await runner.run_async(1, run_id="refused")
 
-    with redis.Redis.from_url(worker_fleet.url) as plain:
+    with redis.Redis.from_url(parity_fleet.url) as plain:
         assert plain.keys("*refused*") == []
     if pipeline.name == "faulty":  # everything at once
         assert len(raised.value.data["faults"]) == 7  # type: ignore[attr-defined]  # a FlujoError has its data
@@ -133,9 +111,9 @@ async def test_what_is_refused_is_refused_before_anything_is_queued(
     ("pipeline", "output"), [(edges.deep, 1), (edges.broad, {f"b{n}": 1 for n in range(1000)})], ids=["deep", "broad"]
 )
 async def test_thirty_levels_and_a_thousand_nodes_run_on_workers(
-    worker_fleet: Fleet, pipeline: Pipeline, output: Any
+    parity_fleet: Fleet, pipeline: Pipeline, output: Any
 ) -> None:
-    async with Flujo(pipeline, settings=worker_fleet.settings()) as runner:
+    async with Flujo(pipeline, settings=parity_fleet.settings()) as runner:
         result = await runner.run_async(0)
 
     assert (result.success, result.output) == (True, output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from pydantic import ValidationError as PydanticValidationError
 from flujo_client import (
     Chunk,
     ContextInheritanceError,
-    Flujo,
     OnLimitPayload,
     Paused,
     Pipeline,
@@ -29,36 +27,7 @@ from flujo_client import (
     UsageLimits,
 )
 from tests.integration import parity_pipelines as made
-from tests.integration.conftest import Fleet
-
-Open = Callable[..., Flujo]
-
-
-@pytest.fixture(scope="module")
-def worker_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
-    """One manager and one worker."""
-    fleet = make_fleet("parity", FLUJO_PIPELINES="tests.integration.parity_pipelines")
-    fleet.manager()
-    fleet.worker()
-    asyncio.run(fleet.ready(1))
-    return fleet
-
-
-@pytest.fixture(params=["in process", "on a fleet"])
-def flujo(request: pytest.FixtureRequest) -> Open:
-    """Makes a runner of a pipeline, where the test asks."""
-    here = request.param == "in process"
-    fleet: dict[str, Any] = {} if here else {"settings": request.getfixturevalue("worker_fleet").settings()}
-    return lambda pipeline, **options: Flujo(pipeline, **{"context_model": made.Notes, **fleet, **options})
-
-
-async def run(runner: Flujo, value: Any = 1, **options: Any) -> PipelineResult:
-    async with runner:
-        return await runner.run_async(value, **options)
-
-
-async def last(runner: Flujo, value: Any = 1) -> StepResult:
-    return (await run(runner, value)).step_history[-1]
+from tests.integration.conftest import Open, last, run
 
 
 class TestSteps:
