@@ -70,7 +70,7 @@ class AsyncFlujoClient:
         self.reader = RunReader(self._wire, self.blocking, self.keyspace, self.codec)
         self.background = BackgroundDesk(self.state, self.reader)
         self.inspector = RunInspector(self.client, self.keyspace, self.specs)
-        self.stalls = StallWatch(self.client, self.keyspace, self.inspector)
+        self.stalls = StallWatch(self.inspector)
 
     async def check(self) -> None:
         """Make sure that Redis answers and keeps what it is given.

@@ -1,160 +1,60 @@
-"""A run as people look at it: its tree of nodes and its tree of accounts. What `flujo show` and `flujo watch` draw."""
+"""`RunInspector`: reads runs as people look at them. What `flujo show`, `flujo watch` and whoever waits for a run draw on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import pydantic_core
 from redis.exceptions import RedisError
 
-from flujo_client.execution.decision import FRESH, NodeState, NodeStatus
+from flujo_client.execution.decision import NodeState, NodeStatus
 from flujo_client.execution.faults import error_of
-from flujo_client.execution.graph import RunGraph
-from flujo_client.execution.kinds.table import KINDS
-from flujo_client.execution.paths import child_of
-from flujo_client.protocol.accounts import AccountRow, read_accounts
+from flujo_client.execution.graph import step_at
+from flujo_client.execution.paths import order_of
+from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.errors import FlujoError, RunNotFoundError, StateUnavailableError
-from flujo_client.protocol.keys import POOL, Keyspace
-from flujo_client.protocol.quota import COST, TOKENS, Amounts
-from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.spec import NodeSpec, PipelineSpec, SequenceSpec
+from flujo_client.protocol.keys import Keyspace
+from flujo_client.protocol.quota import COST, TOKENS
+from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.specs import SpecStore
+from flujo_client.snapshots import (
+    Managers,
+    Question,
+    QueuedStep,
+    RunSnapshot,
+    RunSummary,
+    RunWaits,
+    counted,
+    declined_at,
+    decoded,
+    delayed_by,
+    drawn_of,
+    graph_of,
+    rows_of,
+    summary_of,
+    waiters_of,
+)
 
-__all__ = ["NodeRow", "Question", "RunInspector", "RunSnapshot", "RunSummary", "Waiter"]
+__all__ = ["RunInspector"]
 
+#: Nodes of one page.
+_PAGE = 500
 
-@dataclass(frozen=True, slots=True)
-class NodeRow:
-    """One node of a run's tree. `cost_nanousd` and `tokens` are of all its attempts, children included.
+#: Where a run waits in more places than these, the first that are found speak for the others.
+_MOST_FOUND = 1_000
+_MOST_TOLD = 100
 
-    Attributes:
-        started_ms: Since when a worker holds the attempt under way, Redis time; None while nobody does.
-        latency_ms: Of the last attempt that ended; of a composite, of all of them one after the other.
-        declined: What the worker lacked that gave the attempt back.
-        waits_for: The named account, and its meter, that keeps the attempt from starting.
-        fallback: The step that it fell back on, if it did; `original_error` is why.
-        question: What it asks, while it waits for an answer; its path is the token.
-    """
-
-    path: str
-    name: str
-    kind: str
-    status: NodeStatus
-    attempts: int
-    latency_ms: int
-    tokens: int
-    cost_nanousd: int
-    error: str | None
-    declined: str | None
-    started_ms: int | None = None
-    question: str | None = None
-    waits_for: str | None = None
-    fallback: str | None = None
-    original_error: str | None = None
-    children: tuple[NodeRow, ...] = ()
-
-    def leaves(self) -> Iterator[NodeRow]:
-        """Every leaf in it, in declared order; itself if it is one."""
-        if self.kind in ("step", "hitl"):
-            yield self
-        for child in self.children:
-            yield from child.leaves()
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a step of a run asks; the token names it for `flujo resume`."""
-
-    token: str
-    step: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """One line of `flujo runs`.
-
-    Attributes:
-        unmanaged: It has not ended, its owner is gone or the pool, and no living manager serves the pool.
-        duration_ms: From its creation to now, or to its end.
-        steps: How many its pipeline has; None if this release cannot read the pipeline.
-        steps_committed: How many of them have succeeded.
-        cost_nanousd, tokens: What it has spent, limited or not.
-        questions: What it waits for, in declared order.
-        error: Why it did not complete, as `faults.error_of` tells it everywhere; None if it did.
-    """
-
-    run_id: str
-    pipeline: str
-    status: RunStatus
-    owner: str
-    created_ms: int
-    unmanaged: bool
-    duration_ms: int
-    steps: int | None = None
-    steps_committed: int = 0
-    cost_nanousd: int = 0
-    tokens: int = 0
-    error: str | None = None
-    questions: tuple[Question, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Waiter:
-    """An attempt that is blocked: what it asked for when it came, of which account, and what that could get then."""
-
-    path: str
-    name: str
-    account: str
-    meter: str
-    asked: int
-    free: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunSnapshot:
-    """A run at one moment, `now_ms` in Redis time.
-
-    Attributes:
-        drawn: What it has spent of its named accounts, or holds as unknown, by account and meter.
-    """
-
-    summary: RunSummary
-    nodes: tuple[NodeRow, ...]
-    accounts: tuple[AccountRow, ...]
-    totals: Mapping[str, int] = field(default_factory=dict)
-    now_ms: int = 0
-    drawn: Mapping[str, Amounts] = field(default_factory=dict)
-    waiters: tuple[Waiter, ...] = ()
-
-    def steps(self) -> Iterator[NodeRow]:
-        """Every leaf, in declared order."""
-        for node in self.nodes:
-            yield from node.leaves()
-
-
-@dataclass(frozen=True, slots=True)
-class _Managers:
-    """Who drives runs at a moment. A killed manager stays listed until a sweep, so only its deadline tells."""
-
-    now_ms: int
-    alive: frozenset[str]
-
-    @property
-    def pool_lives(self) -> bool:
-        """Whether a pool manager is alive: pool managers own no runs of their own, callers' managers do."""
-        return any(name.startswith("pool-") for name in self.alive)
-
-    def drive(self, owner: str) -> bool:
-        """Whether somebody advances the runs of an owner, or would take them over."""
-        return self.pool_lives or (owner != POOL and owner in self.alive)
+#: How a node is stored that is dispatched, or paused: without reading the rest of it.
+_BEGINNINGS = {
+    status: NodeState(status=status).model_dump_json(exclude_defaults=True).removesuffix("}").encode()
+    for status in (NodeStatus.DISPATCHED, NodeStatus.PAUSED)
+}
 
 
 class RunInspector:
-    """Reads snapshots. Writes nothing.
+    """Reads runs. Writes nothing.
 
     Args:
         client: Redis with replies as bytes; owned by the caller.
@@ -193,24 +93,23 @@ class RunInspector:
             pipeline.hmget(keys.accounts, f"total|{COST}", f"total|{TOKENS}")
         found = zip(*(iter(await _replies(pipeline)),) * 3, strict=True)
         return [
-            await self._summary_with_steps(_decoded(record), _decoded(nodes), totals, managers)
+            await self._summary_with_steps(_spent(summary_of(decoded(record), managers), totals), record, nodes)
             for record, nodes, totals in found
             if record
         ]
 
     async def _summary_with_steps(
-        self, record: Mapping[str, str], nodes: Mapping[str, str], totals: list[bytes | None], managers: _Managers
+        self, summary: RunSummary, fields: Mapping[bytes, bytes], nodes: Mapping[bytes, bytes]
     ) -> RunSummary:
-        cost_nanousd, tokens = (int(total or 0) for total in totals)
-        summary = replace(_summary(record, managers), cost_nanousd=cost_nanousd, tokens=tokens)
+        record = decoded(fields)
         try:
             spec = await self._specs.get(record["spec"], record["run_id"])
         except StateUnavailableError:
             raise
         except FlujoError:  # a newer release wrote it: the other runs are listed all the same
             return summary
-        graph = _graph(spec, nodes)
-        return _counted(summary, _rows(graph, {}), error_of(record, graph))
+        graph = graph_of(spec, decoded(nodes))
+        return counted(summary, rows_of(graph, {}), error_of(record, graph))
 
     async def snapshot(self, run_id: str) -> RunSnapshot:
         """A run's tree and accounts.
@@ -224,43 +123,135 @@ class RunInspector:
         pipeline = self._client.pipeline(transaction=False)
         for key in (keys.run, keys.nodes, keys.accounts, keys.attempts):
             pipeline.hgetall(key)
-        record, nodes, accounts, attempts = map(_decoded, await _replies(pipeline))
+        record, nodes, accounts, attempts = map(decoded, await _replies(pipeline))
         if not record:
-            raise RunNotFoundError(
-                f"No run {run_id} is known.",
-                suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
-                run_id=run_id,
-            )
+            raise _unknown(run_id)
         managers = await self._managers()
         if not record["spec"]:  # its submission was refused
-            return RunSnapshot(replace(_summary(record, managers), steps=0), (), (), now_ms=managers.now_ms)
+            return RunSnapshot(replace(summary_of(record, managers), steps=0), (), (), now_ms=managers.now_ms)
         spec = await self._specs.get(record["spec"], run_id)
-        graph = _graph(spec, nodes)
-        rows, error = _rows(graph, attempts), error_of(record, graph)
+        graph = graph_of(spec, nodes)
+        rows, error = rows_of(graph, attempts), error_of(record, graph)
         totals = {name.removeprefix("total|"): int(n) for name, n in accounts.items() if name.startswith("total|")}
-        summary = replace(_summary(record, managers), cost_nanousd=totals.get(COST, 0), tokens=totals.get(TOKENS, 0))
+        summary = replace(summary_of(record, managers), cost_nanousd=totals.get(COST, 0), tokens=totals.get(TOKENS, 0))
         names = dict.fromkeys(record.get("accounts", "").split())
         names |= dict.fromkeys(name for step in spec.steps() for name in step.accounts)
         return RunSnapshot(
-            _counted(summary, rows, error),
+            counted(summary, rows, error),
             rows,
             tuple(read_accounts(accounts)),
             totals,
             now_ms=managers.now_ms,
-            drawn=_drawn([*names], accounts),
-            waiters=() if summary.status.terminal else tuple(_waiters(rows, attempts)),
+            drawn=drawn_of([*names], accounts),
+            waiters=() if summary.status.terminal else tuple(waiters_of(rows, attempts)),
         )
 
-    async def _managers(self) -> _Managers:
+    async def summary(self, run_id: str) -> RunSummary:
+        """A run without its nodes: nothing is told of its steps and questions, and of an error only what the run itself keeps.
+
+        Raises:
+            RunNotFoundError, StateUnavailableError: As `snapshot`.
+        """
+        keys = self._keyspace.run(run_id)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hgetall(keys.run)
+        pipeline.hmget(keys.accounts, f"total|{COST}", f"total|{TOKENS}")
+        record, totals = await _replies(pipeline)
+        if not record:
+            raise _unknown(run_id)
+        return _spent(summary_of(decoded(record), await self._managers()), totals)
+
+    async def still_ms(self, run_id: str) -> int | None:
+        """For how long nothing has happened in a run, by the clock of Redis: two short replies, however large it is.
+
+        Returns:
+            None if there is no such run.
+
+        Raises:
+            StateUnavailableError: Redis does not answer.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hget(self._keyspace.run(run_id).run, "last_event")
+        pipeline.time()
+        last, time = await _replies(pipeline)
+        return None if last is None else _ms(time) - int(last.partition(b"-")[0])
+
+    async def waits(self, run_id: str) -> RunWaits:
+        """What a run waits for: its queued steps and its questions. Read page by page, and never more than it takes to say
+        why it stands still: of more than a thousand such nodes those found first, of which a hundred are told.
+
+        Raises:
+            RunNotFoundError, StateUnavailableError, SchemaMismatchError: As `snapshot`.
+        """
+        keys = self._keyspace.run(run_id)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hget(keys.run, "spec")
+        pipeline.time()
+        spec_hash, time = await _replies(pipeline)
+        if spec_hash is None:
+            raise _unknown(run_id)
+        if not spec_hash:  # its submission was refused
+            return RunWaits()
+        spec = await self._specs.get(spec_hash.decode(), run_id)
+        found = await self._standing(keys.nodes)
+        queued = await self._queued(keys.attempts, spec, found[NodeStatus.DISPATCHED])
+        queues = list(dict.fromkeys(step.queue for step in queued))
+        shard = self._keyspace.shard_of(run_id)
+        pipeline.zcount(self._keyspace.shard("incarnations", shard), _ms(time), "+inf")
+        pipeline.hmget(self._keyspace.shard("intake", shard), [f"{queue}|latest" for queue in queues or ("",)])
+        workers, taken = await _replies(pipeline)
+        return RunWaits(
+            queued,
+            _questions(spec, found[NodeStatus.PAUSED]),
+            workers,
+            tuple(queue for queue, latest in zip(queues, taken, strict=False) if latest is None),
+        )
+
+    async def _standing(self, key: str) -> dict[NodeStatus, dict[str, bytes]]:
+        """The nodes that are dispatched or paused, as they are stored, up to a thousand."""
+        found: dict[NodeStatus, dict[str, bytes]] = {status: {} for status in _BEGINNINGS}
+        cursor = -1
+        while cursor and sum(map(len, found.values())) < _MOST_FOUND:
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hscan(key, max(cursor, 0), count=_PAGE)
+            ((cursor, page),) = await _replies(pipeline)
+            for status, beginning in _BEGINNINGS.items():
+                found[status] |= {path.decode(): text for path, text in page.items() if text.startswith(beginning)}
+        return found
+
+    async def _queued(self, key: str, spec: PipelineSpec, dispatched: Mapping[str, bytes]) -> tuple[QueuedStep, ...]:
+        """Those dispatched steps that no worker holds, up to a hundred, in declared order."""
+        held = await self._fields(key, [f"{path}|state" for path in dispatched])
+        paths = [path for path in dispatched if held.get(f"{path}|state") == "dispatched"][:_MOST_TOLD]
+        attempts = held | await self._fields(
+            key, [f"{path}|{what}" for path in paths for what in ("declined", "waits")]
+        )
+        queued = []
+        for path in sorted(paths, key=order_of):
+            state = NodeState.parse(dispatched[path])
+            step, delayed = step_at(spec, path, state), delayed_by(path, state, attempts)
+            queued.append(QueuedStep(step.name, step.queue, declined_at(path, state, attempts), delayed))
+        return tuple(queued)
+
+    async def _fields(self, key: str, names: Sequence[str]) -> dict[str, str]:
+        """Those of a hash's fields that it has."""
+        if not names:
+            return {}
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hmget(key, names)
+        (values,) = await _replies(pipeline)
+        return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
+
+    async def _managers(self) -> Managers:
         now_ms, alive = 0, set[str]()
         for shard in range(self._keyspace.shards):
             pipeline = self._client.pipeline(transaction=False)
             pipeline.time()
             pipeline.zrange(self._keyspace.shard("managers", shard), 0, -1, withscores=True)
-            (seconds, micros), members = await _replies(pipeline)
-            now_ms = seconds * 1000 + micros // 1000
+            time, members = await _replies(pipeline)
+            now_ms = _ms(time)
             alive |= {name.decode() for name, deadline_ms in members if deadline_ms >= now_ms}
-        return _Managers(now_ms, frozenset(alive))
+        return Managers(now_ms, frozenset(alive))
 
 
 async def _replies(pipeline: Any) -> list[Any]:
@@ -272,116 +263,26 @@ async def _replies(pipeline: Any) -> list[Any]:
     return replies
 
 
-def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+def _ms(time: tuple[int, int]) -> int:
+    """Redis' clock, as it answers TIME."""
+    seconds, micros = time
+    return seconds * 1000 + micros // 1000
 
 
-def _summary(record: Mapping[str, str], managers: _Managers) -> RunSummary:
-    status, created_ms = RunStatus(record["status"]), int(record["created_ms"])
-    return RunSummary(
-        run_id=record["run_id"],
-        pipeline=record["pipeline"],
-        status=status,
-        owner=record["owner"],
-        created_ms=created_ms,
-        unmanaged=not status.terminal and not managers.drive(record["owner"]),
-        duration_ms=int(record.get("finished_ms", managers.now_ms)) - created_ms,
-        error=pydantic_core.from_json(record["error"])["message"] if record.get("error") else None,
+def _unknown(run_id: str) -> RunNotFoundError:
+    return RunNotFoundError(
+        f"No run {run_id} is known.",
+        suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
+        run_id=run_id,
     )
 
 
-def _counted(summary: RunSummary, rows: tuple[NodeRow, ...], error: Mapping[str, Any] | None) -> RunSummary:
-    steps = [step for row in rows for step in row.leaves()]
-    committed = sum(step.status is NodeStatus.SUCCEEDED for step in steps)
-    asked = (
-        ()
-        if summary.status.terminal
-        else tuple(Question(step.path, step.name, step.question) for step in steps if step.question is not None)
-    )
-    told = None if error is None else str(error["message"])
-    return replace(summary, steps=len(steps), steps_committed=committed, error=told, questions=asked)
+def _spent(summary: RunSummary, totals: Sequence[bytes | None]) -> RunSummary:
+    cost_nanousd, tokens = (int(total or 0) for total in totals)
+    return replace(summary, cost_nanousd=cost_nanousd, tokens=tokens)
 
 
-def _graph(spec: PipelineSpec, nodes: Mapping[str, str]) -> RunGraph:
-    states = {path: NodeState.parse(text) for path, text in nodes.items()}
-    return RunGraph(spec, KINDS, lambda path: states.get(path, FRESH))
-
-
-def _rows(graph: RunGraph, attempts: Mapping[str, str]) -> tuple[NodeRow, ...]:
-    return _row(graph, "root", None, attempts).children
-
-
-def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, str]) -> NodeRow:
-    node, state = graph.node(path), graph.state(path)
-    inside = graph.kind(path).children(graph, path, node)
-    children = tuple(_row(graph, child_of(path, index), name, attempts) for index, name in inside)
-    waits_for = _waits_for(path, state, attempts)
-    return NodeRow(
-        path=path,
-        name=label or graph.name(path),
-        kind=node.kind,
-        status=NodeStatus.BLOCKED if waits_for else _status(node, state, children),
-        attempts=state.attempt,
-        latency_ms=state.latency_ms or sum(child.latency_ms for child in children),
-        tokens=state.usage.get(TOKENS, 0) + sum(child.tokens for child in children),
-        cost_nanousd=state.usage.get(COST, 0) + sum(child.cost_nanousd for child in children),
-        error=(state.error or {}).get("message"),
-        declined=_declined(path, state, attempts),
-        started_ms=_started_ms(path, state, attempts),
-        question=state.pause.message if state.pause is not None and state.status is NodeStatus.PAUSED else None,
-        waits_for=waits_for,
-        fallback=graph.step(path).name if state.fallback else None,
-        original_error=(state.original_error or {}).get("message"),
-        children=children,
-    )
-
-
-def _waiters(rows: tuple[NodeRow, ...], attempts: Mapping[str, str]) -> Iterator[Waiter]:
-    """Who is blocked, in declared order. The answer to its claim says for want of what (see reserve.lua)."""
-    for step in (step for row in rows for step in row.leaves()):
-        if attempts.get(f"{step.path}|state") == "blocked":
-            answer = attempts[f"claim|{attempts[f'{step.path}|nonce']}|answer"]
-            account, meter, asked, free = answer.split(" ")
-            yield Waiter(step.path, step.name, account, meter, int(asked), int(free))
-
-
-def _status(node: NodeSpec, state: NodeState, children: tuple[NodeRow, ...]) -> NodeStatus:
-    started = any(child.status is not NodeStatus.WAITING for child in children)
-    if isinstance(node, SequenceSpec) and state.status is NodeStatus.WAITING and started:
-        return NodeStatus.RUNNING
-    return state.status
-
-
-def _declined(path: str, state: NodeState, attempts: Mapping[str, str]) -> str | None:
-    """What the last worker that got the step lacked, while nobody has taken it since."""
-    if state.status is not NodeStatus.DISPATCHED or attempts.get(f"{path}|state") != "dispatched":
-        return None
-    _, _, label = attempts.get(f"{path}|declined", "").partition(" ")
-    return label or None
-
-
-def _waits_for(path: str, state: NodeState, attempts: Mapping[str, str]) -> str | None:
-    """The named account that delays the attempt under way, and its meter."""
-    if state.status is not NodeStatus.DISPATCHED or attempts.get(f"{path}|state") != "dispatched":
-        return None
-    attempt, _, where = attempts.get(f"{path}|waits", "").partition(" ")
-    return " ".join(where.split()[:2]) if attempt == str(state.attempt) else None
-
-
-def _drawn(names: Sequence[str], accounts: Mapping[str, str]) -> dict[str, Amounts]:
-    """What a run has drawn on named accounts, those among them that it has not touched yet."""
-    drawn: dict[str, Amounts] = {name: {} for name in names}
-    for field_name, amount in accounts.items():
-        if field_name.startswith("named|"):
-            _, account, meter, _, _ = field_name.split("|")
-            of_it = drawn.setdefault(account, {})
-            of_it[meter] = of_it.get(meter, 0) + int(amount)
-    return drawn
-
-
-def _started_ms(path: str, state: NodeState, attempts: Mapping[str, str]) -> int | None:
-    """When the attempt under way was leased: its deadline less the longest that it may take (see reserve.lua)."""
-    if state.status is not NodeStatus.DISPATCHED or attempts.get(f"{path}|state") != "leased":
-        return None
-    deadline_ms = int(attempts[f"claim|{attempts[f'{path}|nonce']}|answer"])
-    return deadline_ms - int(attempts[f"{path}|terms"].partition(";")[0])
+def _questions(spec: PipelineSpec, paused: Mapping[str, bytes]) -> tuple[Question, ...]:
+    """What paused steps ask, in declared order."""
+    asked = [(path, NodeState.parse(paused[path]).pause) for path in sorted(list(paused)[:_MOST_TOLD], key=order_of)]
+    return tuple(Question(path, step_at(spec, path).name, pause.message) for path, pause in asked if pause is not None)

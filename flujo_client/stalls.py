@@ -5,81 +5,52 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.exceptions import RedisError
-
-from flujo_client.inspection import NodeRow, RunInspector, RunSnapshot
-from flujo_client.protocol.connection import RedisClient
+from flujo_client.inspection import RunInspector
 from flujo_client.protocol.errors import FlujoError
-from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.results import RunStatus
+from flujo_client.snapshots import RunSummary, RunWaits
 
-__all__ = ["StallWatch", "living", "reasons_to_wait", "untaken"]
+__all__ = ["StallWatch", "reasons_to_wait"]
 
 logger = logging.getLogger(__name__)
 
-#: When a run that somebody waits for is looked at for the first time, s; from then on half as often each time.
+#: When a run that somebody waits for is looked at for the first time, s; half as often each time while it stands still.
 _FIRST_LOOK_S = 3.0
 _MOST_S = 60.0
 
-#: Runs that one client looks at, of all that it waits for at once: a look reads the whole run.
+#: A run in which something has happened within so many ms moves; it is asked no more than that.
+_STILL_MS = 2_000
+
+#: Runs that one client looks at, of all that it waits for at once.
 _MOST_RUNS = 10
 
 
-async def living(client: RedisClient, keyspace: Keyspace, kind: str, shard: int) -> list[bytes]:
-    """The processes of a kind (`incarnations` of workers, `managers`) whose deadline has not passed, by Redis' clock."""
-    seconds, micros = await client.time()
-    now_ms = seconds * 1000 + micros // 1000
-    members: list[bytes] = await client.zrangebyscore(keyspace.shard(kind, shard), now_ms, "+inf")
-    return members
-
-
-async def untaken(client: RedisClient, keyspace: Keyspace, shard: int, run_id: str | None = None) -> Counter[str]:
-    """Dispatches by queue, of the queues whose intake has no `latest`: reserve.lua sets it when a worker takes a step.
-
-    Args:
-        run_id: Only those of this run.
-    """
-    members = await client.zrange(keyspace.shard("dispatches", shard), 0, -1)
-    words = [member.decode().split(" ") for member in members]
-    waiting = Counter(parts[-1] for parts in words if run_id in (None, parts[0]))
-    intake = await client.hgetall(keyspace.shard("intake", shard))
-    return Counter({queue: count for queue, count in waiting.items() if f"{queue}|latest".encode() not in intake})
-
-
-def reasons_to_wait(run: RunSnapshot, workers: int, queues: Mapping[str, int]) -> list[str]:
-    """What a run waits for that does not come by itself, each with what to do. Pure; nothing while it simply takes its time.
-
-    Args:
-        workers: How many are alive.
-        queues: Of its dispatches, those from which no worker ever took a step.
-    """
-    summary = run.summary
-    if summary.status.terminal:
+def reasons_to_wait(run: RunSummary, waits: RunWaits) -> list[str]:
+    """What a run waits for that does not come by itself, each with what to do. Pure; nothing while it simply takes its time."""
+    if run.status.terminal:
         return []
     reasons = [
         f"step '{asked.step}' asks: {' '.join(asked.message.split())}; "
-        f"answer with `flujo resume {summary.run_id} ANSWER --token {asked.token}`"
-        for asked in summary.questions
-        if summary.status is RunStatus.PAUSED
+        f"answer with `flujo resume {run.run_id} ANSWER --token {asked.token}`"
+        for asked in waits.questions
+        if run.status is RunStatus.PAUSED
     ]
-    if summary.unmanaged:
+    if run.unmanaged:
         reasons.append("no manager serves the pool; start one with `flujo manager`")
-    queued = [step for step in run.steps() if _is_queued(step)]
-    if queued and not workers:
+    if waits.queued and not waits.workers:
         return [*reasons, "no worker is alive; start one with `flujo worker --pipelines MODULE`"]
-    lacking = dict.fromkeys(step.declined for step in queued if step.declined)
+    lacking = dict.fromkeys(step.declined for step in waits.queued if step.declined)
     reasons += [
         f"no worker has {what}; start one with `flujo worker --pipelines {_module_of(what)}`" for what in lacking
     ]
     if not lacking:
         reasons += [
-            f"no worker serves queue '{name}'; start one with `flujo worker --queues {name}`" for name in queues
+            f"no worker serves queue '{name}'; start one with `flujo worker --queues {name}`" for name in waits.unserved
         ]
-    paying = dict.fromkeys(step.waits_for for step in run.steps() if step.waits_for)
+    paying = dict.fromkeys(step.waits_for for step in waits.queued if step.waits_for)
     return [*reasons, *(f"account {name} is exhausted, see `flujo accounts`" for name in paying)]
 
 
@@ -89,23 +60,14 @@ def _module_of(declined: str) -> str:
     return found[1] if found else "MODULE"
 
 
-def _is_queued(step: NodeRow) -> bool:
-    """Whether an attempt of it waits for a worker."""
-    return step.status.value == "dispatched" and step.started_ms is None
-
-
 class StallWatch:
     """Looks at runs that somebody waits for, and logs as a warning, once each, what they wait for themselves.
 
     Args:
-        client: Redis with replies as bytes; owned by the caller.
-        keyspace: Makes the keys.
         inspector: Reads the runs.
     """
 
-    def __init__(self, client: RedisClient, keyspace: Keyspace, inspector: RunInspector) -> None:
-        self._client = client
-        self._keyspace = keyspace
+    def __init__(self, inspector: RunInspector) -> None:
         self._inspector = inspector
         self._watched = 0
 
@@ -128,17 +90,22 @@ class StallWatch:
         pause_s = _FIRST_LOOK_S
         while True:
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _MOST_S)
-            for reason in await self._reasons(run_id):
+            reasons = await self.look(run_id)
+            pause_s = _FIRST_LOOK_S if reasons is None else min(2 * pause_s, _MOST_S)
+            for reason in reasons or ():
                 if reason not in told:
                     told.add(reason)
                     logger.warning("run %s waits: %s", run_id, reason, extra={"run_id": run_id})
 
-    async def _reasons(self, run_id: str) -> list[str]:
-        shard = self._keyspace.shard_of(run_id)
+    async def look(self, run_id: str) -> list[str] | None:
+        """What a run waits for that does not come by itself; None while it moves, which two short replies tell.
+
+        Nothing is said while Redis does not answer: whoever waits for the run is told of that.
+        """
         try:
-            workers = await living(self._client, self._keyspace, "incarnations", shard)
-            queues = await untaken(self._client, self._keyspace, shard, run_id)
-            return reasons_to_wait(await self._inspector.snapshot(run_id), len(workers), queues)
-        except (FlujoError, RedisError, OSError):  # whoever waits for the run is told of a Redis that is away
+            still_ms = await self._inspector.still_ms(run_id)
+            if still_ms is None or still_ms < _STILL_MS:
+                return None
+            return reasons_to_wait(await self._inspector.summary(run_id), await self._inspector.waits(run_id))
+        except FlujoError:
             return []

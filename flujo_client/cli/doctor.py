@@ -17,16 +17,20 @@ from rich.text import Text
 from flujo_client.cli.output import JsonOption, console, execute, print_json
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.witness import LOSS, Loss
+from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.errors import FlujoError, StateUnavailableError, UnsafeRedisError
+from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.queues import DEFAULT_QUEUE
 from flujo_client.publisher import make_publisher
-from flujo_client.stalls import living, untaken
 
 __all__ = ["Facts", "Finding", "Verdict", "judge", "register"]
 
 #: Runs under way that are looked into, the newest.
 _MOST_RUNS = 200
 
+
+#: Dispatches of one page.
+_PAGE = 500
 
 #: Finished runs that may wait for the archive without anything being wrong: a manager takes a hundred a second.
 _MOST_UNARCHIVED = 500
@@ -183,19 +187,19 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
     missing: Counter[str] = Counter()
     for run in under_way:
         try:
-            steps = list((await inspector.snapshot(run.run_id)).steps())
+            waits = await inspector.waits(run.run_id)
         except FlujoError:  # it ended meanwhile, or a newer release started it
             continue
-        missing.update({step.declined for step in steps if step.declined})
+        missing.update({step.declined for step in waits.queued if step.declined})
     managers, workers = set[bytes](), set[bytes]()  # each is known to every shard
     waiting: Counter[str] = Counter()
     unarchived = 0
     losses = []
     for shard in range(client.keyspace.shards):
-        managers.update(await living(client.client, client.keyspace, "managers", shard))
-        workers.update(await living(client.client, client.keyspace, "incarnations", shard))
+        managers.update(await _living(client.client, client.keyspace, "managers", shard))
+        workers.update(await _living(client.client, client.keyspace, "incarnations", shard))
         losses.append(await client.client.hget(client.keyspace.shard("sweep", shard), LOSS))
-        waiting.update(await untaken(client.client, client.keyspace, shard))
+        waiting.update(await _untaken(client.client, client.keyspace, shard))
         unarchived += await client.client.zcard(client.keyspace.shard("unarchived", shard))
     published = await client.client.hkeys(client.keyspace.shard("pipelines"))
     return Facts(
@@ -211,6 +215,23 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         loss=max((Loss(**from_json(text)) for text in losses if text), key=lambda loss: loss.until_ms, default=None),
         unarchived=unarchived if client.settings.state_uri is not None else None,
     )
+
+
+async def _living(client: RedisClient, keyspace: Keyspace, kind: str, shard: int) -> list[bytes]:
+    """The processes of a kind (`incarnations` of workers, `managers`) whose deadline has not passed, by Redis' clock."""
+    seconds, micros = await client.time()
+    now_ms = seconds * 1000 + micros // 1000
+    members: list[bytes] = await client.zrangebyscore(keyspace.shard(kind, shard), now_ms, "+inf")
+    return members
+
+
+async def _untaken(client: RedisClient, keyspace: Keyspace, shard: int) -> Counter[str]:
+    """Dispatches by queue, of the queues whose intake has no `latest`: reserve.lua sets it when a worker takes a step."""
+    waiting: Counter[str] = Counter()
+    async for member, _ in client.zscan_iter(keyspace.shard("dispatches", shard), count=_PAGE):
+        waiting[member.decode().rpartition(" ")[2]] += 1
+    intake = await client.hgetall(keyspace.shard("intake", shard))
+    return Counter({queue: count for queue, count in waiting.items() if f"{queue}|latest".encode() not in intake})
 
 
 async def _append_only(client: AsyncFlujoClient) -> bool | None:

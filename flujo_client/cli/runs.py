@@ -17,12 +17,12 @@ from flujo_client.cli.modules import pipeline_of
 from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
 from flujo_client.cli.tree import draw_budget, draw_named, draw_runs, draw_tree
 from flujo_client.client import AsyncFlujoClient, AsyncRun
-from flujo_client.inspection import RunSnapshot
 from flujo_client.protocol.quota import METER_NAME, UsageLimits, amount_words
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.tracing import configure_sdk
 from flujo_client.runner import Flujo
+from flujo_client.snapshots import RunSnapshot
 
 __all__ = ["register", "snapshot_document"]
 

@@ -14,9 +14,9 @@ from rich.tree import Tree
 
 from flujo_client.account_book import AccountStatus
 from flujo_client.execution.decision import NodeStatus
-from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary, Waiter
 from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST, Amounts, amount_words, usd_text
+from flujo_client.snapshots import NodeRow, RunSnapshot, RunSummary, Waiter
 
 __all__ = [
     "changed_lines",

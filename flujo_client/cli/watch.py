@@ -13,7 +13,7 @@ from flujo_client.cli.output import JsonOption, console, execute, print_json
 from flujo_client.cli.runs import snapshot_document
 from flujo_client.cli.tree import changed_lines, draw_run
 from flujo_client.client import AsyncFlujoClient
-from flujo_client.inspection import RunSnapshot
+from flujo_client.snapshots import RunSnapshot
 
 __all__ = ["register"]
 

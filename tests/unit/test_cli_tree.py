@@ -20,10 +20,10 @@ from flujo_client.cli.tree import (
     state_of,
 )
 from flujo_client.execution.decision import NodeStatus
-from flujo_client.inspection import NodeRow, RunSnapshot, RunSummary, Waiter
 from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.quota import COST, TOKENS
 from flujo_client.protocol.results import RunStatus
+from flujo_client.snapshots import NodeRow, RunSnapshot, RunSummary, Waiter
 
 SUMMARY = RunSummary("order-42", "digest", RunStatus.RUNNING, "pool", 1_000, unmanaged=False, duration_ms=2_500)
 NODE = NodeRow("0", "fetch", "step", NodeStatus.WAITING, 0, 0, 0, 0, None, None)

@@ -23,12 +23,13 @@ from flujo_client.cli.output import JsonOption, console, execute, print_json
 from flujo_client.cli.stack import Stack
 from flujo_client.cli.tree import draw_run
 from flujo_client.client import AsyncFlujoClient, AsyncRun
-from flujo_client.inspection import RunInspector, RunSnapshot
+from flujo_client.inspection import RunInspector
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.quota import TOKENS, UsageLimits
 from flujo_client.protocol.results import PipelineResult
 from flujo_client.protocol.settings import Settings
+from flujo_client.snapshots import RunSnapshot
 
 __all__ = ["register"]
 
