@@ -21,7 +21,7 @@ from flujo_client.pauses import PauseDesk
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.connection import agree_on_shards, check_server, connect, connect_blocking
 from flujo_client.protocol.durability import Fsync
-from flujo_client.protocol.errors import RunNotFoundError
+from flujo_client.protocol.errors import RunConflictError, RunNotFoundError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.modules import refuse_while_importing
@@ -32,7 +32,7 @@ from flujo_client.protocol.sealing import make_codec
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.specs import SpecStore
-from flujo_client.protocol.submission import submit_run
+from flujo_client.protocol.submission import check_run_id, submit_run
 from flujo_client.protocol.traces import TraceSpan
 from flujo_client.protocol.tracing import traceparent_of
 from flujo_client.protocol.wire import Wire
@@ -168,19 +168,32 @@ class AsyncFlujoClient:
             new_run_id: Of the fork, which makes the call idempotent; default: a random one.
 
         Raises:
+            ValueError: The new id cannot be an id.
+            RunConflictError: The new id belongs to another run.
             RunNotFoundError: No such run.
             UnknownPipelineError: No worker has published the pipeline.
             ConfigurationError: There is no such step, or several, or the pipelines differ around it or in what is used again.
             ExecutionError: The other run did not reach it.
         """
+        refuse_while_importing()
+        name = new_run_id or f"run_{uuid4().hex}"
+        check_run_id(name)
         await self.check()
         dumps = RunDumps(self.scripts, self.codec, self.specs)
         dump = await self._dump_of(dumps, run_id)
         spec = dump.spec if pipeline is None else await self.specs.by_name(pipeline, version)
-        start, name = place_of(dump, spec, from_step), new_run_id or f"run_{uuid4().hex}"
+        start = place_of(dump, spec, from_step)
         seconds, micros = await self.scripts.commands.execute("TIME")
         fork, events = fork_of(dump, spec, start, name, int(seconds) * 1000 + int(micros) // 1000)
-        await dumps.store(fork, POOL, events)
+        if not await dumps.store(fork, POOL, events):
+            stored = await self.state.record(name)
+            if stored.get("fingerprint") != fork.record["fingerprint"]:
+                raise RunConflictError(
+                    f"Run id {name} belongs to another run, and not to a fork of {run_id} from step {start}.",
+                    suggestion="Use another id for the fork.",
+                    run_id=name,
+                )
+        await self.make_durable()
         return AsyncRun(self, name)
 
     async def _dump_of(self, dumps: RunDumps, run_id: str) -> RunDump:

@@ -27,8 +27,8 @@ __all__ = ["FirstEvent", "fork_of", "place_of"]
 #: Kind, path, attempt and reason of what happens to a fork first.
 FirstEvent = tuple[str, str, int, str]
 
-#: Fields of a record that say how a run went on, and are not the fork's.
-_OF_THE_RUN = frozenset({"final", "finished_ms", "error", "reason", "ending", "last_event"})
+#: Fields of a record that a fork has in common with its run; the others say how that one went on.
+_IN_COMMON = frozenset({"schema", "limits", "accounts", "traceparent", "metadata"})
 
 #: Fields of a composite that say what is in it, and not how it behaves.
 _PARTS = frozenset({"body", "branches", "states", "router", "parallel"})
@@ -115,13 +115,13 @@ def fork_of(
     reuse = reuse_before(dump.nodes, spec, start, has_context=has_context, check=check.same_at)
     if not reuse.reached:
         raise _unreached(dump, spec, start, reuse)
-    record = {name: value for name, value in dump.record.items() if name not in _OF_THE_RUN}
+    record = {name: value for name, value in dump.record.items() if name in _IN_COMMON}
     fork = RunDump(
         spec=spec,
         record={
             **record,
             "run_id": run_id,
-            "fingerprint": f"fork {dump.run_id} {start}",
+            "fingerprint": f"fork {dump.run_id} {start} {spec.content_hash}",
             "spec": spec.content_hash,
             "pipeline": spec.name,
             "status": "running",

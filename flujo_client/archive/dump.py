@@ -186,7 +186,7 @@ class RunDumps:
 
 def _of_the_stream(field: str) -> bool:
     """Whether a field of a run's record speaks of its stream of events, which is a new one."""
-    return field == "last_event" or field.startswith("next|")
+    return field in ("last_event", "ahead", "chunk_bytes") or field.startswith("next|")
 
 
 def _stored(name: str, value: Any) -> bytes:

@@ -316,7 +316,7 @@ class NonRetryableError(ExecutionError):
 
 
 class RunConflictError(ExecutionError):
-    """The run id is taken by a run of another pipeline or another input."""
+    """The run id is taken by a run of another pipeline or another input, or by another fork."""
 
 
 class RunNotFoundError(ExecutionError):

@@ -24,7 +24,7 @@ from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.spec_text import spec_text
 from flujo_client.protocol.tracing import context_of, get_tracer, new_root, traceparent_of
 
-__all__ = ["refuse_run", "submit_run"]
+__all__ = ["check_run_id", "refuse_run", "submit_run"]
 
 
 async def submit_run(
@@ -64,7 +64,7 @@ async def submit_run(
         UnknownAccountError: It, or a step, names an account that nobody has defined.
         StateUnavailableError: Redis does not answer; repeat with the same id.
     """
-    _check_run_id(run_id)
+    check_run_id(run_id)
     payload = codec.encode(value)
     text = codec.json(payload)
     if text is not None and spec.input_schema:
@@ -147,7 +147,8 @@ def _deadline_ms(deadline_s: float | None) -> int | None:
     return max(1, round(deadline_s * 1000))
 
 
-def _check_run_id(run_id: str) -> None:
+def check_run_id(run_id: str) -> None:
+    """Raise `ValueError` if this cannot be the id of a run: messages and the journal are made of words with blanks between."""
     if not RUN_ID_PATTERN.fullmatch(run_id):
         raise ValueError(
             f"{run_id!r} cannot be a run id: use up to 128 letters, digits and ._@:- with a letter or digit first."
