@@ -246,6 +246,41 @@ async def test_a_manager_that_finds_a_remembered_run_moved_on_reads_it_and_goes_
     assert int((await load_run(scripts, "r")).record["revision"]) >= 1
 
 
+async def test_an_outcome_that_redis_has_lost_is_not_decided_on(scripts: Scripts) -> None:
+    manager, inbox, record = _manager(scripts), scripts.keyspace.inbox("pool", 0), scripts.keyspace.run("r1").run
+    await manager._state.specs.keep(SPEC, "r1")
+    await scripts.register("incarnations", "w1", 60_000, 0)
+    await create_run(scripts, "r1", spec_hash=SPEC.content_hash)
+    await manager.execute_steps(PipelineContext(run_id="r1"))
+    await scripts.commands.execute("DEL", inbox)
+    before = (await load_run(scripts)).record
+    claim = new_claim()
+    await scripts.reserve(claim, "pool")
+    await commit_claim(scripts, claim)
+    manager._state.recent.hear(WakeUp.parse((await scripts.commands.execute("LPOP", inbox, 1))[0]))
+
+    await scripts.commands.execute("HSET", record, "last_event", before["applied"])  # its tail is gone
+    await scripts.commands.execute("HDEL", record, f"next|{before['applied']}")
+    status = await manager.execute_steps(PipelineContext(run_id="r1"))
+
+    after = (await load_run(scripts)).record
+    assert status is RunStatus.RUNNING
+    assert after["applied"] == before["applied"]
+    assert not await scripts.commands.execute("ZSCORE", scripts.keyspace.shard("dirty", 0), "r1")
+
+
+async def test_a_run_that_redis_has_lost_is_unknown_to_a_manager_that_heard_of_it(scripts: Scripts) -> None:
+    manager = _manager(scripts)
+    await manager._state.specs.keep(SPEC, "r1")
+    await create_run(scripts, "r1", spec_hash=SPEC.content_hash)
+    entry = (await scripts.commands.execute("LPOP", scripts.keyspace.inbox("pool", 0), 1))[0]
+    manager._state.recent.hear(WakeUp.parse(entry))
+
+    await scripts.commands.execute("DEL", scripts.keyspace.run("r1").run)
+
+    assert await manager.execute_steps(PipelineContext(run_id="r1")) is None
+
+
 class _Nowhere:
     """Takes messages."""
 

@@ -62,13 +62,14 @@ local function append(run, events, dirty, inbox, run_id, fields, quiet)
   return id
 end
 
--- Removes the links from one outcome to another, which nobody needs to find any more.
-local function unlink(run, applied, last)
+-- The links from the last outcome applied to another one; nil if none leads there: Redis has lost it, and a manager remembers it.
+local function links_between(run, applied, last)
+  local links = {}
   while applied and applied ~= last do
-    local link = 'next|' .. applied
-    applied = redis.call('HGET', run, link)
-    redis.call('HDEL', run, link)
+    links[#links + 1] = 'next|' .. applied
+    applied = redis.call('HGET', run, links[#links])
   end
+  return applied and links
 end
 
 -- Alarms of pauses, "path what at_ms ...": set, or dropped where at is 0.

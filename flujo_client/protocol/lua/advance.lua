@@ -6,13 +6,16 @@ ARGV  1 run id   2 operation id   3 revision expected   4 last operation expecte
       14 1 if branches are still to be opened, else 0   15 alarms of pauses, "path what at_ms ...", at 0 to drop one
       16.. path, json per node; chain per closed branch; path, parent chain, meter, total, share per split ("<count> <base> <remainder>" or "w <share> ...");
       then path, attempt, delay_ms, queue, terms, task per dispatch (empty terms and task: those of the attempt before)
-REPLY {1, revision, still dirty, now_ms} applied | {0, revision, operation} somebody else advanced | {-1, gate} the gate forbids it
+REPLY {1, revision, still dirty, now_ms} applied | {0, revision, operation} another advanced, or what it was decided on is lost | {-1, gate} the gate forbids it
       | {-2, path} a split no longer fits its account | {-5, schema} schema mismatch ]]
 local run = redis.call('HMGET', KEYS[1], 'schema', 'revision', 'operation', 'gate', 'last_event', 'applied')
-if run[1] ~= ARGV[9] then return {-5, run[1] or ''} end
+if not run[1] then return {0, '', ''} end
+if run[1] ~= ARGV[9] then return {-5, run[1]} end
 local now = now_ms()
 if run[3] == ARGV[2] then return {1, run[2], redis.call('ZSCORE', KEYS[5], ARGV[1]) and 1 or 0, int(now)} end
 if run[2] ~= ARGV[3] or run[3] ~= ARGV[4] then return {0, run[2], run[3]} end
+local links = links_between(KEYS[1], run[6], ARGV[5])
+if not links then return {0, run[2], run[3]} end
 if run[4] == 'closed' or (run[4] == 'cancelled' and ARGV[6] ~= 'cancelled' and ARGV[6] ~= 'aborted') then return {-1, run[4]} end
 
 local at, book = 16, book_open(KEYS[4])
@@ -79,7 +82,7 @@ if ends then disband(desk) end
 desk_close(desk)
 for i = 1, #nodes, 2 do redis.call('HSET', KEYS[2], nodes[i], nodes[i + 1]) end
 set_alarms(KEYS[12], ARGV[1], ARGV[15])
-unlink(KEYS[1], run[6], ARGV[5])
+if #links > 0 then redis.call('HDEL', KEYS[1], unpack(links)) end  -- nobody needs to find them any more
 local revision = int(tonumber(ARGV[3]) + 1)
 redis.call('HSET', KEYS[1], 'revision', revision, 'operation', ARGV[2], 'applied', ARGV[5])
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'status', ARGV[6], 'error', ARGV[7]) end
