@@ -101,7 +101,9 @@ class Step(Factories, Definition, Told, Generic[In, Out]):
     static_invariants: list[Any] = Field(default_factory=list)
     discovery_agent: Any = None
     failure_handlers: list[Callable[[], Any]] = Field(default_factory=list)
-    fallback_step: Any = None  # a Step; pydantic cannot build a generic class with a field of itself
+    fallback_step: Any = Field(
+        None, exclude=True
+    )  # a Step; pydantic cannot build a generic class with a field of itself
     usage_limits: UsageLimits | None = None
     persist_feedback_to_context: str | None = None
     persist_validation_results_to: str | None = None

@@ -23,7 +23,10 @@ from flujo_client.protocol.messages import EventKind
 from tests.integration.parity_pipelines import Notes
 
 #: What docs/parity.md is shown with, in process and on a fleet.
-PARITY = "tests.integration.parity_pipelines,tests.integration.parity_edges"
+PARITY = ",".join(
+    f"tests.integration.{name}"
+    for name in ("parity_pipelines", "parity_edges", "parity_deeds", "parity_values", "deeds")
+)
 
 #: Makes a runner of a pipeline, where the test asks.
 Open = Callable[..., Flujo]
@@ -247,7 +250,7 @@ def parity_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     return made
 
 
-@pytest.fixture(params=["in process", "on a fleet"])
+@pytest.fixture(scope="module", params=["in process", "on a fleet"])
 def flujo(request: pytest.FixtureRequest) -> Open:
     """Makes a runner of a pipeline: the same test in process and on workers."""
     here = request.param == "in process"

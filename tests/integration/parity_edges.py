@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,7 +14,6 @@ from flujo_client import (
     FlujoError,
     Pipeline,
     Quota,
-    QuotaExceededError,
     Step,
     StepConfig,
     StepExecutionRequest,
@@ -24,6 +23,7 @@ from flujo_client import (
     step,
 )
 from flujo_client.execution_backend import BackendPolicy
+from tests.integration.deeds import deed
 from tests.integration.parity_pipelines import Notes, always, fail, inc, say_a
 
 
@@ -66,18 +66,22 @@ async def length(text: str) -> int:
 # ---- composing, wherever it is done
 
 
+@deed
 async def call_in_vain() -> None:
     inc(1)
 
 
+@deed
 async def call_alone() -> Any:
     return await inc.arun(4)
 
 
+@deed
 async def join_with_a_number() -> None:
     inc >> 5  # type: ignore[operator]  # that is the point
 
 
+@deed
 async def join_what_cannot_fit() -> None:
     shout >> half
 
@@ -90,6 +94,7 @@ def circle() -> Pipeline:
     return Pipeline([one], name="circle")
 
 
+@deed
 async def fall_back_in_a_circle() -> None:
     circle().leaves()
 
@@ -108,34 +113,41 @@ def faulty() -> Pipeline:
     )
 
 
+@deed
 async def validate_a_graph() -> int:
     return len(faulty().validate_graph().findings)
 
 
+@deed
 async def send_a_quota_away() -> None:
     pickle.dumps(Quota(1.0, 1))
 
 
+@deed
 async def split_among_nobody() -> None:
     Quota(1.0, 10).split(0)
 
 
+@deed
 async def split_without_limits() -> list[Any]:
     return [part.get_remaining()[1] for part in Quota(float("inf")).split(2)]
 
 
+@deed
 async def reserve_a_negative_amount() -> list[Any]:
     quota = Quota(1.0, 10)
     quota.reserve(UsageEstimate(cost_usd=-5, tokens=-5))
     return list(quota.get_remaining())
 
 
+@deed
 async def use_more_than_is_left() -> None:
     quota = Quota(1.0, 10)
     quota.reserve(UsageEstimate(cost_usd=0.4, tokens=4))
     quota.reclaim(UsageEstimate(cost_usd=0.4, tokens=4), UsageEstimate(cost_usd=3.0, tokens=5))
 
 
+@deed
 async def take_back() -> list[Any]:
     quota = Quota(1.0, 10)
     quota.reserve(UsageEstimate(cost_usd=1.0, tokens=10))
@@ -143,37 +155,9 @@ async def take_back() -> list[Any]:
     return list(quota.get_remaining())
 
 
+@deed
 async def fail_with_advice() -> None:
     raise FlujoError("It broke.", suggestion="Mend it.", code="E7", cause=ValueError("glass"))
-
-
-_DEEDS: dict[str, Callable[[], Awaitable[Any]]] = {
-    deed.__name__: deed
-    for deed in (
-        call_in_vain,
-        call_alone,
-        join_with_a_number,
-        join_what_cannot_fit,
-        fall_back_in_a_circle,
-        validate_a_graph,
-        send_a_quota_away,
-        split_among_nobody,
-        split_without_limits,
-        reserve_a_negative_amount,
-        use_more_than_is_left,
-        take_back,
-        fail_with_advice,
-    )
-}
-
-
-@step(max_retries=0)
-async def tell(deed: str) -> Any:
-    """What comes of a deed in the process that runs steps: its value, or the error and its words."""
-    try:
-        return await _DEEDS[deed]()
-    except (TypeError, ValueError, FlujoError, QuotaExceededError) as error:
-        return f"{type(error).__name__}: {error}"
 
 
 # ---- turns, background steps, estimates
@@ -255,7 +239,6 @@ def first_output(results: list[StepResult]) -> int:
     return int(results[0].output)
 
 
-telling = Pipeline([tell], name="telling")
 named_steps = Pipeline([Step.solution(inc.agent), Step.review(inc.agent), Step.validate_step(inc.agent)], name="fixed")
 beside = Pipeline([_with_terms_beside()], name="beside_a_config")
 forgetful = Pipeline([Step.granular("work", Forgetful())], name="forgetful")

@@ -33,6 +33,7 @@ from flujo_client.protocol.accounts import AccountRow, read_accounts
 from tests.integration import parity_edges as edges
 from tests.integration import parity_pipelines as made
 from tests.integration.conftest import ROOT, Fleet, Open, account_fields
+from tests.integration.deeds import telling
 
 
 async def root_of(runner: Flujo, run_id: str) -> dict[str, AccountRow]:
@@ -64,7 +65,7 @@ class TestComposing:
         ],
     )
     async def test_wherever_it_is_done_it_ends_alike(self, flujo: Open, deed: str, told: Any) -> None:
-        async with flujo(edges.telling) as runner:
+        async with flujo(telling) as runner:
             output = (await runner.run_async(deed)).output
 
         assert output.startswith(told) if isinstance(told, str) else output == told
