@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,9 @@ from tests.integration.conftest import Fleet
 PIPELINES = ",".join(f"tests.faults.{name}" for name in ("workload", "kinds", "poison", "crowds", "stories"))
 
 SITE = Path(__file__).parent / "site"
+
+#: What a manager writes once it serves.
+SERVING = re.compile(r"serving the pool as (\S+)")
 
 
 @dataclass
@@ -88,8 +92,11 @@ class Arena:
         return self.fleet.worker("--queues", CPU, "--pool", "prefork", "--concurrency", "4", "--loglevel", "INFO")
 
     async def managed(self, client: AsyncFlujoClient) -> bool:
-        """Whether both managers live and renew what they hold."""
-        return len(_living(self.managers)) == 2 and await self._registered(client, "managers", 2)
+        """Whether both managers live, serve, and renew what they hold. One that was killed stays registered for a while: it does not count."""
+        serving = [SERVING.search(self.fleet.log_of(manager)) for manager in _living(self.managers)]
+        registered = await client.client.zrange(client.keyspace.shard("managers"), 0, -1)
+        known = [found and found[1].encode() in registered for found in serving]
+        return known == [True, True] and await self._registered(client, "managers", 2)
 
     async def _registered(self, client: AsyncFlujoClient, name: str, wanted: int) -> bool:
         """Whether enough processes have a deadline ahead, and nobody who is dead is left to be buried."""
