@@ -28,6 +28,7 @@ LONG = (
     "test_every_fault.py",
     "test_schedules.py",
     "test_budget_model.py",
+    "test_large_maps.py",
     "test_cli.py",
     "test_trees.py",
     "test_shutdown.py",

@@ -261,6 +261,16 @@ async def odd_only(number: int) -> int:
 
 
 mapped = Pipeline([Step.map_over("map", counted, iterable_input="numbers"), sum_up], name="mapped")
+
+
+@step
+async def twice(number: int) -> int:
+    return number * 2
+
+
+#: Items of `many` at once.
+MANY_AT_ONCE = 100
+many = Pipeline([Step.map_over("many", twice, max_concurrency=MANY_AT_ONCE)], name="many")
 picky = Pipeline([Step.map_over("picky", odd_only, max_concurrency=2)], name="picky")
 lenient = Pipeline([Step.map_over("lenient", odd_only, on_item_failure="none")], name="lenient")
 
