@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -20,6 +21,9 @@ from tests.integration.test_cli import flujo
 
 MODULE = "tests.integration.deploys"
 
+#: Of each release, so that each worker is sent what only the other one has.
+RUNS_EACH = 10
+
 
 @pytest.fixture(scope="module")
 def deploys(make_fleet: Callable[..., Fleet]) -> Fleet:
@@ -29,15 +33,16 @@ def deploys(make_fleet: Callable[..., Fleet]) -> Fleet:
     return made
 
 
-async def only(fleet: Fleet, client: AsyncFlujoClient, release: str) -> None:
+async def only(fleet: Fleet, client: AsyncFlujoClient, release: str) -> subprocess.Popen[bytes]:
     """Have one worker alive, of this release."""
     for process in list(fleet.processes.values())[1:]:
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=30)
     await fleet.until(lambda: _gone(client), "the old workers are gone")
-    fleet.worker(DEPLOY=release)
+    worker = fleet.worker(DEPLOY=release)
     await fleet.until(lambda: _advertised(client), "the new worker says what it has")
+    return worker
 
 
 async def _gone(client: AsyncFlujoClient) -> bool:
@@ -78,6 +83,47 @@ async def test_a_run_whose_steps_nobody_has_any_more_waits_unpaid_and_says_for_w
         await only(deploys, client, "old")
         result = await client.run(run_id).result(TIMEOUT_S)
         assert result.output == "x+collected+scored"
+
+
+async def test_of_two_workers_only_the_one_that_has_a_step_runs_it_and_the_other_spends_nothing(deploys: Fleet) -> None:
+    limits = UsageLimits(total_tokens_limit=100)
+    async with AsyncFlujoClient(settings=deploys.settings()) as client:
+        old = await only(deploys, client, "old")
+        await deploys.published(client, "deployed==1.0")
+        new = deploys.worker(DEPLOY="new")
+        await deploys.published(client, "deployed==2.0")
+
+        runs = {
+            await client.submit("deployed", "x", version=version, usage_limits=limits): version
+            for version in ("1.0", "2.0") * RUNS_EACH
+        }
+        results = {run.run_id: await run.result(TIMEOUT_S) for run in runs}
+        declined = [await client.client.hget(client.keyspace.run(run.run_id).attempts, "1|declined") for run in runs]
+        differences = [await Auditor(client.client, client.keyspace).audit(run_id) for run_id in results]
+
+        old.kill()  # the pinned runs of the other release have nobody any more
+        old.wait(30)
+        await deploys.until(lambda: _alone(client), "its lease is over")
+        held = await client.submit("deployed", "x", version="1.0", usage_limits=limits)
+        key = client.keyspace.run(held.run_id).attempts
+        await deploys.until(lambda: client.client.hget(key, "0|declined"), "the run is held")
+        waits = await client.inspector.waits(held.run_id)
+        shown = await client.inspector.snapshot(held.run_id)
+
+    owners = {"1.0": old.pid, "2.0": new.pid}
+    for run, version in runs.items():
+        (second,) = deploys.entries(run_id=run.run_id, kind="bill", path="1")
+        assert owners[version] in (second["pid"], second["parent"])
+        assert [part.attempts for part in results[run.run_id].step_history] == [1, 1]
+        assert results[run.run_id].usage == {"tokens": 4}  # 3 for what it says, 1 for the last text
+    assert any(declined)  # some dispatches came to the worker that could not run them
+    assert differences == [[]] * len(runs)
+    assert [step.declined for step in waits.queued] == ["score (tests.integration.deploys:score)"]
+    assert (shown.summary.status, shown.totals, deploys.entries(run_id=held.run_id)) == (RunStatus.RUNNING, {}, [])
+
+
+async def _alone(client: AsyncFlujoClient) -> bool:
+    return bool(await client.client.zcard(client.keyspace.shard("incarnations")) == 1)
 
 
 async def test_a_run_under_way_keeps_its_release_and_new_ones_get_the_new(deploys: Fleet) -> None:
