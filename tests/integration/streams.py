@@ -30,6 +30,18 @@ async def pour(count: int, run: StepRun) -> int:
     return count
 
 
+#: What `falter` shows in each attempt: equal to one another, and text among them.
+TICKS = ({"tick": True}, {"tick": True}, "tock", {"tick": True})
+
+
+@step(max_retries=1)
+async def falter(name: str, run: StepRun) -> AsyncIterator[dict[str, bool] | str]:
+    for tick in TICKS:
+        yield tick
+    if run.attempt == 1:
+        raise ConnectionError("the provider hung up")
+
+
 class Pieces:
     async def run(self, text: str) -> str:
         return text
@@ -42,4 +54,5 @@ class Pieces:
 telling = Pipeline([tell], name="telling")
 dumping = Pipeline([dump], name="dumping")
 pouring = Pipeline([pour], name="pouring")
+faltering = Pipeline([falter], name="faltering")
 pieces = Pipeline([Step(name="pieces", agent=Pieces())], name="pieces")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flujo_client import AsyncFlujoClient, Flujo, PipelineResult
+from flujo_client import AsyncFlujoClient, Chunk, Flujo, PipelineResult
 from flujo_client.protocol.messages import Event, EventKind
 from tests.integration.conftest import Fleet
-from tests.integration.streams import pieces, pouring
+from tests.integration.streams import TICKS, faltering, pieces, pouring
 
 
 def _chunks(events: list[Event]) -> list[Event]:
@@ -36,6 +36,37 @@ async def test_chunks_arrive_while_the_step_runs_and_are_gathered(fleet: Fleet, 
     assert (await run.result(timeout_s=60)).output == "one " + "x" * 3000
     assert [event.id async for event in run.events()] == [event.id for event in events]
     assert [event.id async for event in run.events(after=events[1].id)] == [event.id for event in events[2:]]
+
+
+async def test_chunks_of_a_retried_step_say_which_attempt_and_none_is_dropped_for_being_equal(
+    fleet: Fleet, client: AsyncFlujoClient
+) -> None:
+    await fleet.published(client, "faltering")
+    run = await client.submit("faltering", "x")
+    live = [event async for event in run.events()]
+    result = await run.result(timeout_s=60)
+
+    chunks = _chunks(live)
+    shown = [(chunk.attempt, int(chunk.fields["sequence"]), chunk.chunk) for chunk in chunks]
+    assert shown == [(attempt, number, tick) for attempt in (1, 2) for number, tick in enumerate(TICKS, start=1)]
+    kinds = [event.kind for event in live if event.path == "0"]
+    failed = kinds.index(EventKind.FAILED)
+    assert (kinds[:failed], kinds[failed + 1 :]) == (
+        [EventKind.CHUNK] * 4,
+        [EventKind.CHUNK] * 4 + [EventKind.SUCCEEDED],
+    )
+    assert (result.output, result.step_history[0].attempts) == (str(list(TICKS)), 2)
+    assert [event.id async for event in run.events()] == [event.id for event in live]
+
+
+async def test_a_caller_sees_the_chunks_of_both_attempts_of_a_retried_step(fleet: Fleet) -> None:
+    async with Flujo(faltering, settings=fleet.settings()) as flujo:
+        outcomes = [outcome async for outcome in flujo.run_outcomes_async("x")]
+        streamed = [item async for item in flujo.stream_async("x")]
+
+    told = [(chunk.attempt, chunk.sequence, chunk.data) for chunk in outcomes if isinstance(chunk, Chunk)]
+    assert told == [(attempt, number, tick) for attempt in (1, 2) for number, tick in enumerate(TICKS, start=1)]
+    assert streamed[:-1] == [*TICKS, *TICKS]
 
 
 async def test_a_large_chunk_and_bytes_reach_every_reader(fleet: Fleet, client: AsyncFlujoClient) -> None:
