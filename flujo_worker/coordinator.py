@@ -42,6 +42,7 @@ from flujo_worker.policies.announcing import PreStepHookPolicy
 from flujo_worker.policies.calling import UserCalls
 from flujo_worker.policies.composites import ControlSteps
 from flujo_worker.policies.context import ContextPolicy
+from flujo_worker.policies.earlier_outputs import EarlierOutputs, ReadNow
 from flujo_worker.policies.feedback import feedback_of
 from flujo_worker.policies.granular import GranularPolicy
 from flujo_worker.policies.hitl import paused_attempt
@@ -83,6 +84,7 @@ class StepCoordinator:
         stream_max_bytes: Of chunks that a run keeps.
         messaging_system: The broker, for spans and metrics.
         broker_holds_runs: Commits may publish what was decided ahead of them.
+        read_now: Reads hashes of the runs for code that cannot await it.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class StepCoordinator:
         namespace: str,
         hooks: HookDispatcher,
         bodies: SyncBodies,
+        read_now: ReadNow,
         live: bool = False,
         strict_pricing: bool = False,
         stream_max_bytes: int = 64 * 2**20,
@@ -116,7 +119,7 @@ class StepCoordinator:
         self._committer = Committer(scripts, codec, partial(broker_queue, namespace) if broker_holds_runs else _nowhere)
         self._system = messaging_system
         validator = TypeValidator()
-        reader = InputReader(codec, validator, registry.find)
+        reader = InputReader(codec, validator, registry.find, EarlierOutputs(scripts.keyspace, read_now))
         self._call_step = self._build_policy_stack(reader, validator, strict_pricing=strict_pricing)
         self._controls = ControlSteps(reader, registry, bodies, partial(ControlStore, scripts, codec), live=live)
 

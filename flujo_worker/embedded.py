@@ -114,6 +114,7 @@ class EmbeddedEngine:
             namespace="flujo",
             hooks=worker_hooks(registry),
             bodies=self._bodies,
+            read_now=memory.redis.read_hash,
             live=True,
             strict_pricing=strict_pricing,
         )

@@ -60,6 +60,11 @@ class MemoryRedis:
         values: list[bytes | None] = await self.execute("HMGET", key, *fields)
         return values
 
+    def read_hash(self, key: str, fields: Sequence[str]) -> list[bytes | None]:
+        """As `hmget`, for code that cannot await it."""
+        values: Any = self.store.execute(b"HMGET", key.encode(), *(field.encode() for field in fields))
+        return list(values)
+
     async def exists(self, key: str) -> int:
         """As redis-py."""
         found: int = await self.execute("EXISTS", key)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flujo_client.protocol.caller import ScriptCaller
-from flujo_client.protocol.connection import agree_on_shards, check_server, connect
+from flujo_client.protocol.connection import agree_on_shards, check_server, connect, hash_reader
 from flujo_client.protocol.errors import FlujoError, StateUnavailableError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import StepMessage, StepRef
@@ -103,6 +103,7 @@ class WorkerProcess:
             namespace=self._settings.namespace,
             hooks=worker_hooks(self._registry),
             bodies=self._bodies,
+            read_now=hash_reader(self._settings.state_url),
             strict_pricing=self._settings.strict_pricing,
             stream_max_bytes=self._settings.stream_max_bytes,
             messaging_system=self._settings.messaging_system,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from flujo_client.dsl.estimates import is_unbilled, read_estimate
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from flujo_client.dsl.pipeline import Step
 
 __all__ = ["leaf_of"]
-
-#: The attribute of contexts that has every step's output.
-_STEP_OUTPUTS = "step_outputs"
 
 
 def leaf_of(step: Step[Any, Any]) -> StepSpec:
@@ -47,7 +43,7 @@ def leaf_of(step: Step[Any, Any]) -> StepSpec:
         persist_feedback_to=step.persist_feedback_to_context,
         persist_validation_to=step.persist_validation_results_to,
         template=step.template,
-        reads=_read_steps(step),
+        reads=tuple(sorted(names_in_steps(step.template))),
         invariants=rules,
         settings={name: value for name, value in settings.items() if value is not None},
         strict=bool(step.meta.get("strict_validation")),
@@ -80,14 +76,3 @@ def _retries(step: Step[Any, Any]) -> RetrySpec:
         jitter=config.jitter,
         never=tuple(cls.__name__ for cls in config.never_retry),
     )
-
-
-def _read_steps(step: Step[Any, Any]) -> tuple[str, ...]:
-    """The earlier steps whose outputs a step reads beside its input; `*` for all of them.
-
-    Those that its template names; all, if it says `step_outputs` of the context, in its template or its function.
-    """
-    words = getattr(inspect.unwrap(getattr(step.call, "__func__", step.call)), "__code__", None)
-    if _STEP_OUTPUTS in (words.co_names if words is not None else ()) or _STEP_OUTPUTS in str(step.template or ""):
-        return ("*",)
-    return tuple(sorted(names_in_steps(step.template)))

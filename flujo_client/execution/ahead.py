@@ -33,7 +33,7 @@ def outlook(run: RunView, decision: Decision) -> Iterator[tuple[str, Dispatch]]:
     """
     if run.spec.quantiles:
         return  # what is estimated depends on when it is asked
-    last = _only_dispatch(run, decision)
+    last, unstored = _only_dispatch(run, decision), False
     for _ in range(FARTHEST):
         if last is None or not _is_plain(run, last):
             return
@@ -44,8 +44,12 @@ def outlook(run: RunView, decision: Decision) -> Iterator[tuple[str, Dispatch]]:
         following = _only_dispatch(run, decision)
         if following is None or following.attempt != 1 or following.queue != last.queue:
             return
-        if _step_at(run, following.path) is None:
+        step = _step_at(run, following.path)
+        if step is None:
             return  # a question or a control step: what comes of it depends on more than that it follows
+        unstored = unstored or any(node.output is not None for node in decision.nodes.values())
+        if unstored and step.wants_context:
+            return  # it may ask for the output of a composite, which is found by what a manager has yet to store
         yield last.path, following
         last = following
 

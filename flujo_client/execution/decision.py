@@ -105,6 +105,11 @@ class NodeState(BaseModel):
     )
     wrote: tuple[str, ...] = Field((), description="payloads of contexts that its attempts committed")
     anew: bool = Field(False, description="the first of them is a whole context, and no change")
+    output: str | dict[str, Any] | None = Field(
+        None,
+        description="composite: the payloads that make its output, once it has succeeded; for whoever reads it by name",
+    )
+    made_by: str = Field("", description="composite: the function by which a worker knows the output's type")
     context: tuple[str, ...] = Field(
         (), description="root, composites and their children: payloads of their context, oldest first"
     )

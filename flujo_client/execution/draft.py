@@ -15,7 +15,7 @@ from flujo_client.protocol.queues import task_label
 from flujo_client.protocol.quota import amounts_text
 from flujo_client.protocol.replies import Alarm, BranchEnd, Dispatch, Split
 from flujo_client.protocol.results import RunStatus
-from flujo_client.protocol.spec import SequenceSpec, StepSpec
+from flujo_client.protocol.spec import HitlSpec, SequenceSpec, StepSpec
 
 __all__ = ["LEASE_GRACE_MS", "LONGEST_STEP_MS", "MOST_DISPATCHES", "Draft"]
 
@@ -87,8 +87,15 @@ class Draft(RunGraph):
     def complete(self, path: str) -> None:
         """A node is done: go on in its parent."""
         if self.state(path).status is not NodeStatus.SUCCEEDED:
-            self.update(path, status=NodeStatus.SUCCEEDED)
+            self.update(path, status=NodeStatus.SUCCEEDED, **self._named_output(path))
         self.leave(path)
+
+    def _named_output(self, path: str) -> dict[str, Any]:
+        """Where the output of a composite is that something may come after: workers read it by its name."""
+        node, last = self.node(path), str(len(self.spec.root.nodes) - 1)
+        if isinstance(node, SequenceSpec | StepSpec | HitlSpec) or path == last:
+            return {}
+        return {"output": self.output(path), "made_by": self.producer(path).function}
 
     def leave(self, path: str) -> None:
         """A node needs nothing more: go on in its parent as after a success."""

@@ -163,11 +163,7 @@ class RunGraph:
         return Producer("input", "Any", "")
 
     def named_before(self, path: str, names: Sequence[str]) -> dict[str, str]:
-        """The paths of nodes that ended before a node, by name, the nearest of a name; in its sequence and those around it.
-
-        Args:
-            names: `*` for all of them.
-        """
+        """The paths of nodes of these names that ended before a node, the nearest of each; in its sequence and those around it."""
         found: dict[str, str] = {}
         while names and path != "root":
             parent, index = parent_of(path)
@@ -175,7 +171,7 @@ class RunGraph:
             if isinstance(node, SequenceSpec):
                 for place in reversed(range(index)):
                     before = node.nodes[place]
-                    if not isinstance(before, SequenceSpec) and ("*" in names or before.name in names):
+                    if not isinstance(before, SequenceSpec) and before.name in names:
                         found.setdefault(before.name, child_of(parent, place))
             path = parent
         return found

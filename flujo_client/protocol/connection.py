@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import redis
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from flujo_client.protocol.errors import SettingsError, StateUnavailableError, UnsafeRedisError
 from flujo_client.protocol.keys import Keyspace
 
-__all__ = ["RedisClient", "agree_on_shards", "check_server", "connect", "connect_blocking"]
+__all__ = ["RedisClient", "agree_on_shards", "check_server", "connect", "connect_blocking", "hash_reader"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,25 @@ def connect(url: str) -> RedisClient:
 def connect_blocking(url: str) -> RedisClient:
     """A client for blocking reads of up to a few seconds."""
     return aioredis.Redis.from_url(url, socket_timeout=15, socket_connect_timeout=5, max_connections=5_000)
+
+
+def hash_reader(url: str) -> Callable[[str, Sequence[str]], Sequence[bytes | None]]:
+    """Reads fields of hashes at once, for code that cannot await: a thread, or an event loop, stands still meanwhile.
+
+    Connected when it is first called, in any thread. Gives up after 2 s, and raises `StateUnavailableError` then.
+    """
+    client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, socket_keepalive=True)
+
+    def read(key: str, fields: Sequence[str]) -> Sequence[bytes | None]:
+        try:
+            rows: Any = client.hmget(key, list(fields))
+        except (RedisError, OSError) as error:
+            raise StateUnavailableError(
+                f"Redis does not answer: {error}.", suggestion="The step is tried again."
+            ) from error
+        return list(rows)
+
+    return read
 
 
 async def check_server(client: RedisClient, url: str) -> None:

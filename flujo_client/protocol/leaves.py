@@ -148,7 +148,7 @@ class StepSpec(_Leaf):
     streams: bool = Field(False, description="its chunks are shown while it runs, and its output is made of them")
     settings: dict[str, float] = Field(default_factory=dict, description="of the model: temperature, top_k, top_p")
     template: Any = Field(None, description="the input instead of the step before's output; may hold {{ }} templates")
-    reads: tuple[str, ...] = Field((), description="earlier steps whose outputs it reads as well; * for all")
+    reads: tuple[str, ...] = Field((), description="earlier steps whose outputs its template reads")
     uses_context: bool = False
     input_keys: tuple[str, ...] = Field((), description="places that have to be in the context before it")
     output_keys: tuple[str, ...] = Field((), description="places that have to be in the context after it")

@@ -12,7 +12,6 @@ from flujo_worker.bodies import SyncBodies
 from flujo_worker.policies.control import ControlCall
 from flujo_worker.policies.hitl import paused_attempt
 from flujo_worker.policies.inputs import InputReader
-from flujo_worker.policies.step_context import StepContext
 from flujo_worker.policies.store import ControlStore
 from flujo_worker.policies.table import CONTROLS
 from flujo_worker.registry import Registry
@@ -54,7 +53,7 @@ class ControlSteps:
         model = self._registry.context_model_for(
             first.context_type if first else Any, task.context_model, next(iter(task.roles.values()), "")
         )
-        context = inputs.context(model, attempt.ref.run_id)
+        context = inputs.context(model)
         call = ControlCall(
             task=task,
             value=inputs.by_field() if task.references else inputs.for_control(first.input_type if first else Any),
@@ -64,7 +63,8 @@ class ControlSteps:
             functions=functions,
             in_thread=partial(self._bodies.run, attempt),
             live=self._live,
-            model_of=lambda data: StepContext.build([snapshot_of(data)], model, attempt.ref.run_id).model,
+            model_of=lambda data, branch=None: inputs.context_of(data, model, branch),
+            outputs_of=inputs.outputs_of,
             typed=inputs.typed,
             store=self._store_of(attempt),
             resources=self._registry.resources,

@@ -39,7 +39,7 @@ class ContextPolicy:
         model = self._registry.context_model_for(
             call.definition.context_type, call.attempt.task.context_model, step.function
         )
-        call.context = self._reader.of(call.attempt).context(model, call.attempt.ref.run_id)
+        call.context = self._reader.of(call.attempt).context(model)
         call.injected["context"] = call.context.model
         call.context.require(step.input_keys, f"Step '{step.name}' reads what no step before it has written:")
         try:

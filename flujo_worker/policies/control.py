@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from flujo_client.protocol.context import ContextData
 from flujo_client.protocol.failpoints import failpoint
@@ -14,6 +14,13 @@ from flujo_client.protocol.types import ControlDefinition
 from flujo_worker.policies.store import ControlStore
 
 __all__ = ["ControlCall", "ControlEnd"]
+
+
+class ModelOf(Protocol):
+    """See `ControlCall.model_of`."""
+
+    def __call__(self, data: ContextData, branch: str | None = None) -> Any:
+        """The model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,8 @@ class ControlCall:
         context: The model of the enclosing scope's context; what a function changes in it is committed.
         base: The context as data, as the branches got it.
         branches: What branches made of it, by name.
-        model_of: Makes the context's model of data. Raises `ContextError` if it does not fit.
+        model_of: Makes the context's model of data, as a branch of that name sees it. Raises `ContextError` if it does not fit.
+        outputs_of: Makes what fetches the outputs of earlier steps, as a branch of that name sees them at its end.
         typed: Makes what a step's function reference returned, and was stored as JSON, what the step declares again.
         store: For what it stores beside its output.
         resources: Of the worker.
@@ -43,7 +51,8 @@ class ControlCall:
     functions: Mapping[str, ControlDefinition]
     in_thread: Callable[..., Awaitable[Any]]
     live: bool
-    model_of: Callable[[ContextData], Any]
+    model_of: ModelOf
+    outputs_of: Callable[[str | None], Callable[[], dict[str, Any]]]
     typed: Callable[[str, Any], Any]
     store: ControlStore
     resources: Any

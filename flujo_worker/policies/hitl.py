@@ -8,6 +8,7 @@ from typing import Any
 
 from flujo_client.protocol.errors import HitlPolicyError
 from flujo_client.protocol.expressions import render_message
+from flujo_client.protocol.pipeline_context import stored_fields
 from flujo_client.protocol.results import ConversationRole, ConversationTurn, HumanInteraction
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.policies.control import ControlCall, ControlEnd
@@ -56,13 +57,11 @@ async def take_answer(call: ControlCall) -> ControlEnd:
     _extend(call.context, "conversation_history", turns)
     if hasattr(call.context, "user_input"):
         call.context.user_input = answer
-    if hasattr(call.context, "step_outputs"):
-        call.context.step_outputs[call.task.step.name] = answer
     sink_to = call.task.arguments["sink_to"]
     if sink_to is not None:
         set_in_context(call.context, sink_to, answer)
     return ControlEnd(
-        (answer,), context=call.context.model_dump()
+        (answer,), context=stored_fields(call.context)
     )  # whole: the pause's own change lies in the same place
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo_client.protocol.context import ContextData, fold_context
-from flujo_client.protocol.messages import TaskRecord
+from flujo_client.protocol.context import ContextData, fold_context, snapshot_of
 from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, evaluate_json, expression_fields
 from flujo_client.protocol.results import FAILED_BRANCH, as_read
 from flujo_client.protocol.types import Producer, StepDefinition, TypeValidator
 from flujo_worker.attempt import Attempt
+from flujo_worker.policies.earlier_outputs import EarlierOutputs
 from flujo_worker.policies.step_context import StepContext
 
 __all__ = ["AttemptInputs", "InputReader"]
@@ -25,47 +25,55 @@ class InputReader:
         codec: Of the payloads.
         validator: Checks values.
         find: The step of a function reference; None if this worker does not have it.
+        earlier: The outputs that contexts have.
     """
 
     def __init__(
-        self, codec: PayloadCodec, validator: TypeValidator, find: Callable[[str], StepDefinition | None]
+        self,
+        codec: PayloadCodec,
+        validator: TypeValidator,
+        find: Callable[[str], StepDefinition | None],
+        earlier: EarlierOutputs,
     ) -> None:
         self._codec = codec
         self._validator = validator
         self._find = find
+        self._earlier = earlier
 
     def of(self, attempt: Attempt) -> AttemptInputs:
         """The payloads of one attempt."""
-        return AttemptInputs(attempt.task, attempt.reserved.payloads, self._codec, self._validator, self._find)
+        return AttemptInputs(attempt, self._codec, self._validator, self._find, self._earlier)
 
 
 class AttemptInputs:
     """The payloads of one attempt.
 
     Args:
-        task: Of the attempt.
-        payloads: In the order of the task's terms: input, context, contexts of branches.
+        attempt: Which; its payloads are in the order of its task's terms: input, context, contexts of branches.
         codec: Of the payloads.
         validator: Checks values.
         find: The step of a function reference; None if this worker does not have it.
+        earlier: The outputs that contexts have.
     """
 
     def __init__(
         self,
-        task: TaskRecord,
-        payloads: Sequence[bytes],
+        attempt: Attempt,
         codec: PayloadCodec,
         validator: TypeValidator,
         find: Callable[[str], StepDefinition | None],
+        earlier: EarlierOutputs,
     ) -> None:
-        self._task = task
+        self._task = task = attempt.task
+        self._ref = attempt.ref
+        self._earlier = earlier
         self._codec = codec
         self._validator = validator
         self._find = find
         branches = dict.fromkeys(name for names in task.branches.values() for name in names)
         outputs = [name for output in task.outputs.values() for name in expression_fields(output.expression)]
         names = [*expression_fields(task.expression), *task.context, *branches, *outputs]
-        self._payloads = dict(zip(names, payloads, strict=True))
+        self._payloads = dict(zip(names, attempt.reserved.payloads, strict=True))
 
     def for_step(self, definition: StepDefinition) -> Any:
         """The input as the step declares it. Raises `TypeMismatchError` if it does not fit."""
@@ -111,7 +119,7 @@ class AttemptInputs:
         return self._produced(self._task.expression, self._task.producer_function)
 
     def earlier_outputs(self) -> dict[str, Any]:
-        """What the step reads of earlier ones beside its input, by name, as those declare it."""
+        """What the step's template reads of earlier ones beside its input, by name, as those declare it."""
         return {name: self._produced(ref.expression, ref.function) for name, ref in self._task.outputs.items()}
 
     def _produced(self, expression: Expression, function: str) -> Any:
@@ -123,10 +131,24 @@ class AttemptInputs:
         producer = self._find(function) if function else None
         return self._validator.restore(Any if producer is None else producer.output_type, None, text)
 
-    def context(self, model: type[BaseModel], run_id: str) -> StepContext:
+    def context(self, model: type[BaseModel]) -> StepContext:
         """The context of the attempt's scope. Raises `ContextError` if it does not fit the model."""
         stored = [self._codec.decode(self._payloads[name]) for name in self._task.context]
-        return StepContext.build(stored, model, run_id, self.earlier_outputs())
+        return StepContext.build(stored, model, self._ref.run_id, self.outputs_of(None))
+
+    def context_of(self, data: ContextData, model: type[BaseModel], branch: str | None = None) -> BaseModel:
+        """Data as a context that the attempt's functions get; of a branch with the outputs that the branch saw at its end."""
+        return StepContext.build([snapshot_of(data)], model, self._ref.run_id, self.outputs_of(branch)).model
+
+    def outputs_of(self, branch: str | None) -> Callable[[], dict[str, Any]]:
+        """What fetches the outputs of earlier steps, as those declare them: a closure, so that a copied context shares it."""
+
+        def fetch() -> dict[str, Any]:
+            found, payloads = self._earlier.before(self._ref, branch)
+            self._payloads = payloads | self._payloads
+            return {name: self._produced(output.expression, output.function) for name, output in found.items()}
+
+        return fetch
 
     def context_data(self, names: Sequence[str]) -> ContextData:
         """A context as plain data."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from flujo_client.protocol.context import ContextData
 from flujo_client.protocol.errors import NonRetryableError
 from flujo_client.protocol.merging import MergeRules, merge_contexts
+from flujo_client.protocol.pipeline_context import stored_fields
 from flujo_client.protocol.results import FAILED_BRANCH, StepResult
 from flujo_worker.policies.control import ControlCall, ControlEnd
 from flujo_worker.policies.references import complete_result
@@ -44,7 +45,7 @@ class BranchResults(list[StepResult]):
 async def narrow_context(call: ControlCall) -> ControlEnd:
     """Keep the fields that branches are to have; the others are as the model has them at first."""
     kept = {key: value for key, value in call.base.items() if key in (*call.task.arguments["keys"], "run_id")}
-    return ControlEnd(context=call.model_of(kept).model_dump())
+    return ControlEnd(context=stored_fields(call.model_of(kept)))
 
 
 async def merge_branches(call: ControlCall) -> ControlEnd:
@@ -63,7 +64,7 @@ async def merge_branches(call: ControlCall) -> ControlEnd:
     results = _results(call)
     given: Any = dict(results.items()) if _takes_outputs(function.input_type) else results
     answer = await call.call("reduce", given, *([model] if function.takes > 1 else []))
-    changed = {**(call.base if context is None else context), **model.model_dump()}
+    changed = {**(call.base if context is None else context), **stored_fields(model)}
     if not isinstance(answer, StepResult):
         return ControlEnd(outputs=(answer,), context=changed)
     if not answer.success:
@@ -78,9 +79,10 @@ async def _merged(call: ControlCall) -> ContextData:
     if "merge" not in call.functions:
         rules = MergeRules(call.task.merge, arguments["numbers"], arguments["field_mapping"])
         return merge_contexts(call.base, branches, rules, given)
-    answer = await call.call("merge", call.context, {name: call.model_of(data) for name, data in branches.items()})
+    models = {name: call.model_of(data, name) for name, data in branches.items()}
+    answer = await call.call("merge", call.context, models)
     model = answer if isinstance(answer, BaseModel) else call.context
-    return {**call.base, **model.model_dump()}
+    return {**call.base, **stored_fields(model)}
 
 
 def _results(call: ControlCall) -> BranchResults:

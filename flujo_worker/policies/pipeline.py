@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.errors import ContextError, ContextInheritanceError
+from flujo_client.protocol.pipeline_context import STEP_OUTPUTS, PipelineContext, stored_fields
 from flujo_client.protocol.quota import COST, TOKENS, to_nano_usd
 from flujo_client.protocol.results import PipelineResult, StepResult
 from flujo_worker.policies.control import ControlCall, ControlEnd
@@ -24,18 +25,21 @@ async def open_context(call: ControlCall) -> ControlEnd:
     """
     arguments = call.task.arguments
     given: dict[str, Any] = {**arguments["data"], **(call.base if arguments["inherit"] else {})}
-    return ControlEnd(context={**given, **_model_of(call, given).model_dump()})
+    return ControlEnd(context={**given, **stored_fields(_model_of(call, given))})
 
 
 async def make_result(call: ControlCall) -> ControlEnd:
     """Put the body's `PipelineResult` together."""
+    context = _model_of(call, call.branches["body"])
+    if isinstance(context, PipelineContext):  # it leaves the step, and cannot ask for anything there
+        context.step_outputs = {**call.outputs_of("body")(), **call.branches["body"].get(STEP_OUTPUTS, {})}
     history = [StepResult.model_validate(complete_result(part, call.value)) for part in call.task.arguments["history"]]
     cost_usd, tokens = sum(part.cost_usd for part in history), sum(part.token_counts for part in history)
     result = PipelineResult(
         step_history=history,
         total_cost_usd=cost_usd,
         total_tokens=tokens,
-        final_pipeline_context=_model_of(call, call.branches["body"]),
+        final_pipeline_context=context,
         run_id=call.run_id,
         usage={meter: amount for meter, amount in ((COST, to_nano_usd(cost_usd)), (TOKENS, tokens)) if amount},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,15 +11,12 @@ from pydantic import ValidationError as PydanticValidationError
 
 from flujo_client.protocol.context import SNAPSHOT_AFTER, ContextData, delta_between, fold_context, snapshot_of
 from flujo_client.protocol.errors import ContextError, ContextFieldError
-from flujo_client.protocol.pipeline_context import PipelineContext
+from flujo_client.protocol.pipeline_context import STEP_OUTPUTS, PipelineContext, lend_outputs, stored_fields
 from flujo_client.protocol.results import PipelineResult
 from flujo_client.protocol.spec import StepSpec
 from flujo_client.protocol.types import describe_type
 
-__all__ = ["STEP_OUTPUTS", "StepContext", "set_in_context"]
-
-#: The field of contexts that has the outputs of earlier steps.
-STEP_OUTPUTS: Final = "step_outputs"
+__all__ = ["StepContext", "set_in_context"]
 
 #: What no step may put into a context: a place for everything is a place for nothing.
 SCRATCHPAD: Final = "scratchpad"
@@ -51,14 +48,15 @@ class StepContext:
         payloads: Sequence[Mapping[str, Any]],
         model: type[BaseModel],
         run_id: str,
-        outputs: Mapping[str, Any] | None = None,
+        fetch_outputs: Callable[[], dict[str, Any]],
     ) -> StepContext:
         """Build the context.
 
         Args:
             payloads: A snapshot and its deltas.
             model: What the step's `context` parameter declares; keys that it does not know are left as they are.
-            outputs: Of earlier steps, by name, if the step reads them; they become its `step_outputs`.
+            fetch_outputs: Gives those of earlier steps, by name: the context's `step_outputs`, once somebody asks for them. A
+                model of the user's own that declares such a field, and is no `PipelineContext`, gets them at once.
 
         Raises:
             ContextError: The stored context does not fit the model.
@@ -66,8 +64,8 @@ class StepContext:
         data = fold_context(payloads)
         if _knows(model, "run_id"):
             data.setdefault("run_id", run_id)
-        if outputs and _knows(model, STEP_OUTPUTS):
-            data[STEP_OUTPUTS] = {**data.get(STEP_OUTPUTS, {}), **outputs}
+        if not issubclass(model, PipelineContext) and STEP_OUTPUTS in model.model_fields:
+            data[STEP_OUTPUTS] = {**fetch_outputs(), **data.get(STEP_OUTPUTS, {})}
         try:
             built = model.model_validate(data)
         except PydanticValidationError as error:
@@ -77,6 +75,8 @@ class StepContext:
             ) from error
         before = built.model_dump()
         unknown = {key: value for key, value in data.items() if key not in before}
+        if isinstance(built, PipelineContext):
+            lend_outputs(built, fetch_outputs)
         return cls(built, data, before, unknown, len(payloads))
 
     def apply(self, step: StepSpec, output: Any) -> None:
@@ -148,7 +148,7 @@ class StepContext:
 
     def change(self) -> tuple[str, dict[str, Any]] | None:
         """What to commit: ("delta" or "snapshot", payload); None if nothing changed."""
-        after = self.model.model_dump()
+        after = stored_fields(self.model)
         delta = delta_between(self._before, after)
         if delta is None:
             return None
@@ -196,10 +196,9 @@ def _values_of(output: Any) -> Mapping[Any, Any] | None:
         output = output.final_pipeline_context if output.final_pipeline_context is not None else {}
     if not isinstance(output, BaseModel):
         return output if isinstance(output, Mapping) else None
-    values = {name: getattr(output, name) for name in (*type(output).model_fields, *(output.model_extra or {}))}
-    if isinstance(output, PipelineContext):
-        return {name: value for name, value in values.items() if name not in _OF_THE_RUN}
-    return values
+    kept = _OF_THE_RUN if isinstance(output, PipelineContext) else frozenset()
+    names = (*type(output).model_fields, *(output.model_extra or {}))
+    return {name: getattr(output, name) for name in names if name not in kept}
 
 
 def _merged(held: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -281,6 +281,7 @@ class World:
             namespace="flujo",
             hooks=worker_hooks(REGISTRY),
             bodies=BODIES,
+            read_now=REDIS.read_hash,
             broker_holds_runs=self.beside_runs,
         )
         self.workers[process.name] = process

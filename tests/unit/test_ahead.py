@@ -11,9 +11,11 @@ from flujo_client import Pipeline, Step, UsageLimits
 from flujo_client.execution import ahead
 from flujo_client.execution.advance import advance
 from flujo_client.execution.ahead import Outlooks, outlook
-from flujo_client.execution.decision import Decision, RunView
+from flujo_client.execution.decision import FRESH, Decision, RunView
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.results import PipelineContext, RunStatus
+from flujo_client.protocol.spec import PipelineSpec
+from tests.unit.replay import sequence, step, sub_pipeline
 
 
 async def plain(number: int) -> int:
@@ -39,6 +41,12 @@ def _begun(pipeline: Pipeline, **view: Any) -> tuple[RunView, Decision]:
 
 def _paths(pipeline: Pipeline, **view: Any) -> list[tuple[str, str]]:
     return [(after, dispatch.path) for after, dispatch in outlook(*_begun(pipeline, **view))]
+
+
+def _paths_of(*nodes: Any) -> list[tuple[str, str]]:
+    run = RunView("r", PipelineSpec(name="p", root=sequence(*nodes)), RunStatus.RUNNING, {"0": FRESH}, {})
+    decision = advance(run, [Event(id="1-0", kind=EventKind.CREATED, path="root")])
+    return [(after, dispatch.path) for after, dispatch in outlook(run, decision)]
 
 
 def test_a_chain_is_decided_ahead_to_its_last_step() -> None:
@@ -205,3 +213,11 @@ def test_a_question_that_was_answered_before_it_is_asked_is_not_decided_ahead() 
     decision = advance(run, [Event(id="1-0", kind=EventKind.CREATED, path="root"), answered])
 
     assert list(outlook(run, decision)) == []
+
+
+def test_a_step_that_may_ask_for_the_output_of_a_composite_is_not_decided_before_that_is_stored() -> None:
+    asks = step("asks", uses_context=True)
+
+    assert _paths_of(sub_pipeline(step("a"), step("b")), step("c"), step("d"))[-2:] == [("0.0.1", "1"), ("1", "2")]
+    assert _paths_of(sub_pipeline(step("a"), step("b")), step("c"), asks)[-1] == ("0.0.1", "1")
+    assert _paths_of(step("c"), asks) == [("0", "1")]

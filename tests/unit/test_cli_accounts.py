@@ -54,7 +54,7 @@ def shell(redis_url: str, keyspace: Keyspace) -> Shell:
 @pytest.fixture
 async def bench(redis_url: str, keyspace: Keyspace) -> AsyncIterator[Bench]:
     wire = Wire(redis_url)
-    made = Bench(Scripts(ScriptCaller(wire), keyspace))
+    made = Bench(Scripts(ScriptCaller(wire), keyspace), redis_url)
     yield made
     made.bodies.close()
     await wire.close()

@@ -10,7 +10,14 @@ import pytest
 import redis
 
 from flujo_client.cli.redis_server import RedisServer, free_port
-from flujo_client.protocol.connection import RedisClient, agree_on_shards, check_server, connect, connect_blocking
+from flujo_client.protocol.connection import (
+    RedisClient,
+    agree_on_shards,
+    check_server,
+    connect,
+    connect_blocking,
+    hash_reader,
+)
 from flujo_client.protocol.errors import SettingsError, StateUnavailableError, UnsafeRedisError
 from flujo_client.protocol.keys import Keyspace
 
@@ -160,3 +167,11 @@ async def test_a_redis_that_is_away_says_nothing_of_shards() -> None:
         await agree_on_shards(away, Keyspace("away"))
 
     await away.aclose()
+
+
+def test_fields_are_read_at_once_and_a_redis_that_is_away_is_named(admin: redis.Redis, server: RedisServer) -> None:
+    admin.hset("h", "a", "1")
+
+    assert hash_reader(server.url)("h", ["a", "b"]) == [b"1", None]
+    with pytest.raises(StateUnavailableError, match="Redis does not answer"):
+        hash_reader(f"redis://localhost:{free_port()}")("h", ["a"])

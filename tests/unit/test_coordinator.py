@@ -18,6 +18,7 @@ from flujo_client import Pipeline, PipelineContext, Step, StepRun, UsageLimits
 from flujo_client.execution.manager import ExecutionManager
 from flujo_client.protocol.accounts import read_accounts
 from flujo_client.protocol.caller import ScriptCaller
+from flujo_client.protocol.connection import hash_reader
 from flujo_client.protocol.errors import NonRetryableError, PausedException, PipelineAbortSignal, StateUnavailableError
 from flujo_client.protocol.hooks import Hook
 from flujo_client.protocol.keys import POOL, Keyspace
@@ -69,8 +70,9 @@ class Outbox:
 class Bench:
     """A manager and a worker's coordinator that meet only in Redis; the test carries the messages."""
 
-    def __init__(self, scripts: Scripts, *, max_bytes: int = 10_000) -> None:
+    def __init__(self, scripts: Scripts, url: str, *, max_bytes: int = 10_000) -> None:
         self.scripts = scripts
+        self.read_now = hash_reader(url)
         self.registry = Registry()
         self.codec = JsonCodec(max_bytes)
         self.state = StateManager(scripts, self.codec)
@@ -93,6 +95,7 @@ class Bench:
             namespace="ns",
             hooks=worker_hooks(self.registry),
             bodies=self.bodies,
+            read_now=self.read_now,
             **options,
         )
 
@@ -155,7 +158,7 @@ class Bench:
 async def bench(redis_url: str, keyspace: Keyspace) -> AsyncIterator[Bench]:
     """A bench in a namespace of its own."""
     wire = Wire(redis_url)
-    yield Bench(Scripts(ScriptCaller(wire), keyspace))
+    yield Bench(Scripts(ScriptCaller(wire), keyspace), redis_url)
     await wire.close()
 
 

@@ -46,7 +46,7 @@ PATIENT = Account(name="key", limits=TOKENS_100, when_exhausted="wait")
 @pytest.fixture
 async def bench(redis_url: str, keyspace: Keyspace) -> AsyncIterator[Bench]:
     wire = Wire(redis_url)
-    made = Bench(Scripts(ScriptCaller(wire), keyspace))
+    made = Bench(Scripts(ScriptCaller(wire), keyspace), redis_url)
     yield made
     made.bodies.close()
     await wire.close()
