@@ -68,7 +68,7 @@ class BackgroundAdmin(ABC):
         """Run a background step again, as a run of its own, on the context that it began with.
 
         Args:
-            task_id: Of a step of a run that began within a month.
+            task_id: Of a step of one of the newest runs (500 under way, as many ended) that began within a month.
             new_data: Instead of its input.
 
         Returns:
@@ -83,8 +83,8 @@ class BackgroundAdmin(ABC):
                 if task.task_id == task_id:
                     return await self._again(engine, task, new_data, None)
         raise TaskNotFoundError(
-            f"No run of the last month has a background task {task_id}.",
-            suggestion="get_failed_background_tasks() lists them.",
+            f"None of the {_MOST_RUNS} newest runs under way, nor of as many that have ended, has a background task {task_id}.",
+            suggestion="get_background_tasks(RUN) lists those of one run.",
         )
 
     async def retry_failed_background_tasks(self, parent_run_id: str, max_retries: int = 3) -> list[PipelineResult]:
@@ -94,12 +94,10 @@ class BackgroundAdmin(ABC):
         return [await self._again(engine, task, None, max_retries) for task in failed]
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
-        """Cancel those that have not ended so many hours after their run began; how many."""
+        """Cancel those that have not ended so many hours after their run began, of all runs that are under way; how many."""
         engine, cancelled = await self._opened(), 0
         before_ms = _now_ms() - stale_hours * _MS_AN_HOUR
-        for run in await _newest(engine.scripts, "active"):
-            if int((await engine.state.record(run)).get("created_ms", _now_ms())) > before_ms:
-                continue
+        for run in await _begun_before(engine.scripts, before_ms):
             for task in await self._tasks(engine, run):
                 cancelled += task.status == "running" and await self.cancel_background_task(run, task.task_id)
         return cancelled
@@ -177,6 +175,18 @@ async def _newest(scripts: Scripts, kind: str) -> list[str]:
         rows = await scripts.commands.execute("ZRANGE", key, -_MOST_RUNS, -1, "WITHSCORES")
         found += [(float(score), run.decode()) for run, score in pairs_of(rows)]
     return [run for _, run in sorted(found, reverse=True)[:_MOST_RUNS]]
+
+
+async def _begun_before(scripts: Scripts, before_ms: float) -> list[str]:
+    """Runs under way that began, or were brought back, before a time: oldest first on each shard."""
+    found: list[str] = []
+    for shard in range(scripts.keyspace.shards):
+        key, page, at = scripts.keyspace.shard("active", shard), [b""], 0
+        while page:
+            page = await scripts.commands.execute("ZRANGEBYSCORE", key, "-inf", int(before_ms), "LIMIT", at, _MOST_RUNS)
+            found += [run.decode() for run in page]
+            at += len(page)
+    return found
 
 
 def _now_ms() -> int:

@@ -111,8 +111,8 @@ class RunReader:
             ResultTimeoutError: It was not in time; the run goes on.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._follow_to_end(run_id)
+            async with asyncio.timeout(timeout_s) as limit:
+                await self._follow_to_end(run_id, limit)
         except TimeoutError as error:
             raise await self._not_in_time(run_id, timeout_s) from error
 
@@ -124,13 +124,14 @@ class RunReader:
             ResultTimeoutError: It was not in time; the run goes on.
         """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
                 key, record = self._keyspace.run(run_id).events, await self.record(run_id)
                 cursor = record.get("last_event", "0-0")
                 while not rests(record):
                     for entry_id, _ in await self._entries(key, cursor):
                         cursor = entry_id.decode()
                     record = await self.record(run_id)
+                    _check(limit)
         except TimeoutError as error:
             raise await self._not_in_time(run_id, timeout_s) from error
         return RunStatus(record["status"])
@@ -145,7 +146,7 @@ class RunReader:
             run_id=run_id,
         )
 
-    async def _follow_to_end(self, run_id: str) -> None:
+    async def _follow_to_end(self, run_id: str, limit: asyncio.Timeout) -> None:
         record = await self.record(run_id)
         if "final" in record:
             return
@@ -159,6 +160,7 @@ class RunReader:
                     return
             if not entries and "final" in await self.record(run_id):
                 return
+            _check(limit)
 
     async def _entries(self, key: str, cursor: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
         """A stream's entries after a cursor; none if none came in a moment. Redis may be away for a minute on the way."""
@@ -267,6 +269,12 @@ class RunReader:
             if field in payloads
         }
         return evaluate(expression, known.get)
+
+
+def _check(limit: asyncio.Timeout) -> None:
+    """Raise `TimeoutError` once the time is over: redis-py can swallow the cancellation that says so."""
+    if limit.expired():
+        raise TimeoutError
 
 
 def _outputs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -78,17 +78,19 @@ class StallWatch:
             yield
             return
         self._watched += 1
-        looking = asyncio.create_task(self._tell(run_id))
+        over = asyncio.Event()
+        looking = asyncio.create_task(self._tell(run_id, over))
         try:
             yield
         finally:
             self._watched -= 1
+            over.set()  # redis-py can swallow the cancellation
             looking.cancel()
 
-    async def _tell(self, run_id: str) -> None:
+    async def _tell(self, run_id: str, over: asyncio.Event) -> None:
         told: set[str] = set()
         pause_s = _FIRST_LOOK_S
-        while True:
+        while not over.is_set():
             await asyncio.sleep(pause_s)
             reasons = await self.look(run_id)
             pause_s = _FIRST_LOOK_S if reasons is None else min(2 * pause_s, _MOST_S)

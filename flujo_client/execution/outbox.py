@@ -176,7 +176,13 @@ class Outbox:
         return True
 
     def _publish_due(self, member: str) -> None:
-        self._keep(asyncio.create_task(self.redispatch(member, 0, SUSPECT_MS)))
+        self._keep(asyncio.create_task(self._publish_in_time(member)))
+
+    async def _publish_in_time(self, member: str) -> None:
+        try:
+            await self.redispatch(member, 0, SUSPECT_MS)
+        except FlujoError as error:  # Redis is away, or this release cannot read the run
+            logger.warning("not published, the sweep tries again", extra={"dispatch": member, "error": str(error)})
 
     async def redispatch(self, member: str, copies: int, suspect_ms: int) -> None:
         """Publish a journalled dispatch (again), unless somebody else does or it was leased.

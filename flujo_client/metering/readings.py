@@ -193,7 +193,9 @@ def read_answer(content: bytes) -> Mapping[str, Any]:
 
 def text_bytes(answer: Any) -> int:
     """Bytes of the text in an answer, or in a part of one."""
-    return sum(len(text.encode()) for text in _texts(answer))
+    return sum(
+        len(text.encode(errors="surrogatepass")) for text in _texts(answer)
+    )  # a stream may cut a pair of them apart
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flujo_client.background_admin import _newest
+from flujo_client.background_admin import _MOST_RUNS, _begun_before, _newest
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.scripts import Scripts
@@ -21,3 +21,15 @@ async def test_runs_of_all_shards_come_newest_first(each_redis_url: str, keyspac
     await wire.execute("DEL", *active)
     await wire.close()
     assert found == ["last", "third", "second", "first"]
+
+
+async def test_stale_runs_are_found_however_many_are_newer(scripts: Scripts) -> None:
+    key, late = scripts.keyspace.shard("active"), range(1_000, 1_000 + 2 * _MOST_RUNS)
+    await scripts.commands.execute("ZADD", key, 1, "stale", 2, "as-stale")
+    await scripts.commands.execute("ZADD", key, *(word for at in late for word in (at, f"r{at}")))
+
+    found = await _begun_before(scripts, 999.5), await _begun_before(scripts, 5_000)
+
+    await scripts.commands.execute("DEL", key)
+    assert found[0] == ["stale", "as-stale"]
+    assert (len(found[1]), len(set(found[1]))) == (2 + len(late), 2 + len(late))

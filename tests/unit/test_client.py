@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from flujo_client.archive.dump import RunDumps
 from flujo_client.client import AsyncFlujoClient
+from flujo_client.events import RunReader
 from flujo_client.protocol.durability import Fsync
-from flujo_client.protocol.errors import RunConflictError
+from flujo_client.protocol.errors import ResultTimeoutError, RunConflictError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.settings import Settings
 from tests.unit.test_durability import Disk
@@ -78,3 +81,29 @@ class TestFork:
 
 async def test_a_run_that_is_brought_back_has_a_new_stream(client: AsyncFlujoClient) -> None:
     assert "chunk_bytes" not in await client.state.record("r")
+
+
+class _Deaf:
+    """A Redis client that swallows cancellations, as redis-py can while it connects or writes."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def xread(self, *words: Any, **terms: Any) -> Any:
+        try:
+            return await self._client.xread(*words, **terms)
+        except asyncio.CancelledError:
+            return []
+
+
+@pytest.mark.parametrize("waits", [RunReader.wait, RunReader.rest])
+async def test_a_time_limit_holds_where_a_cancellation_is_swallowed(client: AsyncFlujoClient, waits: Any) -> None:
+    await client.fork("r", "c", new_run_id="waiting")
+    reader = RunReader(client.scripts.commands, _Deaf(client.blocking), client.keyspace, client.codec)
+
+    waiting = asyncio.create_task(waits(reader, "waiting", 0.05))
+    await asyncio.wait([waiting], timeout=10)
+
+    assert waiting.done()
+    with pytest.raises(ResultTimeoutError, match="is running after"):
+        waiting.result()

@@ -226,6 +226,10 @@ async def test_who_holds_back_an_account_that_is_not_defined_is_told(
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
         ({"Retry-After": "soon"}, None),
         ({"retry-after-ms": "soon"}, None),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "-3"}, 0.0),
+        ({"Retry-After": "inf"}, 3_600.0),
+        ({"Retry-After": "31536000"}, 3_600.0),
         ({"Retry-After": format_datetime(now_utc() - timedelta(hours=1))}, 0.0),
     ],
 )

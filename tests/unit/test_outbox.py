@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -117,3 +118,19 @@ async def test_a_chain_that_goes_ahead_is_held_once_a_later_step_is_nobodys(
     await _decide(manager)
 
     assert await _ahead(scripts) == []
+
+
+async def test_a_retry_whose_run_cannot_be_read_when_it_is_due_is_left_to_the_sweep(
+    scripts: Scripts, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager, broker = await _driven(scripts)
+    (member,) = await scripts.commands.execute("ZRANGE", scripts.keyspace.shard("dispatches"), 0, -1)
+    await scripts.decline(member.decode(), "0", 1, "s0", 5_000)
+    await scripts.commands.execute("HSET", scripts.keyspace.run("r1").run, "schema", "9")
+    broker.taken.clear()
+
+    manager.outbox._publish_due(member.decode())
+    await asyncio.gather(*manager.outbox.tasks)
+
+    assert broker.taken == []
+    assert [record.message for record in caplog.records] == ["not published, the sweep tries again"]

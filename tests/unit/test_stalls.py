@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,12 +15,13 @@ import redis
 from flujo_client import stalls
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.execution.decision import Decision, NodeState, NodeStatus
+from flujo_client.inspection import RunInspector
 from flujo_client.protocol.replies import Advanced, Dispatch
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.settings import Settings
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.snapshots import Question, QueuedStep, RunSummary, RunWaits
-from flujo_client.stalls import _MOST_RUNS, reasons_to_wait
+from flujo_client.stalls import _MOST_RUNS, StallWatch, reasons_to_wait
 from tests.lua.runs import a_dispatch, create_run
 from tests.unit.replay import loop, map_over, sequence, step
 
@@ -88,6 +90,34 @@ async def test_of_many_runs_only_some_are_looked_at(redis_url: str) -> None:
         assert looking == _MOST_RUNS
         with client.stalls.telling("later"):
             assert client.stalls._watched == 1
+
+
+class _Deaf(RunInspector):
+    """An inspector whose Redis client swallows a cancellation."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def still_ms(self, run_id: str) -> int | None:
+        self.asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return None
+
+
+async def test_nothing_is_looked_at_any_more_although_the_cancellation_was_swallowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stalls, "_FIRST_LOOK_S", 0)
+    before, inspector = asyncio.all_tasks(), _Deaf()
+    with StallWatch(inspector).telling("r1"):
+        await inspector.asked.wait()
+        (looking,) = asyncio.all_tasks() - before
+
+    await asyncio.wait([looking], timeout=10)
+
+    assert looking.done()
+    assert not looking.cancelled()
 
 
 async def test_a_look_at_what_cannot_be_read_says_nothing(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:

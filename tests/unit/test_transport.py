@@ -439,6 +439,14 @@ def test_parts_of_a_stream_may_be_cut_anywhere() -> None:
         assert reading.ended
 
 
+def test_a_character_may_be_cut_into_its_surrogates() -> None:
+    reading = StreamReading()
+
+    reading.feed(b'data: {"delta": "\\ud83d"}\ndata: {"delta": "\\ude00"}\n')
+
+    assert reading.text_bytes == 6
+
+
 def test_a_long_line_in_small_parts_is_read() -> None:
     event = {"text": "x" * 4_000_000, "usage": {"prompt_tokens": 100, "completion_tokens": 50}}
     line = b"data: %s\n" % json.dumps(event).encode()
