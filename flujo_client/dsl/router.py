@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ class DynamicParallelRouterStep(ParallelStep):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", ignored_types=(cached_property,))
 
     router_agent: Any
-    merge_strategy: Any = MergeStrategy.NO_MERGE
+    merge_strategy: MergeStrategy | Callable[..., Any] = MergeStrategy.NO_MERGE
 
     @cached_property
     def router(self) -> Step[Any, Any]:

@@ -225,7 +225,7 @@ def a_parallel_step() -> dict[str, Any]:
 
 
 @deed
-def a_router() -> list[str]:
+def a_router() -> list[Any]:
     made = Step.dynamic_parallel_branch("route", which, {"big": inc, "small": half})
     plain = DynamicParallelRouterStep.model_validate({"name": "route", "router_agent": which, "branches": {"a": inc}})
     assert isinstance(made, DynamicParallelRouterStep)
