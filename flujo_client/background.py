@@ -31,6 +31,7 @@ class BackgroundTask:
         path: Of its node; "" where only the result of the run is left.
         given: Its input.
         error: Why it failed; `cancelled` of one that was cancelled.
+        category: What kind of failure that is; see `error_category`.
         result: Of the step, or of the last in it that has ended; None until anything of it has.
         context: Names of the payloads of the context that it began with.
     """
@@ -42,6 +43,7 @@ class BackgroundTask:
     path: str = ""
     given: Any = None
     error: str | None = None
+    category: str | None = None
     result: StepResult | None = None
     context: tuple[str, ...] = ()
 
@@ -128,6 +130,7 @@ def _task_of(
         path=path,
         given=node.output,
         error=error,
+        category=node.metadata_.get("background_error_category"),
         result=node.step_history[-1] if node.step_history else None,
         context=context,
     )

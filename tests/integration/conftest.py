@@ -25,7 +25,15 @@ from tests.integration.parity_pipelines import Notes
 #: What docs/parity.md is shown with, in process and on a fleet.
 PARITY = ",".join(
     f"tests.integration.{name}"
-    for name in ("parity_pipelines", "parity_edges", "parity_deeds", "parity_values", "parity_branches", "deeds")
+    for name in (
+        "parity_pipelines",
+        "parity_edges",
+        "parity_deeds",
+        "parity_values",
+        "parity_branches",
+        "parity_flow",
+        "deeds",
+    )
 )
 
 #: Makes a runner of a pipeline, where the test asks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from flujo_client.execution.categories import error_category
 from flujo_client.execution.decision import NodeStatus
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import NodeResult, Producer, RunGraph
@@ -57,7 +58,8 @@ class BackgroundKind(Composite):
     def child_failed(self, draft: Draft, path: str, node: BackgroundSpec, index: int, cause: str) -> None:
         """The body's failure shows in the node's result; the run goes on."""
         if not draft.ended_before(child_of(path, index)):
-            _tell_error(draft, path, (draft.state(cause).error or {}).get("message", "failed"))
+            error = draft.state(cause).error or {"message": "failed", "type": ""}
+            _tell_error(draft, path, error["message"], error_category(error["type"]))
             draft.end_background()
 
     def output(self, graph: RunGraph, path: str, node: BackgroundSpec) -> Expression:
@@ -95,7 +97,7 @@ def cancel_body(draft: Draft, path: str) -> None:
     error = {"type": "RunCancelledError", "message": CANCELLED, "data": {"path": path}}
     draft.update(body, status=NodeStatus.FAILED, cancelled=1, error=error)
     draft.update("root", cancelled=draft.state("root").cancelled + 1)
-    _tell_error(draft, path, CANCELLED)
+    _tell_error(draft, path, CANCELLED, "control_flow")
     draft.end_background()
 
 
@@ -128,7 +130,8 @@ def _let_go(draft: Draft, path: str) -> None:
         _let_go(draft, child_of(path, index))
 
 
-def _tell_error(draft: Draft, path: str, words: str) -> None:
+def _tell_error(draft: Draft, path: str, words: str, category: str) -> None:
     told = draft.state(path).told or {}
-    metadata = {**told.get("metadata", {}), "background_error": words}
+    error = {"background_error": words, "background_error_category": category}
+    metadata = {**told.get("metadata", {}), **error}
     draft.update(path, told={**told, "metadata": metadata})
