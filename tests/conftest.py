@@ -10,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import redis
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 
 from flujo_client.cli.redis_server import RedisServer, find_redis_server, find_wheel_redis_server
@@ -60,7 +61,7 @@ def kind_of_server(executable: Path) -> str:
 
 
 def postgres_dsn() -> str:
-    """Of a PostgreSQL that answers; the test is skipped, with the reason, where none does.
+    """Of a PostgreSQL that answers; where none does the test is skipped, with the reason, or fails if FLUJO_REQUIRE_POSTGRES is set.
 
     TEST_POSTGRES_DSN names one; the default is what a container of it offers.
     """
@@ -68,7 +69,10 @@ def postgres_dsn() -> str:
     try:
         psycopg.connect(dsn, connect_timeout=2).close()
     except psycopg.OperationalError as error:
-        pytest.skip(f"no PostgreSQL for the tests (TEST_POSTGRES_DSN): {str(error).splitlines()[0]}")
+        reason = f"no PostgreSQL for the tests (TEST_POSTGRES_DSN): {str(error).splitlines()[0]}"
+        if os.environ.get("FLUJO_REQUIRE_POSTGRES"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
     return dsn
 
 
@@ -92,6 +96,20 @@ def each_redis_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         return
     with RedisServer(tmp_path_factory.mktemp("redis"), executable=request.param) as server:
         yield server.url
+
+
+@pytest.fixture
+def postgres_schema() -> Iterator[str]:
+    """The DSN of a schema of the test's own."""
+    dsn = postgres_dsn()
+    name = f"flujo_test_{uuid4().hex[:10]}"
+    engine = sa.create_engine(sa.make_url(dsn).set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(name))
+    yield f"{dsn}?options=-csearch_path%3D{name}"
+    with engine.begin() as connection:
+        connection.execute(sa.schema.DropSchema(name, cascade=True))
+    engine.dispose()
 
 
 @pytest.fixture

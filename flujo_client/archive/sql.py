@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -50,13 +51,19 @@ class SqlBackend(StateBackend):
         self._lock = threading.Lock()
 
     async def _do(self, work: Callable[[sa.Connection], T]) -> T:
-        """Work in one transaction, in a thread. Raises `StateUnavailableError` if the database does not take it."""
+        """Work in one transaction, in a thread. Raises `StateUnavailableError` if the database does not take it, or has tables that
+        this release does not know."""
+        place = self._engine.url.render_as_string(hide_password=True)
         try:
             return await asyncio.to_thread(self._transact, work)
         except SQLAlchemyError as error:
-            place = self._engine.url.render_as_string(hide_password=True)
             raise StateUnavailableError(
                 f"The state backend {place} failed: {str(error).splitlines()[0]}.", suggestion="Try again."
+            ) from error
+        except CommandError as error:
+            raise StateUnavailableError(
+                f"The state backend {place} was brought up to date by a newer release: {error}.",
+                suggestion="Upgrade this process; until then nothing is read or written there.",
             ) from error
 
     def _transact(self, work: Callable[[sa.Connection], T]) -> T:

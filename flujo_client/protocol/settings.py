@@ -17,7 +17,7 @@ __all__ = ["Settings"]
 LEGACY_VARIABLES = frozenset({"FLUJO_STRICT_HOOKS", "FLUJO_ALLOW_HITL", "FLUJO_TEST_MODE"})
 
 #: Variables of the test suite and the Makefile.
-DEVELOPMENT_VARIABLES = frozenset({"FLUJO_FAILPOINT", "FLUJO_REQUIRE_RABBITMQ"})
+DEVELOPMENT_VARIABLES = frozenset({"FLUJO_FAILPOINT", "FLUJO_REQUIRE_POSTGRES", "FLUJO_REQUIRE_RABBITMQ"})
 
 #: Schemes that each URL may have.
 SCHEMES = {

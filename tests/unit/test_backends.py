@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -21,7 +20,6 @@ from flujo_client.archive.documents import FileBackend, InMemoryBackend
 from flujo_client.archive.opening import open_backend, sql_backend
 from flujo_client.archive.sql import PostgresBackend, SqlBackend, SQLiteBackend
 from flujo_client.archive.tables import METADATA
-from tests.conftest import postgres_dsn
 
 KINDS = ["memory", "file", "sqlite", "postgres"]
 
@@ -40,20 +38,6 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     yield made
     if isinstance(made, SqlBackend):
         await made.shutdown()
-
-
-@pytest.fixture
-def postgres_schema() -> Any:
-    """A schema of the test's own; PostgreSQL has to answer on localhost:5432."""
-    dsn = postgres_dsn()
-    name = f"flujo_test_{uuid4().hex[:10]}"
-    engine = sa.create_engine(sa.make_url(dsn).set(drivername="postgresql+psycopg"))
-    with engine.begin() as connection:
-        connection.execute(sa.schema.CreateSchema(name))
-    yield f"{dsn}?options=-csearch_path%3D{name}"
-    with engine.begin() as connection:
-        connection.execute(sa.schema.DropSchema(name, cascade=True))
-    engine.dispose()
 
 
 def state(run_id: str, **facts: Any) -> dict[str, Any]:
