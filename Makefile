@@ -44,7 +44,7 @@ faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.faults $(or $(F),all) --seeds $(or $(SEEDS),5) --first $(or $(FIRST),0) $(if $(BROKER),--$(BROKER)) $(if $(RESULTS),--results $(RESULTS))
 
 docs: $(DEV_STAMP)
-	$(BIN)/pdoc --docformat google -o site flujo_client flujo_client.archive.sql flujo_worker
+	$(BIN)/python docs/reference.py site
 
 simulate: $(DEV_STAMP)
 	TEST_SCHEDULES=$(or $(SCHEDULES),10000) $(BIN)/pytest tests/simulation
