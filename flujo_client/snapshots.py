@@ -266,11 +266,16 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
 
 
 def waiters_of(rows: tuple[NodeRow, ...], attempts: Mapping[str, str]) -> Iterator[Waiter]:
-    """Who is blocked, in declared order. The answer to its claim says for want of what (see reserve.lua)."""
+    """Who is blocked, or waits in its place, in declared order, and for want of what (see reserve.lua, extend.lua)."""
     for step in (step for row in rows for step in row.leaves()):
-        if attempts.get(f"{step.path}|state") == "blocked":
-            answer = attempts[f"claim|{attempts[f'{step.path}|nonce']}|answer"]
-            account, meter, asked, free = answer.split(" ")
+        state, claim = attempts.get(f"{step.path}|state"), f"claim|{attempts.get(f'{step.path}|nonce', '')}"
+        lack: list[str] = []
+        if state == "blocked":
+            lack = attempts[f"{claim}|answer"].split(" ")
+        elif state == "leased" and f"{step.path}|blocked" in attempts:
+            lack = attempts[f"{claim}|asks"].split(" ")[2:6]
+        if lack:
+            account, meter, asked, free = lack
             yield Waiter(step.path, step.name, account, meter, int(asked), int(free))
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from secrets import token_hex
 from typing import Any
 
-from flujo_client.protocol.errors import NonRetryableError
+from flujo_client.protocol.errors import NonRetryableError, StateUnavailableError
 from flujo_client.protocol.messages import StepRef
 from flujo_client.protocol.quota import Amounts, Quota
-from flujo_client.protocol.replies import Blocked, Claim, Delayed, Duplicate, Refusal, Reserved, WorkerDead
+from flujo_client.protocol.replies import Blocked, Claim, Delayed, Duplicate, LeaseLost, Refusal, Reserved, WorkerDead
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.step_run import UsageMeter
 from flujo_worker.attempt import Attempt, AttemptEnd, read_task
@@ -25,8 +26,8 @@ __all__ = ["Intake"]
 
 logger = logging.getLogger(__name__)
 
-#: How long a running attempt that a named account delays waits at the most before it asks again, ms; and where only others
-#: can make room.
+#: How long a running attempt waits in its place at the most before it asks a named account again, ms; and where only others can
+#: make room, there or in the run's own accounts.
 _MOST_DELAY_MS = 5_000
 _ASK_AGAIN_MS = 250
 
@@ -137,16 +138,29 @@ class Intake:
 
     def _meter(self, claim: Claim, reserved: Reserved, estimate: Amounts) -> UsageMeter:
         """What the attempt may use: its estimate, which is reserved, and what its account has left."""
-        counter = iter(range(1, 2**31))
+        counter, turns = iter(range(1, 2**31)), asyncio.Lock()
+
+        async def ask(amounts: Amounts) -> Refusal | LeaseLost | None:
+            number, began, told = next(counter), asyncio.get_running_loop().time(), False
+            while True:
+                waited_ms = round((asyncio.get_running_loop().time() - began) * 1000)
+                answer = await self._scripts.extend(claim, reserved.owner, number, amounts, waited_ms)
+                if not isinstance(answer, Blocked | Delayed):
+                    return answer
+                wait_ms = answer.wait_ms if isinstance(answer, Delayed) else None
+                if isinstance(answer, Delayed) and not told:  # counted once, however often it asks
+                    self._delayed(answer.account, answer.meter, wait_ms)
+                    told = True
+                await asyncio.sleep(min(wait_ms or _ASK_AGAIN_MS, _MOST_DELAY_MS) / 1000)
 
         async def extend(amounts: Amounts) -> dict[str, Any] | None:
-            number = next(counter)
-            answer = await self._scripts.extend(claim, number, amounts)
-            if isinstance(answer, Delayed):  # counted once, however often it asks
-                self._delayed(answer.account, answer.meter, answer.wait_ms)
-            while isinstance(answer, Delayed):  # by an account that is shared: it has room again, or the step times out
-                await asyncio.sleep(min(answer.wait_ms or _ASK_AGAIN_MS, _MOST_DELAY_MS) / 1000)
-                answer = await self._scripts.extend(claim, number, amounts)
+            async with turns:  # one counter after the other: a lower one would pass for granted
+                try:
+                    answer = await ask(amounts)  # until there is room, or the step times out
+                except asyncio.CancelledError:  # it waits for nothing any more
+                    with suppress(StateUnavailableError):  # then its commit says so
+                        await self._scripts.extend(claim, reserved.owner, next(counter), {})
+                    raise
             if isinstance(answer, Refusal):
                 refused = asdict(answer)
                 note_refusal(refused)

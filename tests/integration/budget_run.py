@@ -36,6 +36,7 @@ class Attempt:
         self.reserved: dict[str, int] = {}
         self.paid = False  # its estimate is reserved
         self.extensions = 0
+        self.more: dict[str, int] = {}  # what it asked for last while it ran
         self.claim: Claim | None = None
 
     def __repr__(self) -> str:
@@ -136,7 +137,9 @@ class BudgetRun(RuleBasedStateMachine):
         decided, self.tree.decided = self.tree.decided, []
         for path, short in decided:
             attempt, outcome = self.named[path], "refused" if short else "granted"
-            if not short:
+            if attempt in self.held:  # in its place
+                attempt.reserved = dict(Counter(attempt.reserved) + Counter({} if short else attempt.more))
+            elif not short:
                 attempt.paid = True
                 self.dispatched.append(attempt)
             BudgetRun.decided_for[outcome] = BudgetRun.decided_for.get(outcome, 0) + 1
@@ -167,7 +170,7 @@ class BudgetRun(RuleBasedStateMachine):
         totals = {name.removeprefix("total|"): int(value) for name, value in fields.items() if name[:6] == "total|"}
         assert +Counter(totals) == +self.totals
         states = self.texts(keys.attempts)
-        blocked = {name[:-6] for name, state in states.items() if state == "blocked" and name.endswith("|state")}
+        blocked = {name.removesuffix("|blocked") for name in states if name.endswith("|blocked")}
         assert blocked == set(self.tree.waiting) or (self.cancelled and not self.redis.exists(keys.waiters))
 
     def texts(self, key: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import astuple
 from typing import cast
 from uuid import uuid4
 
@@ -49,7 +50,7 @@ def amounts(most: int) -> st.SearchStrategy[dict[str, int]]:
     return st.fixed_dictionaries({"tokens": number}, optional=dict.fromkeys((*METERS[1:], UNLIMITED), number))
 
 
-ASKED, USED = amounts(60), amounts(35)
+ASKED, USED, MORE = amounts(60), amounts(35), amounts(20)
 #: None, or how far beyond what the account could get.
 EDGE = st.sampled_from([None, None, None, 0, 1])
 #: Most of each meter that a step may use, all attempts together; 0 for no such limit.
@@ -153,9 +154,7 @@ class BudgetMachine(BudgetRun):
             self.held.append(attempt)
             return Reserved
         short = self.tree.lack(attempt.path, account, asked)
-        if (
-            account.caps and account.caps[short] - account.use(short) < asked[short]
-        ):  # its own limit, which no sibling can widen
+        if self.own_limit(account, short, asked):
             self.tree.decided.append((attempt.path, short))
             return refusal(account, short, asked[short])
         ran = self.tree.running()
@@ -166,23 +165,56 @@ class BudgetMachine(BudgetRun):
         return refusal(account, refused[0], asked[refused[0]]) if refused else Blocked
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), more=ASKED, edge=EDGE)
-    def extend(self, data: st.DataObject, more: dict[str, int], edge: int | None) -> None:
+    @rule(data=st.data(), more=MORE, edge=EDGE, patient=st.sampled_from([True, True, True, False]))
+    def extend(self, data: st.DataObject, more: dict[str, int], edge: int | None, patient: bool) -> None:
+        """A running step asks for more; what it waits for is asked again, is asked for the last time, or for something else."""
         attempt = data.draw(st.sampled_from(self.held))
-        more = more if edge is None else {**more, "tokens": attempt.account.reach("tokens") + edge}
-        attempt.extensions += 1
-        claim, counter, account = cast("Claim", attempt.claim), attempt.extensions, attempt.account
-        fits = all(account.reach(meter) >= amount for meter, amount in limited(more).items())
-        answer = self.run(self.clients[0].extend(claim, counter, more))
-        assert (answer is None) == fits
-        if fits:
-            for meter, amount in limited(more).items():
-                account.take(account.reserved, meter, amount)
-            attempt.reserved = dict(Counter(attempt.reserved) + Counter(more))
-            self.said.append(lambda: self.clients[1].extend(claim, counter, more))
-        else:
-            assert answer == refusal(account, answer.meter, more[answer.meter])
-            assert answer.free < answer.asked
+        waits = attempt.path in self.tree.waiting and data.draw(st.booleans())
+        if not waits:
+            attempt.more = more if edge is None else {**more, "tokens": attempt.account.reach("tokens") + edge}
+            attempt.extensions += 1
+        waited_ms = 10_000 if waits and not patient else 0
+        claim, counter, more = cast("Claim", attempt.claim), attempt.extensions, attempt.more
+        answer = self.run(self.clients[0].extend(claim, POOL, counter, more, waited_ms))
+        expected = self.top_up(attempt, limited(more), waits=waits, patient=waited_ms == 0)
+        assert answer == expected
+        if not isinstance(answer, Blocked):
+            self.said.append(lambda: self.clients[1].extend(claim, POOL, counter, more, waited_ms))
+
+    def top_up(self, attempt: Attempt, more: dict[str, int], *, waits: bool, patient: bool) -> Refusal | Blocked | None:
+        """What the reference says to a running step that asks for more."""
+        path, account = attempt.path, attempt.account
+        short = self.tree.lack(path, account, more)
+        blocked = Blocked(*astuple(refusal(account, short, more[short]))) if short else None
+        if waits and patient and not self.cancelled:
+            assert blocked
+            return blocked
+        self.tree.leave(path)
+        if short and not patient:
+            for meter, asked in more.items():
+                account.borrow(meter, asked)
+            short = self.tree.lack(path, account, more, kept=False)
+        elif short and not self.cancelled and not self.own_limit(account, short, more):
+            ran = self.tree.running()
+            self.tree.waiting[path] = (account, more, self.tree.draws)
+            account.thread.rests = True
+            self.tree.stopped(ran)
+            refused = [meter for told, meter in self.settle_waiters() if told == path and meter]
+            if refused:
+                return refusal(account, refused[0], more[refused[0]])
+            return blocked if path in self.tree.waiting else None
+        if short:
+            refused_now = refusal(account, short, more[short])
+            self.tree.serve(self.tree.accounts["root"])
+            return refused_now
+        self.tree.reserve(account, more)
+        self.tree.serve(self.tree.accounts["root"])
+        attempt.reserved = dict(Counter(attempt.reserved) + Counter(attempt.more))
+        return None
+
+    def own_limit(self, account: Account, short: str, asked: dict[str, int]) -> bool:
+        """What is short is its step's own limit, which no sibling can widen."""
+        return bool(account.caps) and account.caps[short] - account.use(short) < asked[short]
 
     @precondition(lambda self: self.tree.waiting and self.threads())
     @rule(data=st.data(), times=st.sampled_from([1, 15, 16, 17]))
@@ -215,6 +247,7 @@ class BudgetMachine(BudgetRun):
         self.settle(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))), used, kind)
 
     def settle(self, attempt: Attempt, used: dict[str, int], kind: str) -> None:
+        self.tree.leave(attempt.path)
         claim, ran = cast("Claim", attempt.claim), self.tree.running()
         answer = self.twice(lambda client: commit_claim(client, claim, used, kind))
         pauses = kind == "paused" and not self.cancelled
@@ -236,6 +269,7 @@ class BudgetMachine(BudgetRun):
         both = zip(self.clients, pair, used, strict=True)
         self.together(*(commit_claim(client, cast("Claim", at.claim), amounts) for client, at, amounts in both))
         for attempt, spent in zip(pair, used, strict=True):
+            self.tree.leave(attempt.path)
             self.tree.settle(attempt.account, attempt.account.reserved, attempt.reserved, spent)
             self.totals.update(spent)
 
@@ -253,6 +287,7 @@ class BudgetMachine(BudgetRun):
         if not lost:
             return
         self.held.remove(attempt)
+        self.tree.leave(attempt.path)
         charged = reason != "stranger" and attempt.lost_spend == "charge"
         keeps = {meter: max(0, held[meter] - usage.get(meter, 0)) for meter in held} if charged else {}
         for meter, amount in limited(keeps).items():
@@ -337,7 +372,7 @@ class BudgetMachine(BudgetRun):
             attempt = data.draw(st.sampled_from(list(self.named.values())))
             claim = Claim("r1", attempt.path, attempt.number, uuid4().hex, "w1", "q")
             assert self.run(commit_claim(self.clients[0], claim, {"tokens": 5})) == LeaseLost()
-            assert self.run(self.clients[0].extend(claim, 1, {"tokens": 5})) == LeaseLost()
+            assert self.run(self.clients[0].extend(claim, POOL, 1, {"tokens": 5})) == LeaseLost()
         else:
             self.run(data.draw(st.sampled_from(self.said[-20:]))())
         assert self.redis.hgetall(self.keyspace.run("r1").accounts) == before

@@ -50,14 +50,21 @@ class Account:
                 below.granted[meter] += drawn
         part[meter] += amount
 
-    def pool(self) -> None:
+    def pool(self, meter: str) -> None:
         for child in self.children:
-            child.pool()
-            child.granted = Counter({meter: child.use(meter) for meter in child.granted})
+            child.pool(meter)
+            child.granted[meter] = child.use(meter)
+
+    def borrow(self, meter: str, asked: int) -> None:
+        """What cannot wait draws on what branches have free, the nearest split first."""
+        most = min(asked, self.caps[meter] - self.use(meter)) if self.caps else asked
+        for payer in self.payers:
+            if self.reach(meter) < most:
+                payer.pool(meter)
 
 
 class Tree:
-    """A run's accounts, and who waits: {path: (account, estimate, shared draws when it came)}."""
+    """A run's accounts, and who waits, for its start or in its place: {path: (account, estimate, shared draws when it came)}."""
 
     def __init__(self, caps: Mapping[str, int]) -> None:
         self.accounts = {"root": Account("root", None, caps)}
@@ -91,9 +98,14 @@ class Tree:
         for meter, amount in asked.items():
             account.take(account.reserved, meter, amount)
 
+    def leave(self, path: str) -> None:
+        """It waits no more, also one that was in its place."""
+        if path in self.waiting:
+            self.waiting.pop(path)[0].thread.rests = False
+
     def decide(self, path: str, short: str) -> None:
-        account, asked, _ = self.waiting.pop(path)
-        account.thread.rests = False
+        account, asked, _ = self.waiting[path]
+        self.leave(path)
         self.decided.append((path, short))
         if not short:
             self.reserve(account, asked)
@@ -108,6 +120,7 @@ class Tree:
         over: Counter[str] = Counter()
         for meter in self.accounts["root"].granted:
             part[meter] -= held.get(meter, 0)
+            at.borrow(meter, used.get(meter, 0))
             covered = min(used.get(meter, 0), at.reach(meter))
             at.take(at.spent, meter, covered)
             over[meter] = used.get(meter, 0) - covered
@@ -131,7 +144,8 @@ class Tree:
         """Those of `ran` run no more: innermost first, pool what is below, serve, refuse the first whom nobody can pay."""
         for account in sorted(self.accounts.values(), key=lambda at: -len(at.upwards)):
             if account.path in ran and not account.runs and account.open and self.below(account):
-                account.pool()
+                for meter in self.accounts["root"].granted:
+                    account.pool(meter)
                 self.serve(account)
                 if not account.runs and (account.above is None or account.strict):
                     self.serve(account, kept=False)

@@ -17,7 +17,7 @@ from flujo_client.protocol.replies import Claim, Committed, Dispatch, Refusal, R
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from tests.lua.runs import a_dispatch, account_of, advance_run, commit_claim, load_run, new_claim, started_run
-from tests.lua.test_waiting import end_branch, split_run
+from tests.lua.test_waiting import split_run
 
 
 class Provider:
@@ -77,18 +77,6 @@ async def test_what_a_redis_forgot_is_billed_again_and_no_more_and_the_books_sti
     assert provider.billed + again.billed - 100 <= 40
 
 
-async def test_an_extension_cannot_wait_and_is_refused_although_a_sibling_may_give_back(scripts: Scripts) -> None:
-    await split_run(scripts, [50, 50], 100)
-    first, second = new_claim("1.0.0"), new_claim("1.1.0")
-    for claim in (first, second):
-        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
-
-    assert await scripts.extend(first, 1, {"tokens": 10}) == Refusal("1.0", "tokens", 10, 0)
-    await commit_claim(scripts, second, {"tokens": 0})
-    await end_branch(scripts, "1.1")
-    assert await scripts.extend(first, 2, {"tokens": 10}) is None
-
-
 @pytest.mark.parametrize("used", [30, 75])
 async def test_an_estimate_that_was_no_bound_is_paid_from_what_is_free_and_else_shown(
     scripts: Scripts, used: int
@@ -100,12 +88,13 @@ async def test_an_estimate_that_was_no_bound_is_paid_from_what_is_free_and_else_
     assert await commit_claim(scripts, claim, {"tokens": used}) == Committed({"tokens": 15} if used == 75 else {})
 
 
-async def test_a_step_beside_a_split_in_the_background_has_what_the_branches_left(scripts: Scripts) -> None:
-    await split_run(scripts, [50, 50], 100, a_dispatch("2", chain="root"))
-    step = new_claim("2")
-    assert isinstance(await scripts.reserve(step, POOL), Reserved)
+async def test_a_step_beside_a_split_in_the_background_draws_on_what_its_branches_have_free(scripts: Scripts) -> None:
+    await split_run(scripts, [50, 30], 100, a_dispatch("2", chain="root"))
+    step, branch = new_claim("2"), new_claim("1.0.0")
+    for claim in (step, branch):
+        assert isinstance(await scripts.reserve(claim, POOL), Reserved)
 
-    assert await commit_claim(scripts, step, {"tokens": 1}) == Committed({"tokens": 1})  # nothing was reserved for it
+    assert await commit_claim(scripts, step, {"tokens": 51}) == Committed({"tokens": 1})  # nothing was reserved for it
 
 
 async def test_what_a_lost_call_had_reserved_stays_charged_and_the_next_attempt_needs_its_own(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -91,10 +91,10 @@ class Branch:
             await self._bill(claim)
 
     async def _open_inner(self, node: str) -> None:
-        splits = [
-            Split(node, self.chain, meter, share_evenly(self.ledger.free(self.chain[0], meter), INNER))
-            for meter in CAPS
-        ]
+        def splits() -> list[Split]:  # of what is free now: others may draw on it meanwhile
+            free = {meter: self.ledger.free(self.chain[0], meter) for meter in CAPS}
+            return [Split(node, self.chain, meter, share_evenly(free[meter], INNER)) for meter in CAPS]
+
         await _apply(self.scripts, splits=splits)
         for index in range(INNER):
             inner = (f"{node}.{index}", *self.chain)
@@ -117,7 +117,7 @@ class Branch:
         if not isinstance(answer, Reserved):
             return
         if self.chance.random() < 0.3:
-            await self.scripts.extend(claim, 1, {"tokens": self.chance.randrange(1, 200)})
+            await self.scripts.extend(claim, POOL, 1, {"tokens": self.chance.randrange(1, 200)})
         fate = self.chance.random()
         if fate < 0.2:
             self.ledger.client.zadd(self.ledger.keyspace.shard("incarnations"), {self.worker: 1})
@@ -139,7 +139,10 @@ class Branch:
 
 
 async def _apply(
-    scripts: Scripts, *dispatches: Dispatch, end: BranchEnd | None = None, splits: Sequence[Split] = ()
+    scripts: Scripts,
+    *dispatches: Dispatch,
+    end: BranchEnd | None = None,
+    splits: Callable[[], Sequence[Split]] = tuple,
 ) -> None:
     """Store a decision, as often as another manager is faster."""
     while True:
@@ -153,7 +156,7 @@ async def _apply(
             error=b"",
             suspect_ms=2000,
             nodes={},
-            splits=tuple(splits),
+            splits=tuple(splits()),
             branch_ends=() if end is None else (end,),
             dispatches=dispatches,
         )
@@ -170,7 +173,8 @@ async def test_concurrent_branches_conserve_the_budget(
     clients = [Scripts(CheckingCaller(wire, ledger), keyspace) for wire in wires]
     await create_run(clients[0], limits=CAPS)
     await _apply(
-        clients[0], splits=[Split("0", ("root",), meter, share_evenly(cap, BRANCHES)) for meter, cap in CAPS.items()]
+        clients[0],
+        splits=lambda: [Split("0", ("root",), meter, share_evenly(cap, BRANCHES)) for meter, cap in CAPS.items()],
     )
     branches = []
     for index, scripts in enumerate(clients):

@@ -143,7 +143,7 @@ CALLS: dict[str, Callable[[Scripts], Awaitable[Any]]] = {
     "define_account": lambda s: s.define_account("a", "wait total 0 0 tokens=1", [], []),
     "drop_account": lambda s: s.drop_account("a"),
     "emit": lambda s: s.emit(CLAIM, 1, b"", 1000),
-    "extend": lambda s: s.extend(CLAIM, 1, {}),
+    "extend": lambda s: s.extend(CLAIM, "pool", 1, {}),
     "finish": lambda s: s.finish("r", "pool", b"", 1),
     "hold_back": lambda s: s.hold_back("a", 1),
     "lend_slab": lambda s: s.lend_slab("a", 0, OFFER, {}, 1),
@@ -209,6 +209,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "extend": [
         ([1], NoneType),
         ([0], LeaseLost),
+        ([-2, b"root", b"tokens", b"2", b"1"], Blocked),
         ([-4, b"root", b"tokens", b"2", b"1"], Refusal),
         ([-6, b"a", b"tokens", b"0"], Delayed),
     ],

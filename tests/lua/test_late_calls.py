@@ -75,7 +75,7 @@ async def _advance(scripts: Scripts) -> Any:
 
 
 LATE: dict[str, tuple[Prepare, Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
-    "extend after a loss": (_lost, lambda s, c: s.extend(c, 1, {"tokens": 1}), LeaseLost()),
+    "extend after a loss": (_lost, lambda s, c: s.extend(c, POOL, 1, {"tokens": 1}), LeaseLost()),
     "emit after a loss": (_lost, lambda s, c: s.emit(c, 1, b"jx", 1000), Emission.LOST),
     "stash after a loss": (_lost, lambda s, c: s.stash(c, "out:0!items", 0, [b"j1"]), False),
     "lose after a loss": (_lost, lambda s, c: s.lose(c, POOL, "handed_over", {"tokens": 5}), False),

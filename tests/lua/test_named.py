@@ -313,9 +313,9 @@ async def test_an_attempt_that_asks_for_more_while_it_runs_draws_on_named_accoun
     (claim,) = await started(scripts, 1)
     await scripts.reserve(claim, POOL)
 
-    assert await scripts.extend(claim, 1, {"tokens": 30}) is None
-    assert await scripts.extend(claim, 1, {"tokens": 30}) is None
-    assert await scripts.extend(claim, 2, {"tokens": 30}) == Refusal("team", "tokens", 30, 10)
+    assert await scripts.extend(claim, POOL, 1, {"tokens": 30}) is None
+    assert await scripts.extend(claim, POOL, 1, {"tokens": 30}) is None
+    assert await scripts.extend(claim, POOL, 2, {"tokens": 30}) == Refusal("team", "tokens", 30, 10)
 
     assert await meter_of(scripts) == MeterStatus(100, 90, 0, 0)
     await commit_claim(scripts, claim, {"tokens": 80})
@@ -330,7 +330,7 @@ async def test_the_first_request_of_an_attempt_was_booked_with_it_and_waits_for_
     (claim,) = await started(scripts, 1)
     await scripts.reserve(claim, POOL)
 
-    assert await scripts.extend(claim, 1, {"requests": 1}) is None
+    assert await scripts.extend(claim, POOL, 1, {"requests": 1}) is None
     assert await meter_of(scripts, meter="requests") == MeterStatus(1, 1, 0, 0)
 
 

@@ -134,7 +134,7 @@ class Crowd:
         if self.held:
             claim, counter = self.chance.choice(self.held), self.chance.randint(1, 3)
             for _ in range(2):
-                await self.scripts.extend(claim, counter, {"tokens": 3, "requests": 1})
+                await self.scripts.extend(claim, POOL, counter, {"tokens": 3, "requests": 1})
 
     async def call(self) -> None:
         name, shard = self.chance.choice(ACCOUNTS).name, self.chance.randrange(self.scripts.keyspace.shards)

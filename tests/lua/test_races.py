@@ -147,7 +147,9 @@ async def test_two_extensions_cannot_both_have_the_last_of_a_budget(scripts: Scr
     await scripts.reserve(one, POOL)
     await scripts.reserve(two, POOL)
 
-    answers = await asyncio.gather(scripts.extend(one, 1, {"tokens": 60}), other.extend(two, 1, {"tokens": 60}))
+    answers = await asyncio.gather(
+        scripts.extend(one, POOL, 1, {"tokens": 60}), other.extend(two, POOL, 1, {"tokens": 60})
+    )
 
     assert sorted(type(answer).__name__ for answer in answers) == ["NoneType", "Refusal"]
 

@@ -87,8 +87,7 @@ REFUSALS: dict[str, tuple[Callable[[Scripts, Claim], Awaitable[Any]], Any]] = {
         RunInactive("unknown"),
     ),
     "reserve: dead worker": (lambda s, c: s.reserve(new_claim("1", incarnation="w9"), POOL), WorkerDead()),
-    "extend: want of budget": (lambda s, c: s.extend(c, 1, {"tokens": 71}), Refusal("root", "tokens", 71, 70)),
-    "extend: stranger's claim": (lambda s, c: s.extend(new_claim(), 1, {"tokens": 1}), LeaseLost()),
+    "extend: stranger's claim": (lambda s, c: s.extend(new_claim(), POOL, 1, {"tokens": 1}), LeaseLost()),
     "commit: stranger's claim": (lambda s, c: commit_claim(s, new_claim(), {"tokens": 1}), LeaseLost()),
     "leave: stranger's claim": (lambda s, c: s.leave(new_claim(), {"tokens": 1}), False),
     "lose: the worker lives": (lambda s, c: s.lose(c, POOL, "died", {}), False),
@@ -129,7 +128,8 @@ async def test_a_refusal_changes_no_key(
 
 REPEATS: dict[str, Callable[[Scripts, Claim], Awaitable[Any]]] = {
     "reserve": lambda s, c: s.reserve(c, POOL),
-    "extend": lambda s, c: s.extend(c, 1, {"tokens": 5}),
+    "extend": lambda s, c: s.extend(c, POOL, 1, {"tokens": 5}),
+    "extend: refused": lambda s, c: s.extend(c, POOL, 1, {"tokens": 71}),
     "commit": lambda s, c: commit_claim(s, c, {"tokens": 5}),
     "commit with overrun": lambda s, c: commit_claim(s, c, {"tokens": 500}),
     "emit": lambda s, c: s.emit(c, 1, b"jx", 1000),
@@ -174,7 +174,7 @@ async def test_a_committed_claim_is_a_duplicate_when_it_comes_again(
 
     async with unchanged(plain_redis, keyspace):
         assert await scripts.reserve(claim, POOL) == Duplicate()
-        assert await scripts.extend(claim, 1, {"tokens": 1}) == LeaseLost()
+        assert await scripts.extend(claim, POOL, 1, {"tokens": 1}) == LeaseLost()
         assert await scripts.emit(claim, 1, b"jx", 1000) is Emission.LOST
         assert not await scripts.lose(claim, POOL, "handed_over", {})
 
@@ -352,9 +352,9 @@ async def test_what_full_memory_refuses_changes_nothing_and_says_what_to_do(
 
     async with unchanged(plain_redis, keyspace):
         with full_memory(plain_redis), pytest.raises(StateUnavailableError, match="raise maxmemory"):
-            await scripts.extend(claim, 1, {"tokens": 1})
+            await scripts.extend(claim, POOL, 1, {"tokens": 1})
 
-    assert await scripts.extend(claim, 1, {"tokens": 1}) is None
+    assert await scripts.extend(claim, POOL, 1, {"tokens": 1}) is None
 
 
 async def test_a_script_that_redis_forgot_is_loaded_again(scripts: Scripts, plain_redis: redis.Redis) -> None:

@@ -32,6 +32,7 @@ from tests.conftest import dump, leaked_keys
 from tests.lua.runs import (
     a_dispatch,
     account_of,
+    accounts_of,
     advance_run,
     commit_claim,
     create_run,
@@ -211,13 +212,13 @@ async def test_extend_adds_once_per_counter(scripts: Scripts, plain_redis: redis
     claim = new_claim()
     await scripts.reserve(claim, POOL)
 
-    assert await scripts.extend(claim, 1, {"tokens": 20}) is None
-    assert await scripts.extend(claim, 1, {"tokens": 20}) is None
+    assert await scripts.extend(claim, POOL, 1, {"tokens": 20}) is None
+    assert await scripts.extend(claim, POOL, 1, {"tokens": 20}) is None
     assert account_of(plain_redis, keyspace)["reserved"] == 50
-    before = dump(plain_redis, keyspace)
-    assert await scripts.extend(claim, 2, {"tokens": 51}) == Refusal("root", "tokens", 51, 50)
-    assert await scripts.extend(new_claim(), 1, {"tokens": 1}) == LeaseLost()
-    assert dump(plain_redis, keyspace) == before
+    before = accounts_of(plain_redis, keyspace)
+    assert await scripts.extend(claim, POOL, 2, {"tokens": 51}) == Refusal("root", "tokens", 51, 50)
+    assert await scripts.extend(new_claim(), POOL, 1, {"tokens": 1}) == LeaseLost()
+    assert accounts_of(plain_redis, keyspace) == before
 
 
 async def test_amounts_up_to_two_to_the_53_survive_exactly(

@@ -275,12 +275,12 @@ async def test_a_running_step_waits_in_place_for_what_another_shard_has_and_is_r
     await go_on(scripts, mover, 0)
     await scripts.reserve(claim, POOL)
 
-    asked = await scripts.extend(claim, 1, {"tokens": 50})
+    asked = await scripts.extend(claim, POOL, 1, {"tokens": 50})
     await go_on(scripts, mover, 0)
-    granted = await scripts.extend(claim, 1, {"tokens": 50})
-    more = await scripts.extend(claim, 2, {"tokens": 60})
+    granted = await scripts.extend(claim, POOL, 1, {"tokens": 50})
+    more = await scripts.extend(claim, POOL, 2, {"tokens": 60})
     await go_on(scripts, mover, 0)
-    refused = await scripts.extend(claim, 2, {"tokens": 60})
+    refused = await scripts.extend(claim, POOL, 2, {"tokens": 60})
 
     assert (asked, granted) == (Delayed("a", "tokens", 50), None)
     assert isinstance(more, Delayed)
@@ -302,12 +302,12 @@ async def test_what_a_running_step_wanted_is_forgotten_once_it_is_paid_here_or_c
         await scripts.reserve(claim, POOL)
         await go_on(scripts, mover, 0)
         await scripts.reserve(claim, POOL)
-    assert isinstance(await scripts.extend(asking, 1, {"tokens": 50}), Delayed)
+    assert isinstance(await scripts.extend(asking, POOL, 1, {"tokens": 50}), Delayed)
     assert await wanted(scripts, 0) == b"tokens=50"
 
     await commit_claim(scripts, other, {"tokens": 0})
     if lives:
-        assert await scripts.extend(asking, 1, {"tokens": 50}) is None
+        assert await scripts.extend(asking, POOL, 1, {"tokens": 50}) is None
     else:
         await commit_claim(scripts, asking, {"tokens": 0})
         await mover.serve("a", 0)

@@ -508,8 +508,8 @@ async def test_a_step_limit_is_a_limit_and_no_share(
     answer = await scripts.reserve(claim, POOL)
 
     assert isinstance(answer, Reserved)
-    assert await scripts.extend(claim, 1, {"tokens": 21}) == Refusal("1", "tokens", 21, 20)
-    assert await scripts.extend(claim, 2, {"searches": 2}) == Refusal("1", "searches", 2, 1)
+    assert await scripts.extend(claim, POOL, 1, {"tokens": 21}) == Refusal("1", "tokens", 21, 20)
+    assert await scripts.extend(claim, POOL, 2, {"searches": 2}) == Refusal("1", "searches", 2, 1)
     assert await reserve(scripts, "2") == Refusal("2", "tokens", 51, 50)
     assert await commit_claim(scripts, claim, {"tokens": 70, "searches": 1}) == Committed({"tokens": 20})
     rows = {(row.account, row.meter): row for row in accounts_of(plain_redis, keyspace)}

@@ -33,7 +33,7 @@ from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.named import now_utc
-from flujo_client.protocol.replies import Claim, Delayed, Reserved
+from flujo_client.protocol.replies import Blocked, Claim, Delayed, Reserved
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.wire import Wire
 from tests.unit.test_coordinator import Bench
@@ -115,6 +115,73 @@ async def test_a_call_waits_in_place_until_the_account_has_room_again(
     assert result["status"] == "completed"
     assert (await book.status("key")).meters["tokens"] == MeterStatus(200, 0, 160, 0)
     assert [account for account, *_ in told] == ["key"]  # one delay, however often it asked
+
+
+async def test_a_call_that_waits_is_booked_although_a_later_one_of_its_attempt_asks_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = AccountBook(bench.scripts)
+    await book.define(PATIENT)
+    waited, ask = asyncio.Event(), bench.scripts.extend
+
+    async def extend(*asked: Any) -> Any:
+        answer = await ask(*asked)
+        if isinstance(answer, Delayed):
+            waited.set()
+        return answer
+
+    async def call(value: int, run: StepRun) -> int:
+        await asyncio.gather(run.usage.reserve(tokens=80), run.usage.reserve(tokens=50), run.usage.reserve(tokens=10))
+        assert (await book.status("key")).meters["tokens"].reserved == 140
+        return value
+
+    monkeypatch.setattr(bench.scripts, "extend", extend)
+    await bench.submit(Step.from_callable(call, max_retries=0, accounts=("key",)))
+
+    running = asyncio.create_task(bench.finish())
+    await waited.wait()
+    await book.define(PATIENT.model_copy(update={"limits": UsageLimits(total_tokens_limit=200)}))
+    result = await running
+
+    assert result["status"] == "completed"
+
+
+async def test_a_call_that_is_given_up_waits_in_its_place_no_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sibling holds its share of the limit for as long as the call waits."""
+    waited, ask, sibling = asyncio.Event(), bench.scripts.extend, asyncio.Event()
+
+    async def extend(*asked: Any) -> Any:
+        answer = await ask(*asked)
+        if isinstance(answer, Blocked):
+            waited.set()
+        return answer
+
+    async def call(value: int, run: StepRun) -> int:
+        asking = asyncio.create_task(run.usage.reserve(tokens=60))
+        await waited.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        waiters = bench.scripts.keyspace.run("r").waiters
+        assert await bench.scripts.commands.execute("EXISTS", waiters) == 0
+        sibling.set()
+        return value
+
+    async def wait(value: int) -> int:
+        await sibling.wait()
+        return value
+
+    monkeypatch.setattr(bench.scripts, "extend", extend)
+    branches: dict[str, Step[Any, Any]] = {
+        "a": Step.from_callable(call, max_retries=0),
+        "b": Step.from_callable(wait, max_retries=0),
+    }
+    await bench.submit(Step.parallel("both", branches), limits=TOKENS_100)
+
+    result = await bench.finish()
+
+    assert result["status"] == "completed"
 
 
 async def test_a_call_that_the_account_refuses_is_not_made_and_ends_the_run(bench: Bench) -> None:

@@ -74,9 +74,7 @@ end
 local function write_floors(desk)
   for account, floor in pairs(desk.floors) do
     if floor.touched then
-      local text = {}
-      for meter, need in pairs(floor.least or {}) do text[#text + 1] = meter .. '=' .. int(need) end
-      later(desk, 'HSET', desk.book.key, 'floor|' .. account, table.concat(text, ' '))
+      later(desk, 'HSET', desk.book.key, 'floor|' .. account, said_amounts(floor.least or {}))
     end
   end
 end

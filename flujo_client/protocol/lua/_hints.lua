@@ -16,7 +16,7 @@ local function refresh(desk, attempt)
   redis.call('ZREM', desk.waiters, member)
   attempt.hint = hint
   redis.call('ZADD', desk.waiters, 0, members(attempt)[1])
-  redis.call('HSET', desk.attempts, attempt.path .. '|blocked', table.concat({attempt.queue, attempt.stamp, hint}, ' '))
+  redis.call('HSET', desk.attempts, attempt.path .. '|blocked', table.concat({attempt.queue, attempt.stamp, hint, attempt.claim}, ' '))
   return members(attempt)[1]
 end
 

@@ -47,25 +47,6 @@ local function give_back(book, rows)
   end
 end
 
--- Turns `held` of a part (reserved or unknown) into spent; what no account covers is overrun, and is returned.
-local function settle(book, chain, meter, part, held, actual)
-  local rows = lineage(book, chain, meter)
-  if #rows == 0 then return 0 end
-  release(book, rows, part, held)
-  local most = reachable(rows)
-  local covered = math.min(actual, most)
-  take(rows, 'spent', covered)
-  rows[1].overrun = rows[1].overrun + (actual - covered)
-  give_back(book, rows)
-  return actual - covered
-end
-
--- Makes what the children of an account have free its own; they find out on their next touch. `rows` begin with its row, if it has one.
-local function pool(rows, account)
-  if #rows == 0 or rows[1].account ~= account or rows[1].children == rows[1].held then return end
-  rows[1].children, rows[1].pool, rows[1].touched = rows[1].held, rows[1].pool + 1, true
-end
-
 local function note(desk, ...) desk.outcomes[#desk.outcomes + 1] = {...} end
 
 -- Adds to what the run has used in all. What thereby reaches 80 % of the run's limit is told, unless nobody reads it any more.

@@ -78,9 +78,7 @@ local function pour(named, account, meter, amount, tag)
   local held = amounts(redis.call('HGET', named.key, 'bucket|' .. bucket))
   amount = math.max(amount, -(held[meter] or 0))  -- a redefined account has other buckets
   held[meter] = (held[meter] or 0) + amount
-  local text = {}
-  for each, number in pairs(held) do text[#text + 1] = each .. '=' .. int(number) end
-  redis.call('HSET', named.key, 'bucket|' .. bucket, table.concat(text, ' '))
+  redis.call('HSET', named.key, 'bucket|' .. bucket, said_amounts(held))
   redis.call('ZADD', named.queue, 0, 'b' .. bucket)
   part_of(account, meter)[2] = part_of(account, meter)[2] + amount
   if account.start == 0 or at < account.start then account.start = at end

@@ -19,6 +19,12 @@ local function amounts(text)
   return list
 end
 
+local function said_amounts(list)
+  local text = {}
+  for meter, amount in pairs(list) do text[#text + 1] = meter .. '=' .. int(amount) end
+  return table.concat(text, ' ')
+end
+
 -- A path whose text sorts in declared order.
 local function padded(path)
   return (string.gsub(path, '%d+', function(digits) return string.rep('0', 7 - #digits) .. digits end))

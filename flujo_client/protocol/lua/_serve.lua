@@ -6,13 +6,15 @@ local function wait(desk, attempt, queue)
   attempt.queue, attempt.stamp, attempt.hint, desk.waiting = queue, int(desk.grants), hint_of(desk, attempt), true
   lower(desk, attempt.chain, 1, attempt.estimate)
   for _, member in ipairs(members(attempt)) do redis.call('ZADD', desk.waiters, 0, member) end
-  redis.call('HSET', desk.attempts, attempt.path .. '|state', 'blocked', attempt.path .. '|blocked',
-    table.concat({queue, attempt.stamp, attempt.hint}, ' '))
+  redis.call('HSET', desk.attempts, attempt.path .. '|blocked', table.concat({queue, attempt.stamp, attempt.hint, attempt.claim}, ' '))
+  if not attempt.claim then redis.call('HSET', desk.attempts, attempt.path .. '|state', 'blocked') end
   rest(desk.book, attempt.path, attempt.chain)
 end
 
 -- Reserves a waiter's estimate and dispatches it again, as the same attempt.
 local function grant(desk, attempt)
+  desk.parents = {}
+  if attempt.claim then return answer(desk, attempt) end
   book_estimate(desk, attempt)
   leave(desk, attempt)
   redis.call('ZADD', desk.waiters, 0, 'p' .. attempt.path)
@@ -23,7 +25,6 @@ local function grant(desk, attempt)
   later(desk, 'ZADD', desk.dispatches, int(now + 2000), member)  -- from then on its message may be lost
   later(desk, 'HSET', desk.published, member, int(now) .. ' 1')
   rouse(desk.book, attempt.path)
-  desk.parents = {}
   note(desk, 'kind', 'unblocked', 'path', attempt.path, 'attempt', attempt.attempt)
 end
 

@@ -2,11 +2,14 @@
 after those who are served. ]]
 local function refuse(desk, attempt)
   local lack = shortage(desk, attempt)
-  leave(desk, attempt)
-  later(desk, 'HSET', desk.attempts, attempt.path .. '|state', 'closed')
-  note(desk, 'kind', 'refused', 'path', attempt.path, 'attempt', attempt.attempt, 'account', lack[1], 'meter', lack[2], 'asked', lack[3],
-    'free', lack[4])
-  rouse(desk.book, attempt.path)  -- what follows is its manager's turn
+  if attempt.claim then  -- in its place: its next call finds the answer
+    later(desk, 'HSET', desk.attempts, 'claim|' .. attempt.claim .. '|asks', attempt.counter .. ' refused ' .. table.concat(lack, ' '))
+  else
+    later(desk, 'HSET', desk.attempts, attempt.path .. '|state', 'closed')
+    note(desk, 'kind', 'refused', 'path', attempt.path, 'attempt', attempt.attempt, 'account', lack[1], 'meter', lack[2], 'asked', lack[3],
+      'free', lack[4])
+  end
+  stand_up(desk, attempt)  -- what follows is its manager's turn, or the running step's
   desk.refused, desk.lack, desk.stuck = attempt.path, lack, false
 end
 

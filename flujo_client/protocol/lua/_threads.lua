@@ -60,18 +60,24 @@ local function close_branch(book, chain)
   end
 end
 
+-- The chain of a thread that rests, else false.
+local function rests_as(book, path)
+  if book.resting[path] == nil then book.resting[path] = redis.call('HGET', book.key, 'rest|' .. path) end
+  return book.resting[path]
+end
+
 -- A thread stops running without being over, and runs again; both once.
 local function rest(book, path, chain)
-  if book.resting[path] or redis.call('HGET', book.key, 'rest|' .. path) then return end
+  if rests_as(book, path) then return end
   book.resting[path] = chain.text
   book.writes[#book.writes + 1] = {'HSET', book.key, 'rest|' .. path, chain.text}
   stir(book, chain, thread_at(chain, 1), -1)
 end
 
 local function rouse(book, path)
-  local text = book.resting[path] or redis.call('HGET', book.key, 'rest|' .. path)
+  local text = rests_as(book, path)
   if not text then return end
-  book.resting[path] = nil
+  book.resting[path] = false
   book.writes[#book.writes + 1] = {'HDEL', book.key, 'rest|' .. path}
   local chain = chain_of(text)
   stir(book, chain, thread_at(chain, 1), 1)

@@ -23,11 +23,13 @@ local function members(attempt)
   return list
 end
 
+-- One that waits. A running step that asks for more waits in its place: it has its `claim`, and asks for what stands there.
 local function waiter(desk, path)
   local stored = redis.call('HMGET', desk.attempts, path .. '|attempt', path .. '|terms', path .. '|blocked')
   local terms, blocked = terms_of(stored[2]), words(stored[3])
-  return {path = path, attempt = stored[1], chain = chain_of(terms[3]), estimate = amounts(terms[4]), queue = blocked[1], stamp = blocked[2],
-    hint = blocked[3]}
+  local asks = blocked[4] and redis.call('HGET', desk.attempts, 'claim|' .. blocked[4] .. '|asks')
+  return {path = path, attempt = stored[1], chain = chain_of(terms[3]), estimate = amounts(asks or terms[4]), queue = blocked[1],
+    stamp = blocked[2], hint = blocked[3], claim = blocked[4], counter = words(asks or '')[1]}
 end
 
 -- The one that has waited longest below an account, and whether it was passed over too often.
@@ -82,7 +84,7 @@ local function later(desk, ...) desk.book.writes[#desk.book.writes + 1] = {...} 
 local function leave(desk, attempt)
   if desk.grants - tonumber(attempt.stamp) >= MOST_PASSED then desk.book.freed.root = true end  -- what was kept for it is for others
   redis.call('ZREM', desk.waiters, unpack(members(attempt)))
-  later(desk, 'HDEL', desk.attempts, attempt.path .. '|blocked')
+  redis.call('HDEL', desk.attempts, attempt.path .. '|blocked')
 end
 
 local function desk_open(desk)

@@ -9,7 +9,7 @@ REPLY {1, overrun} committed, overrun as "meter=amount ..." | {0} lease lost, sp
 local path, nonce = ARGV[2], ARGV[4]
 local claim = 'claim|' .. nonce .. '|'
 local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms',
-  claim .. 'named', path .. '|then')
+  claim .. 'named', path .. '|then', path .. '|blocked')
 local run = redis.call('HMGET', KEYS[1], 'gate', 'status', 'revision', 'applied', 'last_event', 'ahead')
 local phase = stored[1]
 if phase == 'committed' then return {1, stored[2]} end
@@ -30,6 +30,7 @@ end
 
 local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[5], dirty = KEYS[6], inbox = KEYS[8],
   waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]})
+get_up(desk, path, nonce, stored[7])
 if phase == 'held' and run[1] == 'open' and ARGV[5] == 'paused' then rest(book, path, chain) end
 tally(desk, usage, path, ARGV[3], run[1])
 desk_close(desk)

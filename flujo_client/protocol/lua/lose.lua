@@ -6,7 +6,7 @@ REPLY {1} lost | {0} the claim is not held any more | {-1} the reason no longer 
 local path, claim = ARGV[2], 'claim|' .. ARGV[4] .. '|'
 local member = table.concat({ARGV[1], path, ARGV[3], ARGV[4]}, ' ')
 local stored = redis.call('HMGET', KEYS[2], claim .. 'phase', claim .. 'answer', claim .. 'reserved', path .. '|terms',
-  claim .. 'left', claim .. 'named')
+  claim .. 'left', claim .. 'named', path .. '|blocked')
 if stored[1] ~= 'held' then
   redis.call('ZREM', KEYS[6], member)
   return {0}
@@ -40,6 +40,7 @@ end
 local gate = redis.call('HGET', KEYS[1], 'gate')
 local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[4], dirty = KEYS[5], inbox = KEYS[8],
   waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]})
+get_up(desk, path, ARGV[4], stored[7])
 tally(desk, usage, path, ARGV[3], gate)
 desk_close(desk)
 if stored[6] then  -- accounts above the run

@@ -70,9 +70,7 @@ local claim = 'claim|' .. nonce .. '|'
 if lack then
   redis.call('HSET', KEYS[2], path .. '|nonce', nonce)
   wait(desk, asking, ARGV[7])
-  local own = lineage(book, chain, lack[2])[1]
-  local never = own.account == path and own.cap and own.cap - use(own) < tonumber(lack[3])  -- its own limit, which no sibling can widen
-  if never then refuse(desk, asking) else unstick(desk) end
+  if own_limit(desk, asking, lack) then refuse(desk, asking) else unstick(desk) end
   local phase = desk.refused == path and 'refused' or 'blocked'
   if phase == 'refused' then lack = desk.lack elseif book.resting[path] then
     note(desk, 'kind', 'blocked', 'path', path, 'attempt', ARGV[3], 'account', lack[1], 'meter', lack[2], 'asked', lack[3], 'free', lack[4])

@@ -91,7 +91,7 @@ class AttemptScripts(ScriptCalls):
             case -1:
                 return RunInactive(text_of(reply[1]))
             case -2:
-                return Blocked(text_of(reply[1]), text_of(reply[2]), int(reply[3]), int(reply[4]))
+                return _blocked(reply)
             case -3:
                 return WorkerDead()
             case -4:
@@ -102,23 +102,50 @@ class AttemptScripts(ScriptCalls):
                 raise schema_mismatch(claim.run_id, reply[1])
 
     async def extend(
-        self, claim: Claim, counter: int, amounts: Mapping[str, int]
-    ) -> Refusal | Delayed | LeaseLost | None:
-        """Add to a held reservation, all meters or none; once per counter, which rises by one per extension."""
-        keys = self.keyspace.run(claim.run_id)
+        self, claim: Claim, owner: str, counter: int, amounts: Mapping[str, int], waited_ms: int = 0
+    ) -> Refusal | Blocked | Delayed | LeaseLost | None:
+        """Add to a held reservation, all meters or none; once per counter, which rises by one per extension.
+
+        After `Blocked` and `Delayed` the same is asked again; asking for anything else withdraws it.
+
+        Args:
+            owner: Manager to wake, if others than the caller are decided about.
+            waited_ms: For how long this has been asked in vain.
+        """
+        keys, shard = self.keyspace.run(claim.run_id), self.keyspace.shard_of(claim.run_id)
         reply = await self._call(
             "extend",
-            [keys.attempts, keys.accounts, *self._named(self.keyspace.shard_of(claim.run_id))],
+            [
+                keys.run,
+                keys.attempts,
+                keys.accounts,
+                keys.events,
+                self.keyspace.shard("dirty", shard),
+                self.keyspace.inbox(owner, shard),
+                keys.waiters,
+                self.keyspace.shard("dispatches", shard),
+                self.keyspace.shard("published", shard),
+                *self._named(shard),
+            ],
+            claim.run_id,
             claim.path,
+            claim.attempt,
             claim.nonce,
             counter,
             amounts_text(amounts),
+            waited_ms,
         )
-        if reply[0] == 1:
-            return None
-        if reply[0] == -6:
-            return _delay(reply)
-        return LeaseLost() if reply[0] == 0 else _refusal(reply)
+        match reply[0]:
+            case 1:
+                return None
+            case 0:
+                return LeaseLost()
+            case -2:
+                return _blocked(reply)
+            case -6:
+                return _delay(reply)
+            case _:
+                return _refusal(reply)
 
     async def commit(
         self,
@@ -284,6 +311,10 @@ class AttemptScripts(ScriptCalls):
 
 def _refusal(reply: Sequence[Any]) -> Refusal:
     return Refusal(text_of(reply[1]), text_of(reply[2]), int(reply[3]), int(reply[4]))
+
+
+def _blocked(reply: Sequence[Any]) -> Blocked:
+    return Blocked(text_of(reply[1]), text_of(reply[2]), int(reply[3]), int(reply[4]))
 
 
 def _delay(reply: Sequence[Any]) -> Delayed:
