@@ -330,9 +330,8 @@ class RunDriver:
         return result
 
     def _first_context(self, value: Any, data: Mapping[str, Any], run_id: str) -> dict[str, Any] | None:
-        asks = any(leaf.wants_context for leaf in self._spec.steps())
         values = {**self._terms.context_data, **data}
-        if not (self._terms.context_model is not None or values or asks):
+        if self._terms.context_model is None and not values:
             return None
         if "scratchpad" in values:
             raise PipelineContextInitializationError(

@@ -66,8 +66,8 @@ class Outlooks:
         if first is None or run.spec.quantiles:
             return iter(())
         key = (run.spec.content_hash, first.path, run.accounts)
-        if run.has_context or first.attempt != 1 or not first.path.isdigit():
-            return outlook(run, decision)  # values and contexts of this run's own nodes are in it
+        if first.attempt != 1 or not first.path.isdigit():
+            return outlook(run, decision)  # values of this run's own nodes are in it
         if key in self._known:
             return iter(self._known[key])
         if any(step.reads or step.wants_context for step in run.spec.steps()):

@@ -11,6 +11,7 @@ import jsonschema
 import pydantic_core
 from opentelemetry.trace import SpanKind
 
+from flujo_client.protocol.context import snapshot_of
 from flujo_client.protocol.envelopes import describe_error
 from flujo_client.protocol.errors import FlujoError, RunConflictError, TypeMismatchError, UnknownAccountError
 from flujo_client.protocol.keys import RUN_ID_PATTERN
@@ -47,7 +48,7 @@ async def submit_run(
         value: The run's input; JSON, or a live object in process.
         run_id: Of the new run. The same id with the same pipeline, input and limits starts nothing new.
         owner: The manager that drives it, or `keys.POOL`.
-        context: Payload of the first context; None for none.
+        context: Payload of the first context; None for one that has the run's id and its input as text alone.
         traceparent: Of the submitting service's span; the current span if ''.
         deadline_s: From now; a run that has not ended by then is cancelled. None for no deadline.
         accounts: Named accounts that pay for it.
@@ -76,9 +77,9 @@ async def submit_run(
         "spec_hash": spec.content_hash,
         "pipeline": spec.name,
         "input_payload": payload,
-        "context_payload": b"" if context is None else codec.encode(context),
+        "context_payload": codec.encode(_least_context(value, run_id) if context is None else context),
         "limits": amounts,
-        "metadata": b"" if context is None else b"1",
+        "metadata": b"1",
         "deadline_ms": _deadline_ms(deadline_s),
         "accounts": accounts,
         "step_accounts": () if text is None else _accounts_of(spec),  # in process nobody else can have defined them
@@ -128,6 +129,11 @@ def _refusal(status: str | UnknownAccount, run_id: str) -> FlujoError:
         suggestion="Use another run_id, or submit exactly what was submitted before to get its result.",
         run_id=run_id,
     )
+
+
+def _least_context(value: Any, run_id: str) -> dict[str, Any]:
+    """What every run's context has, though its submitter knows no model of it: steps and hooks may look."""
+    return snapshot_of({"initial_prompt": str(value), "run_id": run_id})
 
 
 def _amounts(spec: PipelineSpec, limits: UsageLimits | None) -> Amounts:

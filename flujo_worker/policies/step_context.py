@@ -66,8 +66,9 @@ class StepContext:
             data.setdefault("run_id", run_id)
         if not issubclass(model, PipelineContext) and STEP_OUTPUTS in model.model_fields:
             data[STEP_OUTPUTS] = {**fetch_outputs(), **data.get(STEP_OUTPUTS, {})}
+        strict = model.model_config.get("extra") == "forbid"
         try:
-            built = model.model_validate(data)
+            built = model.model_validate({key: data[key] for key in data if not strict or _knows(model, key)})
         except PydanticValidationError as error:
             fault = error.errors(include_url=False)[0]
             raise ContextError(

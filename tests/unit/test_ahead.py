@@ -151,7 +151,11 @@ def test_an_outlook_is_made_once_for_all_runs_of_a_pipeline(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("pipeline", "view"),
     [
-        pytest.param(Pipeline([_step("a"), _step("b")], name="p"), {"has_context": True}, id="its context"),
+        pytest.param(
+            Pipeline([_step("a"), Step.from_callable(writes, name="b")], name="p"),
+            {"has_context": True},
+            id="its context",
+        ),
         pytest.param(
             Pipeline([_step("a"), _step("b", input="{{ steps.a }}")], name="p"), {}, id="outputs of earlier steps"
         ),
