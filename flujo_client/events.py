@@ -24,7 +24,14 @@ from flujo_client.protocol.errors import (
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import Event, EventKind
 from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, expression_fields
-from flujo_client.protocol.results import PipelineContext, PipelineResult, RunStatus, StepResult, as_read
+from flujo_client.protocol.results import (
+    PipelineContext,
+    PipelineResult,
+    RunStatus,
+    StepResult,
+    as_read,
+    branch_outputs,
+)
 from flujo_client.protocol.types import Producer, TypeValidator
 from flujo_client.protocol.wire import Commands
 
@@ -261,6 +268,8 @@ class RunReader:
             part["output"] = self._value(part["output"]["$payload"], payloads)
         for inner in part.get("step_history", ()):
             self._fill(inner, payloads)
+        if isinstance(part.get("output"), dict) and "$branches" in part["output"]:
+            part["output"] = branch_outputs(part["output"]["$branches"], part["step_history"])
 
     def _value(self, expression: Expression, payloads: Mapping[str, bytes]) -> Any:
         known = {

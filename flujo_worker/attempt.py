@@ -34,6 +34,7 @@ class Attempt:
         quota_before: What its account could pay before, as (USD, tokens).
         in_thread: A sync function of it runs in a thread, where nothing can stop it.
         settling: Its body has ended and its end is being committed: it must not be stopped any more.
+        role: Of a control step: which of the user's functions was called last.
         metadata: Facts for the result.
         measured: What its agents' answers say that they used; counts if the step itself reported nothing.
         kept_output: An output that a failure shows all the same, if there is one.
@@ -54,6 +55,7 @@ class Attempt:
     stop_reason: str | None = None
     in_thread: bool = False
     settling: bool = False
+    role: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     measured: Amounts = field(default_factory=dict)
     kept_output: tuple[Any, ...] = ()

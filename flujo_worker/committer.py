@@ -111,6 +111,8 @@ class Committer:
             data["quota_before"] = {meter: left + estimate.get(meter, 0) for meter, left in before.items()}
         if error is not None:
             data["error"] = describe_error(error, result.feedback or "")
+            if attempt.role:
+                data["error"]["role"] = attempt.role
             data["retryable"] = not isinstance(error, FlujoError) or error.retryable
             data["fatal"] = isinstance(error, ContextInheritanceError if attempt.task.control else _FATAL)
         stores = end.stores and end.outcome in ("succeeded", "failed")

@@ -45,7 +45,8 @@ class StateMachineStep(Composite):
         states: Steps or pipelines by name. A state gets the output of the state before, or, after one that failed, what
             that one got.
         start_state: Entered first.
-        end_states: After these the step is done.
+        end_states: After these the step is done; one that has no pipeline is done as soon as it is reached, and the output is what
+            it would have got.
         transitions: In order of precedence.
         max_hops: States that may be entered; to enter one more fails the step. Default: ten for each state.
     """
@@ -65,10 +66,9 @@ class StateMachineStep(Composite):
 
     @model_validator(mode="after")
     def _every_state_exists(self) -> Self:
-        named = [self.start_state, *self.end_states]
-        for transition in self.transitions:
-            named += [transition.to, *([transition.source] if transition.source != "*" else [])]
-        unknown = sorted(set(named) - self.states.keys())
+        entered = {self.start_state, *(edge.source for edge in self.transitions if edge.source != "*")}
+        reached = {edge.to for edge in self.transitions} - set(self.end_states)
+        unknown = sorted((entered | reached) - self.states.keys())
         if unknown:
             raise ValueError(f"State machine '{self.name}' names states that it does not have: {', '.join(unknown)}.")
         return self

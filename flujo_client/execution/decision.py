@@ -97,6 +97,7 @@ class NodeState(BaseModel):
         default_factory=dict, description="state machine: steps that states were left at, once answered"
     )
     visited: tuple[int, ...] = Field((), description="state machine: indices of the states entered, in order")
+    broken: bool = Field(False, description="loop: a step of its body was given up, its worker died too often")
     exhausted: bool = Field(False, description="loop: left because it had reached its most iterations")
     chosen: int | None = Field(None, description="conditional: index of the branch that runs")
     key: str | int | float | bool | None = Field(None, description="conditional: what the condition returned")

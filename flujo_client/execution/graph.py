@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Kinds", "NodeKind", "NodeResult", "Producer", "RunGraph", "step_at"]
 
-#: A `StepResult` as JSON, with `{"$payload": expression}` in the place of its output.
+#: A `StepResult` as JSON, with `{"$payload": expression}` in the place of its output; or `{"$branches": [name, ...]}` where that is what
+#: the parts of its history say, by name.
 NodeResult = dict[str, Any]
 
 

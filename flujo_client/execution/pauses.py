@@ -13,7 +13,7 @@ from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import Producer
 from flujo_client.execution.kinds.machine import MachineKind
 from flujo_client.execution.paths import parent_of
-from flujo_client.protocol.messages import ANSWER, Event
+from flujo_client.protocol.messages import ANSWER, Event, StepOutputRef
 from flujo_client.protocol.payloads import Expression
 from flujo_client.protocol.replies import Alarm
 from flujo_client.protocol.spec import HitlSpec, MachineSpec, StepSpec
@@ -60,7 +60,9 @@ def _go_on(draft: Draft, path: str) -> None:
         answer = draft.input(path)
     draft.update(path, answering=True)
     producer = Producer("the answer", leaf.output_type, leaf.function)
-    draft.dispatch(path, draft.step(path), answer, producer, True, kind="hitl", control=ANSWER, arguments=arguments)
+    got = {"input": StepOutputRef(expression=draft.input(path), function=draft.producer_before(path).function)}
+    terms: dict[str, Any] = {"kind": "hitl", "control": ANSWER, "arguments": arguments, "outputs": got}
+    draft.dispatch(path, draft.step(path), answer, producer, True, **terms)
 
 
 def leaves_state(draft: Draft, path: str) -> bool:

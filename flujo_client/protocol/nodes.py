@@ -167,7 +167,7 @@ class MachineSpec(_Composite):
     names: tuple[str, ...] = Field(min_length=1, description="of the states, in declared order")
     states: tuple[SequenceSpec, ...]
     start: str
-    ends: tuple[str, ...]
+    ends: tuple[str, ...] = Field(description="names of states; of one that has nothing to run, not among `names`")
     transitions: tuple[TransitionSpec, ...] = ()
     most_hops: int = Field(ge=1, description="states that may be entered; one more fails the node")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Final
@@ -30,6 +31,7 @@ __all__ = [
     "RunStatus",
     "StepResult",
     "as_read",
+    "branch_outputs",
 ]
 
 #: How the payloads are called that are the results of branches whose failure was ignored.
@@ -87,6 +89,19 @@ class StepResult(BaseModel):
     def metadata(self) -> dict[str, Any]:
         """Facts about how the result came to be."""
         return self.metadata_
+
+
+def branch_outputs(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a parallel step shows that failed: by branch its output, or the result of a branch that failed.
+
+    Args:
+        names: Of the branches.
+        parts: Their results as JSON, with their outputs.
+    """
+    return {
+        name: part["output"] if part["success"] else StepResult.model_validate(part)
+        for name, part in zip(names, parts, strict=True)
+    }
 
 
 def as_read(field: str, value: Any) -> Any:

@@ -133,7 +133,11 @@ def _refusal(status: str | UnknownAccount, run_id: str) -> FlujoError:
 
 def _least_context(value: Any, run_id: str) -> dict[str, Any]:
     """What every run's context has, though its submitter knows no model of it: steps and hooks may look."""
-    return snapshot_of({"initial_prompt": str(value), "run_id": run_id})
+    try:
+        prompt = str(value)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # its class has no text
+        prompt = f"<{type(value).__name__}>"
+    return snapshot_of({"initial_prompt": prompt, "run_id": run_id})
 
 
 def _amounts(spec: PipelineSpec, limits: UsageLimits | None) -> Amounts:

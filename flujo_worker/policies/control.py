@@ -34,11 +34,13 @@ class ControlCall:
         branches: What branches made of it, by name.
         model_of: Makes the context's model of data, as a branch of that name sees it. Raises `ContextError` if it does not fit.
         outputs_of: Makes what fetches the outputs of earlier steps, as a branch of that name sees them at its end.
+        beside: Gives what the manager sent besides the input, by name.
         typed: Makes what a step's function reference returned, and was stored as JSON, what the step declares again.
         store: For what it stores beside its output.
         resources: Of the worker.
         run_id: Of the run.
         functions: The user's, by role.
+        calling: Told of each function that is called, by its role.
         in_thread: Calls a sync function in a thread.
         live: The in-process mode: sync functions run on the loop.
     """
@@ -49,9 +51,11 @@ class ControlCall:
     base: ContextData
     branches: Mapping[str, ContextData]
     functions: Mapping[str, ControlDefinition]
+    calling: Callable[[str], None]
     in_thread: Callable[..., Awaitable[Any]]
     live: bool
     model_of: ModelOf
+    beside: Callable[[], dict[str, Any]]
     outputs_of: Callable[[str | None], Callable[[], dict[str, Any]]]
     typed: Callable[[str, Any], Any]
     store: ControlStore
@@ -60,6 +64,7 @@ class ControlCall:
 
     async def call(self, role: str, *arguments: Any) -> Any:
         """Call the function of a role; a sync one in a thread, so that it blocks no step."""
+        self.calling(role)
         failpoint("before", "control")
         function = self.functions[role].call
         if self.live or inspect.iscoroutinefunction(function):

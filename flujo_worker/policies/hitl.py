@@ -6,9 +6,11 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from flujo_client.protocol.errors import HitlPolicyError
 from flujo_client.protocol.expressions import render_message
-from flujo_client.protocol.pipeline_context import stored_fields
+from flujo_client.protocol.pipeline_context import ExecutedCommandLog, stored_fields
 from flujo_client.protocol.results import ConversationRole, ConversationTurn, HumanInteraction
 from flujo_worker.attempt import AttemptEnd
 from flujo_worker.policies.control import ControlCall, ControlEnd
@@ -55,6 +57,11 @@ async def take_answer(call: ControlCall) -> ControlEnd:
     ]
     _extend(call.context, "hitl_history", [told])
     _extend(call.context, "conversation_history", turns)
+    log = getattr(call.context, "command_log", None)
+    if isinstance(log, list):
+        command = to_jsonable_python(call.beside().get("input"), fallback=str)
+        entry = ExecutedCommandLog(turn=len(log) + 1, generated_command=command, execution_result=answer)
+        _extend(call.context, "command_log", [entry])
     if hasattr(call.context, "user_input"):
         call.context.user_input = answer
     sink_to = call.task.arguments["sink_to"]

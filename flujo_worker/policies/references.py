@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flujo_client.protocol.payloads import evaluate
+from flujo_client.protocol.results import branch_outputs
 
 __all__ = ["complete_result"]
 
@@ -14,7 +15,8 @@ def complete_result(part: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     """A `StepResult` as JSON with its outputs, and those of the steps in it.
 
     Args:
-        part: With `{"$payload": expression}` in the place of outputs, and `{"$stored": field}` for what a worker committed.
+        part: With `{"$payload": expression}` in the place of outputs, `{"$branches": names}` where they are those of its parts, and
+            `{"$stored": field}` for what a worker committed.
         values: Of the payloads, by field.
     """
     stored = values.get(part.get("$stored", ""), {})
@@ -22,4 +24,7 @@ def complete_result(part: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     whole["metadata_"] = {**stored.get("metadata_", {}), **part.get("metadata_", {})}
     if isinstance(part.get("output"), dict) and "$payload" in part["output"]:
         whole["output"] = evaluate(part["output"]["$payload"], values.__getitem__)
-    return {**whole, "step_history": [complete_result(inner, values) for inner in part.get("step_history", ())]}
+    whole["step_history"] = [complete_result(inner, values) for inner in part.get("step_history", ())]
+    if isinstance(part.get("output"), dict) and "$branches" in part["output"]:
+        whole["output"] = branch_outputs(part["output"]["$branches"], whole["step_history"])
+    return whole

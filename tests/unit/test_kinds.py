@@ -102,18 +102,36 @@ class TestLoop:
         assert result["feedback"] == "Loop body failed: no"
         assert result["metadata_"] == {"iterations": 1, "exit_reason": "body_step_error"}
 
-    def test_a_condition_that_raises_fails_the_loop_without_another_try(self) -> None:
+    @pytest.mark.parametrize(
+        ("role", "reason"),
+        [
+            ("exit_condition", "exit_condition_error"),
+            ("iteration_mapper", "iteration_input_mapper_error"),
+            ("output_mapper", "loop_output_mapper_error"),
+            ("", "pipeline_execution_error"),
+        ],
+    )
+    def test_a_function_that_raises_fails_the_loop_without_another_try_and_is_told(
+        self, role: str, reason: str
+    ) -> None:
         run = Replay(loop(step("x")))
         run.succeed("0.0.0")
 
-        run.fail("0!next.0")
+        run.fail("0!next.0", error={"type": "ValueError", "message": "no", **({"role": role} if role else {})})
 
         assert run.status is RunStatus.FAILED
         result = _history(run)[0]
-        assert (result["feedback"], result["metadata_"]) == (
-            "no",
-            {"iterations": 1, "exit_reason": "exit_condition_error"},
-        )
+        assert (result["feedback"], result["metadata_"]) == ("no", {"iterations": 1, "exit_reason": reason})
+
+    def test_a_body_whose_worker_dies_too_often_is_no_error_of_a_step(self) -> None:
+        run = Replay(loop(step("x")))
+
+        for _ in range(3):
+            run.lose("0.0.0")
+
+        result = _history(run)[0]
+        assert result["metadata_"] == {"iterations": 1, "exit_reason": "pipeline_execution_error"}
+        assert result["feedback"] == "Loop body failed: step 'x' crashed its worker 3 times"
 
     def test_a_first_mapper_that_raises_fails_the_loop(self) -> None:
         run = Replay(loop(step("x"), initial_mapper="m:first"))
@@ -317,6 +335,22 @@ class TestMachine:
         assert task_of(run.last).expression == "out:0.3.0"
         run.succeed("1")
         assert _history(run)[0]["metadata_"] == {"states": ["a", "b"]}
+
+    def test_an_end_that_has_nothing_to_run_ends_with_what_it_would_have_got(self) -> None:
+        edge = TransitionSpec(source="*", on="failure", target="done")
+        for fails in (False, True):
+            run = Replay(step("before"), machine("a", "b", ends=("done",), transitions=(edge,)), step("after"))
+            run.succeed("0")
+            if fails:
+                run.fail("1.0.0", retryable=False)
+            else:
+                run.succeed("1.0.0")
+            assert task_of(run.last).arguments["states"] == ["a", "b", "done"]
+
+            run.decided("1!next.0", to="done")
+
+            assert run.dispatched() == [("2", 1)]
+            assert task_of(run.last).expression == ("out:0" if fails else "out:1.0.0")
 
     def test_a_machine_in_a_loop_hands_its_last_states_output_to_the_next_iteration(self) -> None:
         run = Replay(loop(machine("a")))

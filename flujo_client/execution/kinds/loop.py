@@ -15,6 +15,16 @@ from flujo_client.protocol.spec import LoopSpec
 
 __all__ = ["LoopKind"]
 
+#: What a loop says that one of its own functions ended.
+_RAISED_BY = {
+    "exit_condition": "exit_condition_error",
+    "iteration_mapper": "iteration_input_mapper_error",
+    "output_mapper": "loop_output_mapper_error",
+}
+
+#: The same, where no code of the user's raised anything: its worker died too often.
+_NOBODYS_ERROR = "pipeline_execution_error"
+
 
 class LoopKind(Composite):
     """See `NodeKind`."""
@@ -43,6 +53,12 @@ class LoopKind(Composite):
             producer=draft.producer(child),
             arguments={"iterations": index + 1, "last": index + 1 >= node.max_loops},
         )
+
+    def child_failed(self, draft: Draft, path: str, node: LoopSpec, index: int, cause: str) -> None:
+        """The loop fails with its body; of a step that was given up it says so."""
+        if ((draft.state(cause).error or {}).get("data") or {}).get("dead_letter"):
+            draft.update(path, broken=True)
+        super().child_failed(draft, path, node, index, cause)
 
     def control_succeeded(self, draft: Draft, path: str, node: LoopSpec, event: Event) -> None:
         """Start the next iteration, or end the loop."""
@@ -86,11 +102,10 @@ class LoopKind(Composite):
         ends = state.status.succeeded or state.exhausted
         reason = "max_loops" if state.exhausted else "condition" if ends else self._failure(graph, path)
         result = super().result(graph, path, node, parts)
-        feedback = result["feedback"]
-        if reason == "body_step_error":
-            feedback = f"Loop body failed: {feedback}"
-        elif reason.endswith("_error"):
-            feedback = self._control_feedback(graph, path)
+        feedback = self._control_feedback(graph, path)
+        if feedback is None and reason in ("body_step_error", _NOBODYS_ERROR):
+            feedback = f"Loop body failed: {result['feedback']}"
+        feedback = feedback or result["feedback"]
         return {
             **result,
             "output": {"$payload": graph.output(path)} if ends else None,
@@ -101,11 +116,15 @@ class LoopKind(Composite):
         }
 
     def _failure(self, graph: RunGraph, path: str) -> str:
-        if (graph.state(path).error or {}).get("type") == "UsageLimitExceededError":
+        state = graph.state(path)
+        if (state.error or {}).get("type") == "UsageLimitExceededError":
             return "quota_limit_exceeded"
         if self.control_story(graph, path, "enter") is not None:
             return "initial_input_mapper_error"
-        return "exit_condition_error" if self._control_feedback(graph, path) else "body_step_error"
+        error = graph.state(control_path(path, "next", state.opened - 1)).error
+        if error is not None:
+            return _RAISED_BY.get(error.get("role", ""), _NOBODYS_ERROR)
+        return _NOBODYS_ERROR if state.broken else "body_step_error"
 
     def _control_feedback(self, graph: RunGraph, path: str) -> str | None:
         last = graph.state(path).opened - 1

@@ -81,18 +81,16 @@ class MachineKind(Composite):
         if index not in visited:  # not known yet: it is being loaded
             return {}
         place = visited.index(index)
-        if place == 0:
-            return graph.input(path)
-        before = child_of(path, visited[place - 1])
-        left = graph.needed(path).left.get(visited[place - 1])
-        if left is not None:
-            return graph.output(left)
-        return graph.output(before) if graph.needed(before).status.succeeded else graph.input(before)
+        return graph.input(path) if place == 0 else _passed_on(graph, path, visited[place - 1])
 
     def output(self, graph: RunGraph, path: str, node: MachineSpec) -> Expression:
         """That of the last state."""
         visited = graph.needed(path).visited
-        return graph.output(child_of(path, visited[-1])) if visited else {}  # not known yet: it is being loaded
+        if not visited:  # not known yet: it is being loaded
+            return {}
+        if _bodiless(node):  # one of which may have been reached from anywhere
+            return _passed_on(graph, path, visited[-1])
+        return graph.output(child_of(path, visited[-1]))
 
     def children(self, graph: RunGraph, path: str, node: MachineSpec) -> Iterator[tuple[int, str | None]]:
         """The states entered, by name."""
@@ -117,7 +115,23 @@ def _name(node: MachineSpec, index: int) -> str:
     return node.names[index % len(node.names)]
 
 
+def _bodiless(node: MachineSpec) -> list[str]:
+    """The end states that have nothing to run."""
+    return [name for name in node.ends if name not in node.names]
+
+
+def _passed_on(graph: RunGraph, path: str, index: int) -> Expression:
+    """What the state after a state gets: its output, the answer at which it was left, or, if it failed, what it got."""
+    state, left = child_of(path, index), graph.needed(path).left.get(index)
+    if left is not None:
+        return graph.output(left)
+    return graph.output(state) if graph.needed(state).status.succeeded else graph.input(state)
+
+
 def _hop(draft: Draft, path: str, node: MachineSpec, target: str) -> None:
+    if target in _bodiless(node):
+        draft.complete(path)
+        return
     visited = draft.state(path).visited
     if len(visited) >= node.most_hops:
         message = f"The state machine was to enter '{target}' after {node.most_hops} hops, its limit"
@@ -143,7 +157,7 @@ def _ask(draft: Draft, path: str, node: MachineSpec, index: int, outcome: str, l
         arguments={
             "state": _name(node, index),
             "outcome": outcome,
-            "states": node.names,
+            "states": (*node.names, *_bodiless(node)),
             "transitions": [edge.model_dump(exclude={"when"}) for edge in node.transitions],
         },
     )

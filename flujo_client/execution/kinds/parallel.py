@@ -118,8 +118,11 @@ class ParallelKind(Join):
         told = graph.state(path).told or {}
         named = [{**part, "name": f"{node.name}_{part['name']}"} for part in parts]
         names = [node.names[index] for index in self.order(graph, path, node)]
+        failed = graph.state(path).status is NodeStatus.FAILED
+        shown = {"output": {"$branches": names}} if failed and parts else {}
         return {
             **super().result(graph, path, node, named),
+            **shown,
             "feedback": told.get("feedback") or self._feedback(graph, path, node),
             "metadata_": {"executed_branches": names, **told.get("metadata", {})},
         }
