@@ -32,6 +32,7 @@ PARITY = ",".join(
         "parity_values",
         "parity_branches",
         "parity_flow",
+        "parity_runs",
         "deeds",
     )
 )
@@ -251,7 +252,7 @@ async def client(fleet: Fleet) -> AsyncIterator[AsyncFlujoClient]:
 @pytest.fixture(scope="module")
 def parity_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     """One manager and one worker, which has what docs/parity.md is shown with."""
-    made = make_fleet("parity", FLUJO_PIPELINES=PARITY)
+    made = make_fleet("parity", FLUJO_PIPELINES=PARITY, FLUJO_STRICT_PRICING="1")
     made.manager()
     made.worker()
     asyncio.run(made.ready(1))
