@@ -114,10 +114,10 @@ class Soak:
                 del self.orphans[pid]
 
     async def _look(self) -> None:
-        redis = self.arena.fleet.server.process
+        redis, ended = self.arena.fleet.server.process, self.client.keyspace.shard("cancelled")
         assert redis is not None
         while not await self._over_in(max(2.0, self.options.hours * 3600 / SAMPLES)):
-            facts = {"redis": await sample_redis(self.client.client, redis.pid)}
+            facts = {"redis": await sample_redis(self.client.client, redis.pid, ended)}
             for role, pid in self._processes():
                 if (seen := sample_process(pid)) is not None:
                     facts[f"{role} {pid}"] = seen
