@@ -247,7 +247,7 @@ class RunReader:
         return _modelled(fold_context(self._codec.decode(payloads[name]) for name in names), model)
 
     def _read(self, stored: bytes) -> dict[str, Any]:
-        skeleton: dict[str, Any] = pydantic_core.from_json(stored)
+        skeleton: dict[str, Any] = pydantic_core.from_json(self._codec.open(stored))
         return skeleton
 
     def _typed(self, value: Any, output_type: Any) -> Any:

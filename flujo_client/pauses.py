@@ -6,15 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import jsonschema
-import pydantic_core
-
 from flujo_client.execution.decision import NodeState, NodeStatus
 from flujo_client.protocol.errors import ResumeError, RunNotFoundError, TypeMismatchError
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.replies import Answered, AnsweredBefore
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.spec import HitlSpec, LeafSpec, PipelineSpec, StepSpec
+from flujo_client.protocol.told import misfit
 from flujo_client.state import StateManager
 
 __all__ = ["PauseDesk", "paused_at"]
@@ -178,12 +176,10 @@ def _moment(redis_ms: int) -> datetime:
 def _check_answer(leaf: LeafSpec, answer: Any, run_id: str) -> None:
     if not isinstance(leaf, HitlSpec) or not leaf.answer_schema:
         return
-    plain = pydantic_core.to_jsonable_python(answer)
-    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(leaf.answer_schema).iter_errors(plain))
+    fault = misfit(leaf.answer_schema, answer)
     if fault is not None:
         raise TypeMismatchError(
-            f"The answer does not fit what step '{leaf.name}' of run {run_id} asks for ({leaf.output_type}); "
-            f"{fault.json_path}: {fault.message}.",
+            f"The answer does not fit what step '{leaf.name}' of run {run_id} asks for ({leaf.output_type}); {fault}.",
             suggestion="The run stays paused; correct the answer.",
             run_id=run_id,
             step=leaf.name,

@@ -188,7 +188,7 @@ class StateManager:
 
     async def finish(self, run_id: str, owner: str, result: bytes, retention_ms: int) -> bool:
         """Store a terminal run's result, show it and start the retention. False if that was done before."""
-        return await self.scripts.finish(run_id, owner, result, retention_ms)
+        return await self.scripts.finish(run_id, owner, self._codec.seal(result), retention_ms)
 
     async def owner_of(self, run_id: str) -> str:
         """The manager that a run belongs to, or `pool`; also for a run that is unknown."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -70,6 +71,7 @@ def create_app(
     notice = EndingNotice()
     app.make_process = lambda slots: WorkerProcess(settings, lazy(), slots)
     app.shutdown_grace_s, app.signing_keys = settings.shutdown_grace_s, settings.signing_keys
+    app.private = bool(settings.sealing_keys)
     loop = ProcessLoop(lambda: app.make_process(_slots(app, settings)), notice, settings.shutdown_grace_s)
     register_tasks(app, settings, loop, notice)
     app.signs, app.health = ConsumerSigns(), None
@@ -89,7 +91,10 @@ def create_app(
     @after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]
     def say_which_run(logger: Any, format: str, **_: Any) -> None:
         for handler in logger.handlers:
-            handler.setFormatter(FactsFormatter(format))
+            handler.setFormatter(FactsFormatter(format, private=bool(settings.sealing_keys)))
+        logging.getLogger("celery.pool").setLevel(
+            logging.INFO
+        )  # its DEBUG shows messages whole, inputs of submissions too
 
     @celeryd_after_setup.connect(weak=False)  # type: ignore[untyped-decorator]
     def options_are_read(instance: Any, **_: Any) -> None:

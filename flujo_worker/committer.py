@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from flujo_client.protocol.envelopes import describe_error
+from flujo_client.protocol.envelopes import describe_error, withhold_text
 from flujo_client.protocol.errors import (
     ConfigurationError,
     ContextInheritanceError,
@@ -15,6 +15,7 @@ from flujo_client.protocol.errors import (
     FlujoError,
     GranularResumeError,
     PayloadError,
+    SchemaMismatchError,
     StateUnavailableError,
     TypeMismatchError,
     UsageLimitExceededError,
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 #: Attempt errors that another attempt cannot mend, and that end the run by being raised from it.
 _FATAL = (TypeMismatchError, ConfigurationError, UsageLimitExceededError, ControlFlowError, GranularResumeError)
+
+#: Errors whose text names settings, limits and sizes, and no values: told also where payloads are encrypted.
+_WITHOUT_VALUES = (ConfigurationError, UsageLimitExceededError, GranularResumeError, PayloadError, SchemaMismatchError)
 
 _COMMIT_RETRY_S = 0.5
 
@@ -91,7 +95,8 @@ class Committer:
     async def abort(self, attempt: Attempt, reason: str) -> None:
         """End the attempt's run as aborted, however long Redis stays away."""
         run_id, owner = attempt.ref.run_id, attempt.reserved.owner
-        await self._until_answered(attempt, lambda: self._scripts.abort(run_id, owner, reason))
+        told = "a hook aborted it" if self._codec.private else reason
+        await self._until_answered(attempt, lambda: self._scripts.abort(run_id, owner, told))
 
     async def _until_answered(self, attempt: Attempt, call: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -110,7 +115,8 @@ class Committer:
             estimate = attempt.task.step.estimate
             data["quota_before"] = {meter: left + estimate.get(meter, 0) for meter, left in before.items()}
         if error is not None:
-            data["error"] = describe_error(error, result.feedback or "")
+            private = self._codec.private and not isinstance(error, _WITHOUT_VALUES)
+            data["error"] = withhold_text(error) if private else describe_error(error, result.feedback or "")
             if attempt.role:
                 data["error"]["role"] = attempt.role
             data["retryable"] = not isinstance(error, FlujoError) or error.retryable

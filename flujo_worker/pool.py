@@ -105,6 +105,7 @@ class WorkerApp(Celery):  # type: ignore[misc]  # celery has no types
         signs: Of its consumer's life.
         health: Looks at them, once it takes messages.
         signing_keys: One of which must have signed a message; none where they are not signed.
+        private: Payloads are encrypted here, so Celery's events tell of a failure only what it is called.
     """
 
     make_process: Callable[[int], WorkerProcess]
@@ -112,6 +113,7 @@ class WorkerApp(Celery):  # type: ignore[misc]  # celery has no types
     signs: ConsumerSigns
     health: HealthKeeper | None
     signing_keys: tuple[str, ...] = ()
+    private: bool = False
 
 
 class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
@@ -221,7 +223,8 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
             await self._process.handle(message, started, ended)
         finally:  # without it Celery would think the slot taken for ever
             end, runtime = ends.get(first, (AttemptEnd("inactive"), 0.0))
-            callback((True, _info(end.error), runtime) if _show_as_failed(end) else (False, end.outcome, runtime))
+            failed = _show_as_failed(end)
+            callback((True, _info(self._shown(end.error)), runtime) if failed else (False, end.outcome, runtime))
         if len(self._tasks) >= self.limit and not self._winding_up:  # the hub took no more messages: it may again
             self.loop.stop()
 
@@ -249,9 +252,13 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no types
             return
         uuid = task_id(ref.run_id, ref.path, ref.attempt)
         if _show_as_failed(end):
-            self.dispatcher.send("task-failed", uuid=uuid, exception=repr(end.error), traceback="")
+            self.dispatcher.send("task-failed", uuid=uuid, exception=repr(self._shown(end.error)), traceback="")
         else:
             self.dispatcher.send("task-succeeded", uuid=uuid, result=end.outcome, runtime=runtime)
+
+    def _shown(self, error: BaseException | None) -> BaseException | None:
+        """What Celery's events, and so Flower, are told of a failure."""
+        return RuntimeError(f"{type(error).__name__}, whose text is private") if self.app.private else error
 
     def run_steps(self, seconds: float) -> None:
         """Let the steps go on while the hub does not turn: the consumer waits for the broker to come back."""

@@ -19,6 +19,7 @@ from flujo_worker.attempt import AttemptEnd
 from flujo_worker.consumer import STEP_STRATEGY
 from flujo_worker.notice import EndingNotice
 from flujo_worker.process import WorkerProcess
+from flujo_worker.request import SUBMIT_REQUEST
 from flujo_worker.submit import Submission, submit_or_refuse, submit_patiently
 
 __all__ = ["ProcessLoop", "register_tasks"]
@@ -129,6 +130,7 @@ def register_tasks(app: Celery, settings: Settings, loop: ProcessLoop, notice: E
         ignore_result=True,
         max_retries=0,
         shared=False,
+        Request=SUBMIT_REQUEST,
     )
     def submit(task: Any, *args: Any, **kwargs: Any) -> str:
         submission = Submission(task.request.id or "", args, kwargs, task.request.get("traceparent") or "")

@@ -21,7 +21,7 @@ from flujo_client.protocol.specs import SpecStore
 
 __all__ = ["RunDump", "RunDumps", "adapted"]
 
-#: The payload that is the run's result: JSON as it is, whatever the codec.
+#: The payload that is the run's result: JSON that the engine wrote, sealed where the codec is private.
 _RESULT = "result"
 
 
@@ -150,7 +150,7 @@ class RunDumps:
         )
 
     def _value(self, name: str, stored: bytes) -> Any:
-        text = stored if name == _RESULT else self._codec.json(stored)
+        text = self._codec.open(stored) if name == _RESULT else self._codec.json(stored)
         return pydantic_core.from_json(json_bytes(self._codec.decode(stored)) if text is None else text)
 
     async def restore(self, dump: RunDump, owner: str) -> bool:

@@ -97,14 +97,20 @@ def manager(loglevel: str = typer.Option("WARNING", "--loglevel"), health: bool 
     """Drive the pool's runs, any number of managers at once; SIGTERM stops it without losing anything."""
     if health:
         ask_health()
+    private = execute(_has_keys, as_json=False)
     handler = logging.StreamHandler()
-    handler.setFormatter(FactsFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(FactsFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", private=private))
     logging.basicConfig(level=loglevel.upper(), handlers=[handler])
     configure_sdk("flujo-manager")
     useless = threading.Event()
     execute(lambda: _serve_pool(useless), as_json=False)
     if useless.is_set():
         raise typer.Exit(1)
+
+
+async def _has_keys() -> bool:
+    """Whether payloads are encrypted here. Raises `SettingsError`."""
+    return bool(Settings.from_env().sealing_keys)
 
 
 async def _serve_pool(useless: threading.Event) -> None:

@@ -128,5 +128,6 @@ async def _told(answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
+    """Where a server is: passwords stand before the host, and may stand in the options as well."""
+    scheme, separator, rest = url.partition("?")[0].partition("://")
     return scheme + separator + rest.rpartition("@")[2]

@@ -8,7 +8,7 @@ from typing import Any
 import flujo_client.protocol.errors as errors
 from flujo_client.protocol.errors import FlujoError, RunFailedError
 
-__all__ = ["STEP_FAILED", "describe_error", "rebuild_error"]
+__all__ = ["STEP_FAILED", "describe_error", "rebuild_error", "withhold_text"]
 
 #: Code of the error of a run whose step failed: it is told, in the result and everywhere, and not raised.
 STEP_FAILED = "step_failed"
@@ -26,6 +26,11 @@ def describe_error(error: BaseException, message: str | None = None) -> dict[str
     envelope: dict[str, Any] = {"type": type(error).__name__, "message": text, "data": _plain(error.data)}
     more = {"suggestion": error.suggestion, "code": error.code, "cause": _cause(error.__cause__)}
     return envelope | {name: value for name, value in more.items() if value is not None}
+
+
+def withhold_text(error: BaseException) -> dict[str, Any]:
+    """The envelope of an error whose text may hold values that nobody may read without a key: only what it is called."""
+    return {"type": type(error).__name__, "message": "its text is encrypted, as the feedback of its step", "data": {}}
 
 
 def _cause(cause: BaseException | None) -> dict[str, Any] | None:

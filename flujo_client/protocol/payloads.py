@@ -136,7 +136,13 @@ def read_chunk(text: str) -> Any:
 
 
 class PayloadCodec(Protocol):
-    """Turns values into stored payloads and back."""
+    """Turns values into stored payloads and back.
+
+    Attributes:
+        private: Whether only those who have a key can read what it makes: what user code says must then stand nowhere else.
+    """
+
+    private: bool
 
     def encode(self, value: Any) -> bytes:
         """The stored form of a value. Raises `PayloadError` if it has none."""
@@ -153,6 +159,12 @@ class PayloadCodec(Protocol):
     def decode_chunk(self, text: str) -> Any:
         """A chunk as it was emitted."""
 
+    def seal(self, text: bytes) -> bytes:
+        """The stored form of JSON that the engine itself wrote about values, such as a run's result: as it is unless `private`."""
+
+    def open(self, stored: bytes) -> bytes:
+        """The JSON that was sealed."""
+
 
 class JsonCodec:
     """Payloads for other processes.
@@ -160,6 +172,8 @@ class JsonCodec:
     Args:
         max_bytes: Largest JSON that is accepted, before compression.
     """
+
+    private = False
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -192,6 +206,18 @@ class JsonCodec:
         """See `PayloadCodec.decode_chunk`."""
         return read_chunk(text)
 
+    def seal(self, text: bytes) -> bytes:
+        """See `PayloadCodec.seal`."""
+        return text
+
+    def open(self, stored: bytes) -> bytes:
+        """See `PayloadCodec.open`. Raises `PayloadError` for what another process encrypted."""
+        if stored[:1] == b"e":  # no JSON does, but `SealedCodec`'s
+            raise PayloadError(
+                "This result is encrypted.", suggestion="Set FLUJO_PAYLOAD_KEYS as the managers have it."
+            )
+        return stored
+
 
 def _shrinks(text: bytes) -> bool:
     """Whether compressing pays. Base64 would cost 30 ms a megabyte, at every step, to save a quarter."""
@@ -202,6 +228,8 @@ def _shrinks(text: bytes) -> bool:
 
 class LiveCodec:
     """Payloads that never leave the process: the store holds a number, this object the value. For the in-process mode."""
+
+    private = False
 
     def __init__(self) -> None:
         self._values: dict[bytes, Any] = {}
@@ -233,3 +261,11 @@ class LiveCodec:
     def decode_chunk(self, text: str) -> Any:
         """See `PayloadCodec.decode_chunk`."""
         return self.decode(text.encode())
+
+    def seal(self, text: bytes) -> bytes:
+        """See `PayloadCodec.seal`."""
+        return text
+
+    def open(self, stored: bytes) -> bytes:
+        """See `PayloadCodec.open`."""
+        return stored

@@ -48,6 +48,8 @@ class SealedCodec:
         ConfigurationError: See `make_codec`.
     """
 
+    private = True
+
     def __init__(self, inner: PayloadCodec, keys: Sequence[str]) -> None:
         self._inner = inner
         try:
@@ -65,27 +67,31 @@ class SealedCodec:
 
     def encode(self, value: Any) -> bytes:
         """See `PayloadCodec.encode`."""
-        sealed: bytes = self._box.encrypt(self._inner.encode(value))
-        return _SEALED + sealed
+        return self.seal(self._inner.encode(value))
 
     def decode(self, stored: bytes) -> Any:
         """See `PayloadCodec.decode`. Raises `PayloadError` if no key fits."""
-        return self._inner.decode(self._open(stored))
+        return self._inner.decode(self.open(stored))
 
     def json(self, stored: bytes) -> bytes | None:
         """See `PayloadCodec.json`. Raises `PayloadError` if no key fits."""
-        return self._inner.json(self._open(stored))
+        return self._inner.json(self.open(stored))
 
     def encode_chunk(self, chunk: Any) -> bytes:
         """See `PayloadCodec.encode_chunk`."""
-        sealed: bytes = self._box.encrypt(self._inner.encode_chunk(chunk))
-        return _SEALED + sealed
+        return self.seal(self._inner.encode_chunk(chunk))
 
     def decode_chunk(self, text: str) -> Any:
         """See `PayloadCodec.decode_chunk`. Raises `PayloadError` if no key fits."""
-        return self._inner.decode_chunk(self._open(text.encode()).decode())
+        return self._inner.decode_chunk(self.open(text.encode()).decode())
 
-    def _open(self, stored: bytes) -> bytes:
+    def seal(self, text: bytes) -> bytes:
+        """See `PayloadCodec.seal`."""
+        sealed: bytes = self._box.encrypt(text)
+        return _SEALED + sealed
+
+    def open(self, stored: bytes) -> bytes:
+        """See `PayloadCodec.open`; what was stored before there were keys stays readable. Raises `PayloadError` if no key fits."""
         if stored[:1] != _SEALED:
             return stored
         try:

@@ -33,9 +33,9 @@ class Settings(Told):
     _refusal: ClassVar[type[SettingsError]] = SettingsError
 
     url: str | None = Field(
-        None, description="FLUJO_URL: Redis that holds the runs, and the broker unless broker_url is set"
+        None, repr=False, description="FLUJO_URL: Redis that holds the runs, and the broker unless broker_url is set"
     )
-    broker_url: str | None = Field(None, description="FLUJO_BROKER_URL: Celery's broker; default: url")
+    broker_url: str | None = Field(None, repr=False, description="FLUJO_BROKER_URL: Celery's broker; default: url")
     namespace: str = Field(
         "flujo", pattern=r"^[A-Za-z0-9_-]{1,40}$", description="FLUJO_NAMESPACE: separates installations on one Redis"
     )
@@ -48,6 +48,7 @@ class Settings(Told):
     pipelines: str = Field("", description="FLUJO_PIPELINES: modules that workers import, comma separated")
     state_uri: str | None = Field(
         None,
+        repr=False,
         description="FLUJO_STATE_URI: state backend that keeps finished runs: sqlite:///file.db, postgresql://…, file:///folder",
     )
     retention_s: int = Field(7 * 86400, ge=1, description="FLUJO_RETENTION_S: how long a finished run stays, s")

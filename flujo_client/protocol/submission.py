@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jsonschema
-import pydantic_core
 from opentelemetry.trace import SpanKind
 
 from flujo_client.protocol.context import snapshot_of
@@ -23,6 +21,7 @@ from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.spec_text import spec_text
+from flujo_client.protocol.told import misfit
 from flujo_client.protocol.tracing import context_of, get_tracer, new_root, traceparent_of
 
 __all__ = ["check_run_id", "refuse_run", "submit_run"]
@@ -193,13 +192,12 @@ def _fingerprint(spec: PipelineSpec, text: bytes | None, amounts: Amounts, conte
 
 
 def _check_input(spec: PipelineSpec, value: Any, run_id: str) -> None:
-    plain = pydantic_core.to_jsonable_python(value)
-    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(spec.input_schema).iter_errors(plain))
+    fault = misfit(spec.input_schema, value)
     if fault is not None:
         step = spec.steps()[0]
         raise TypeMismatchError(
             f"The input of run {run_id} does not fit pipeline '{spec.name}': its first step '{step.name}' expects "
-            f"{step.input_type}; {fault.json_path}: {fault.message}.",
+            f"{step.input_type}; {fault}.",
             suggestion="Nothing was queued; correct the input.",
             run_id=run_id,
             step=step.name,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+import jsonschema
+import pydantic_core
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from flujo_client.protocol.errors import ConfigurationError
 
-__all__ = ["Told", "closest", "meant", "words_of"]
+__all__ = ["Told", "closest", "meant", "misfit", "words_of"]
 
 #: Longest value that is shown beside what is wrong with it.
 _MOST_SHOWN = 60
@@ -77,6 +79,17 @@ def _given(fault: Any) -> str:
         return ""
     shown = repr(given)
     return f", not {shown}" if len(shown) <= _MOST_SHOWN else ""
+
+
+def misfit(schema: Mapping[str, Any], value: Any) -> str | None:
+    """Where a value does not fit a JSON schema, and why, without the value: what is told of it may be stored and logged.
+
+    Returns:
+        Such as `$.pages[0]: it is not of type 'integer'`; None if it fits.
+    """
+    plain = pydantic_core.to_jsonable_python(value)
+    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(plain))
+    return None if fault is None else f"{fault.json_path}: {fault.message.replace(repr(fault.instance), 'it')}"
 
 
 def closest(name: str, known: Collection[str]) -> str | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.faults.failpoints import places
 from tests.faults.rounds import SLOW_MS, Outcome
 
-__all__ = ["TABLES", "Report", "commit_id", "recovery_table", "share", "table", "write_tables"]
+__all__ = ["TABLES", "Report", "commit_id", "recovery_table", "share", "sweep_table", "table", "write_tables"]
 
 Line = dict[str, Any]
 
@@ -162,6 +164,33 @@ def _killed(told: Sequence[Line]) -> Iterator[str]:
                 yield f"| {words} | {broker} | {kills} | {len(times)} | {_shares(times)} | {slow} |"
 
 
+def sweep_table(lines: Iterable[str]) -> str:
+    """Which rounds of F4 have run, whoever dies, of all that there are; by what died where with which kind, since seeds change their meaning."""
+    outcomes = [each for line in _lines(lines) if line["fault"] == "F4" for each in _sweeps(line)]
+    known: dict[str, list[str]] = {}
+    for role, place, kind in places():
+        known.setdefault(role, []).append(f"{role} {place} {kind}")
+    rows = [_sweep_row(role, known[role], outcomes) for role in known]
+    total = _sweep_row("all", [one for each in known.values() for one in each], outcomes)
+    head = "| who dies (F4) | rounds | last passed, messages beside the runs | last passed, either way | last failed | not run yet |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows, total]) + "\n"
+
+
+def _sweeps(line: Line) -> Iterator[tuple[str, str, bool]]:
+    """Each round of a line: which it was, what carried its messages, and whether it passed."""
+    for seed, how in zip(line["seeds"], line.get("how", ()), strict=False):
+        failed = any(told.startswith(f"seed {seed}: ") for told in line["violations"])
+        yield re.sub(r"#\d+ ", " ", how), line["broker"], not failed
+
+
+def _sweep_row(role: str, rounds: Sequence[str], outcomes: Sequence[tuple[str, str, bool]]) -> str:
+    last = {one: passed for one, _, passed in outcomes}
+    last_beside = {one: passed for one, broker, passed in outcomes if broker == "beside"}
+    beside = sum(last_beside.get(one, False) for one in rounds)
+    ran = [last[one] for one in rounds if one in last]
+    return f"| {role} | {len(rounds)} | {beside} | {sum(ran)} | {len(ran) - sum(ran)} | {len(rounds) - len(ran)} |"
+
+
 def share(ordered: list[int], part: float) -> int:
     """The value that so many of them do not exceed."""
     return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))]
@@ -176,6 +205,7 @@ def commit_id() -> str:
 #: The tables, by what they stand under in the document; each ends with `END`.
 TABLES: dict[str, Callable[[Iterable[str]], str]] = {
     "<!-- recoveries, derived from reliability.jsonl -->\n": recovery_table,
+    "<!-- sweep, derived from reliability.jsonl -->\n": sweep_table,
     "<!-- derived from reliability.jsonl -->\n": table,
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tests.faults.catalogue import ON_RABBITMQ
-from tests.faults.report import TABLES, Report, recovery_table, table, write_tables
+from tests.faults.failpoints import places
+from tests.faults.report import TABLES, Report, recovery_table, sweep_table, table, write_tables
 from tests.faults.rounds import Outcome
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -57,6 +59,24 @@ def test_lines_of_before_are_read_as_those_of_now() -> None:
     assert rows[0].split(" | ")[1] == "apart"
     told = recovery_table(lines).splitlines()[2:]
     assert told[0] == "| one of two managers (F3) | apart | 2 | 2 | 30 / 6000 / 6000 (2) | 1 |"
+
+
+def test_a_round_of_the_sweep_counts_by_what_died_where_with_which_kind() -> None:
+    first, second = places()[0], places()[1]
+    hows = [" ".join(first).replace(f" {first[2]}", f"#3 {first[2]}"), " ".join(second), "worker after:nothing relay"]
+    outcomes = [
+        replace(_outcome(), seed=seed, how=how, violations=["I1 lost"] if seed == 7 else [])
+        for seed, how in zip((900, 7, 8), hows, strict=True)
+    ]
+    lines = [json.dumps(Report("F4", "a fault", outcomes).figures())]
+
+    *_, total = sweep_table(lines).splitlines()
+
+    assert total == f"| all | {len(places())} | 1 | 1 | 1 | {len(places()) - 2} |"
+    again = json.dumps(Report("F4", "a fault", [replace(outcomes[1], violations=[])]).figures())
+    assert (
+        sweep_table([*lines, again]).splitlines()[-1] == f"| all | {len(places())} | 2 | 2 | 0 | {len(places()) - 2} |"
+    )
 
 
 def test_all_that_was_killed_is_summed() -> None:

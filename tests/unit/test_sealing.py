@@ -10,6 +10,7 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flujo_client.protocol.envelopes import withhold_text
 from flujo_client.protocol.errors import ConfigurationError, MessageError, PayloadError
 from flujo_client.protocol.messages import StepMessage, StepRef, parse_step_message
 from flujo_client.protocol.payloads import JsonCodec, read_chunk
@@ -132,3 +133,20 @@ def test_garbage_is_refused_and_nothing_else_is_raised(body: dict[str, Any]) -> 
     except MessageError:
         return
     assert message.steps
+
+
+def test_what_the_engine_writes_about_values_is_sealed_where_values_are() -> None:
+    sealed, plain = make_codec(1024, [NEW]), make_codec(1024, [])
+    text = b'{"feedback": "secret"}'
+
+    assert b"secret" not in sealed.seal(text)
+    assert sealed.open(sealed.seal(text)) == text
+    assert sealed.open(plain.seal(text)) == plain.open(text) == text
+    with pytest.raises(PayloadError, match="This result is encrypted"):
+        plain.open(sealed.seal(text))
+    assert (sealed.private, plain.private) == (True, False)
+
+
+def test_of_an_error_whose_text_is_private_only_the_name_is_told() -> None:
+    assert "secret" not in repr(withhold_text(ValueError("secret")))
+    assert withhold_text(ValueError("secret"))["type"] == "ValueError"
