@@ -76,6 +76,7 @@ def create_app(
     register_tasks(app, settings, loop, notice)
     app.signs, app.health = ConsumerSigns(), None
     app.steps["worker"].add(_give_notice_with(app, notice))
+    _set_up_logs(app)
     _watch_health(app, settings)
 
     @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -87,14 +88,6 @@ def create_app(
             asyncio.run(publish_specs(settings, lazy()))
         except FlujoError as error:  # Celery logs what else a receiver raises, and serves without its pipelines
             raise SystemExit(f"flujo: {error}") from error
-
-    @after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]
-    def say_which_run(logger: Any, format: str, **_: Any) -> None:
-        for handler in logger.handlers:
-            handler.setFormatter(FactsFormatter(format, private=bool(settings.sealing_keys)))
-        logging.getLogger("celery.pool").setLevel(
-            logging.INFO
-        )  # its DEBUG shows messages whole, inputs of submissions too
 
     @celeryd_after_setup.connect(weak=False)  # type: ignore[untyped-decorator]
     def options_are_read(instance: Any, **_: Any) -> None:
@@ -114,6 +107,18 @@ def create_app(
         loop.stop()
 
     return app
+
+
+def _set_up_logs(app: WorkerApp) -> None:
+    """Say in each line which run, and nothing of what runs work on."""
+
+    @after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]
+    def say_which_run(logger: Any, format: str, **_: Any) -> None:
+        for handler in logger.handlers:
+            handler.setFormatter(FactsFormatter(format, private=app.private))
+        logging.getLogger("celery.pool").setLevel(
+            logging.INFO
+        )  # its DEBUG shows messages whole, inputs of submissions too
 
 
 def _watch_health(app: WorkerApp, settings: Settings) -> None:

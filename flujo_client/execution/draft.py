@@ -239,6 +239,7 @@ class Draft(RunGraph):
         estimate = amounts_text({meter: amount for meter, amount in step.estimate.items() if amount})
         chain = " ".join(self.chain(path))
         named = [] if task.control else self._named(step)
+        on_loss = f"{step.lost_spend} pause" if step.on_worker_lost == "pause" else step.lost_spend
         attempt = self.state(path).attempt + 1
         self.update(path, status=NodeStatus.DISPATCHED, attempt=attempt)
         self.dispatches.append(
@@ -249,7 +250,7 @@ class Draft(RunGraph):
                 function=step.wanted,
                 label=label,
                 delay_ms=delay_ms,
-                terms=";".join((str(lease_ms), step.lost_spend, chain, estimate, " ".join(fields), *named)),
+                terms=";".join((str(lease_ms), on_loss, chain, estimate, " ".join(fields), *named)),
                 task=task.model_dump_json(exclude_defaults=True).encode(),
                 is_async=step.is_async,
             )

@@ -515,3 +515,36 @@ async def test_a_step_limit_is_a_limit_and_no_share(
     rows = {(row.account, row.meter): row for row in accounts_of(plain_redis, keyspace)}
     assert (rows["1", "tokens"].granted, rows["1", "tokens"].spent, rows["root", "tokens"].free) == (50, 50, 50)
     assert (rows["1", "searches"].granted, rows["1", "searches"].free) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("on_loss", "follows"),
+    [
+        ("refund pause", EventKind.UNBLOCKED),
+        ("charge pause", EventKind.REFUSED),
+        ("refund", None),
+        ("charge", None),
+    ],
+)
+async def test_a_step_whose_worker_died_runs_only_for_its_siblings_budget_if_it_is_run_again_by_itself(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace, on_loss: str, follows: EventKind | None
+) -> None:
+    """A dead letter that waits for somebody may wait for ever: whoever is blocked beside it is paid or refused at once."""
+    await split_run(scripts, [50, 60], 100)
+    again = replace(a_dispatch("1.0.0", 2, "tokens=50", "1.0 root", on_loss), task=b"{}")
+    assert isinstance(await advance_run(scripts, await load_run(scripts), again), Advanced)
+    claim = replace(new_claim("1.0.0"), attempt=2)
+    assert isinstance(await scripts.reserve(claim, POOL), Reserved)
+    assert isinstance(await reserve(scripts, "1.1.0"), Blocked)
+    plain_redis.zadd(keyspace.shard("incarnations"), {"w1": 1})
+
+    assert await scripts.lose(claim, POOL, "died", {})
+
+    told = await events(scripts, EventKind.UNBLOCKED, EventKind.REFUSED)
+    assert [(event.kind, event.path) for event in told] == ([(follows, "1.1.0")] if follows else [])
+    if follows is EventKind.UNBLOCKED:
+        third = a_dispatch("1.0.0", 3, "tokens=50", "1.0 root", on_loss)
+        assert isinstance(await advance_run(scripts, await load_run(scripts), third), Advanced)
+        assert not plain_redis.hexists(keyspace.run("r1").accounts, "rest|1.0.0"), (
+            "it runs again once somebody has said so"
+        )

@@ -23,7 +23,7 @@ local part = phase == 'held' and 'reserved' or 'unknown'
 for meter in pairs(reserved) do usage[meter] = usage[meter] or 0 end
 for meter, actual in pairs(usage) do
   local held = reserved[meter] or 0
-  if phase == 'lost' and terms[2] == 'refund' then held = 0 end
+  if phase == 'lost' and words(terms[2])[1] == 'refund' then held = 0 end
   local missing = settle(book, chain, meter, part, held, actual)
   if missing > 0 then over[#over + 1] = meter .. '=' .. int(missing) end
 end

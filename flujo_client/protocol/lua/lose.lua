@@ -19,7 +19,8 @@ local reason = left and 'handed_over' or ARGV[6]
 
 local terms = terms_of(stored[4])
 local chain, book = chain_of(terms[3]), book_open(KEYS[3])
-local refunded = terms[2] == 'refund' or reason == 'stranger'
+local on_loss = words(terms[2])  -- refund or charge, and pause where nobody runs it again before somebody says so
+local refunded = on_loss[1] == 'refund' or reason == 'stranger'
 local final = reason == 'stranger' or reason == 'handed_over'  -- no late bill can follow
 local usage = final and amounts(left or ARGV[7]) or {}  -- else the late bill brings it, and would charge it twice
 local reserved = amounts(stored[3])
@@ -42,6 +43,7 @@ local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts =
   waiters = KEYS[9], dispatches = KEYS[10], published = KEYS[11]})
 get_up(desk, path, ARGV[4], stored[7])
 tally(desk, usage, path, ARGV[3], gate)
+if on_loss[2] and not final and gate == 'open' then rest(book, path, chain) end
 desk_close(desk)
 if stored[6] then  -- accounts above the run
   local named = named_open(KEYS[12], KEYS[13], KEYS[14])
