@@ -22,7 +22,7 @@ from flujo_client.protocol.errors import (
     UsageLimitExceededError,
 )
 from flujo_client.protocol.keys import Keyspace
-from flujo_client.protocol.messages import Event, EventKind
+from flujo_client.protocol.messages import SCHEMA_VERSION, Event, EventKind
 from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, expression_fields
 from flujo_client.protocol.results import (
     PipelineContext,
@@ -32,6 +32,7 @@ from flujo_client.protocol.results import (
     as_read,
     branch_outputs,
 )
+from flujo_client.protocol.scripts.calls import schema_mismatch
 from flujo_client.protocol.types import Producer, TypeValidator
 from flujo_client.protocol.wire import Commands
 
@@ -77,6 +78,7 @@ class RunReader:
 
         Raises:
             RunNotFoundError: No such run.
+            SchemaMismatchError: A newer release wrote it.
             StateUnavailableError: Redis does not answer.
         """
         words = await self._commands.execute("HGETALL", self._keyspace.run(run_id).run)
@@ -86,7 +88,10 @@ class RunReader:
                 suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
                 run_id=run_id,
             )
-        return {field.decode(): value.decode() for field, value in zip(words[::2], words[1::2], strict=True)}
+        record = {field.decode(): value.decode() for field, value in zip(words[::2], words[1::2], strict=True)}
+        if record["schema"] != SCHEMA_VERSION:
+            raise schema_mismatch(run_id, record["schema"].encode())
+        return record
 
     async def events(self, run_id: str, after: str = "0-0") -> AsyncIterator[Event]:
         """Every event of a run after an id, in order, as they happen; ends after the last one.

@@ -8,9 +8,11 @@ from uuid import uuid4
 
 from flujo_client.execution.decision import NodeState, NodeStatus
 from flujo_client.protocol.errors import ResumeError, RunNotFoundError, TypeMismatchError
+from flujo_client.protocol.messages import SCHEMA_VERSION
 from flujo_client.protocol.payloads import PayloadCodec
 from flujo_client.protocol.replies import Answered, AnsweredBefore
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
+from flujo_client.protocol.scripts.calls import schema_mismatch
 from flujo_client.protocol.spec import HitlSpec, LeafSpec, PipelineSpec, StepSpec
 from flujo_client.protocol.told import misfit
 from flujo_client.state import StateManager
@@ -126,6 +128,8 @@ class PauseDesk:
                 suggestion="Check the id and FLUJO_NAMESPACE; in process a run lives in the Flujo object that ran it.",
                 run_id=run_id,
             )
+        if record["schema"] != SCHEMA_VERSION:
+            raise schema_mismatch(run_id, record["schema"].encode())
         return await self._state.specs.get(record["spec"], run_id), record["status"]
 
 

@@ -1,0 +1,1 @@
+"""What each release has stored, and that every later one goes on with it (I12)."""
