@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from flujo_client.dsl.cache import CacheStep, InMemoryCache
 from flujo_client.dsl.callables import lives_in_script, unqueueable_reason
 from flujo_client.dsl.context_keys import unwritten_keys
 from flujo_client.dsl.findings import ValidationFinding, ValidationReport
@@ -13,6 +14,7 @@ from flujo_client.dsl.hitl import HumanInTheLoopStep
 from flujo_client.dsl.pipeline import UNNAMED, Pipeline
 from flujo_client.protocol.errors import (
     ConfigurationError,
+    FlujoError,
     HitlPolicyError,
     MissingAgentError,
     PipelineValidationError,
@@ -48,14 +50,20 @@ def check_pipeline(pipeline: Pipeline, *, queued: bool, context_keys: Collection
     errors = [*pipeline.validate_graph().errors, *_unread(pipeline, context_keys), *_forbidden(pipeline)]
     if queued:
         errors += [*_unnamed(pipeline), *_unqueueable(pipeline)]
-    if not errors:
-        return
+    if errors:
+        raise _error_of(pipeline, errors)
+
+
+def _error_of(pipeline: Pipeline, errors: Sequence[ValidationFinding]) -> FlujoError:
+    """What is raised for findings: each with its place and its remedy, as `flujo check` shows them."""
     kinds = {_RAISED.get(finding.rule, PipelineValidationError) for finding in errors}
     raised = kinds.pop() if len(kinds) == 1 else PipelineValidationError
-    told = "; ".join(str(finding).removesuffix(".") for finding in errors)
-    if raised is UnqueueableError:
-        told = f"Pipeline '{pipeline.name}' cannot be queued: {told}"
-    raise raised(f"{told}.", suggestion=errors[0].suggestion, faults=[str(finding) for finding in errors])
+    name = pipeline.name or UNNAMED
+    faults = [" ".join(filter(None, (f"{str(each).removesuffix('.')}.", each.suggestion))) for each in errors]
+    if len(errors) == 1 and raised is not UnqueueableError:
+        return raised(f"{str(errors[0]).removesuffix('.')}.", suggestion=errors[0].suggestion, faults=faults)
+    told = "cannot be queued" if raised is UnqueueableError else f"has {len(errors)} faults"
+    return raised("\n  ".join((f"Pipeline '{name}' {told}:", *faults)), faults=faults)
 
 
 def report_on(pipeline: Pipeline) -> ValidationReport:
@@ -65,7 +73,7 @@ def report_on(pipeline: Pipeline) -> ValidationReport:
         for finding in _unread(pipeline, PipelineContext.model_fields)
     ]
     graph = pipeline.validate_graph().findings
-    more = [*unread, *_unqueueable(pipeline), *_unnamed(pipeline), *_forbidden(pipeline)]
+    more = [*unread, *_unshared_caches(pipeline), *_unqueueable(pipeline), *_unnamed(pipeline), *_forbidden(pipeline)]
     return ValidationReport(findings=(*graph, *more))
 
 
@@ -73,35 +81,44 @@ def _unread(pipeline: Pipeline, known: Collection[str] | None) -> list[Validatio
     return [] if known is None else list(unwritten_keys(pipeline, pipeline.name or UNNAMED, known))
 
 
+def _unshared_caches(pipeline: Pipeline) -> list[ValidationFinding]:
+    """Caches that each worker process has for itself."""
+    text = "its InMemoryCache is another one in each worker process: what one has made is no hit for the others"
+    remedy = "Leave cache_backend out: the results are kept in Redis then, for all workers."
+    return [
+        ValidationFinding(rule="unshared_cache", severity="warning", place=place, message=text, suggestion=remedy)
+        for place, part in pipeline.placed_steps(pipeline.name or UNNAMED)
+        if isinstance(part, CacheStep) and isinstance(part.cache_backend, InMemoryCache)
+    ]
+
+
 def _unnamed(pipeline: Pipeline) -> list[ValidationFinding]:
     if pipeline.name is not None:
         return []
     text, remedy = "A pipeline without a name cannot be queued", 'Name it: Pipeline(name="digest", steps=[...]).'
-    return [ValidationFinding(rule="unnamed", message=text, suggestion=remedy)]
+    return [ValidationFinding(rule="unnamed", place=UNNAMED, message=text, suggestion=remedy)]
 
 
 def _forbidden(pipeline: Pipeline) -> list[ValidationFinding]:
-    try:
-        refuse_forbidden_pauses(pipeline)
-    except HitlPolicyError as error:
-        return [ValidationFinding(rule="hitl_forbidden", message=error.message, suggestion=error.suggestion)]
-    return []
+    """The steps that ask humans, where FLUJO_ALLOW_HITL=0 says that nobody is there to answer."""
+    if os.environ.get("FLUJO_ALLOW_HITL") != "0":
+        return []
+    text, remedy = "it asks a human, which FLUJO_ALLOW_HITL=0 forbids", "Unset it where people may be asked."
+    return [
+        ValidationFinding(rule="hitl_forbidden", place=place, message=text, suggestion=remedy)
+        for place, part in pipeline.placed_steps(pipeline.name or UNNAMED)
+        if isinstance(part, HumanInTheLoopStep)
+    ]
 
 
 def refuse_forbidden_pauses(pipeline: Pipeline) -> None:
-    """Refuse a pipeline that asks humans where FLUJO_ALLOW_HITL=0 says that nobody is there to answer.
+    """Refuse a pipeline that asks humans where nobody is there to answer.
 
     Raises:
-        HitlPolicyError: It has such a step.
+        HitlPolicyError: It has such steps.
     """
-    if os.environ.get("FLUJO_ALLOW_HITL") != "0":
-        return
-    asking = [part.name for part in pipeline.all_steps() if isinstance(part, HumanInTheLoopStep)]
-    if asking:
-        raise HitlPolicyError(
-            f"Pipeline '{pipeline.name or UNNAMED}' asks humans in: {', '.join(asking)}, which FLUJO_ALLOW_HITL=0 forbids.",
-            suggestion="Unset it where people may be asked.",
-        )
+    if errors := _forbidden(pipeline):
+        raise _error_of(pipeline, errors)
 
 
 def defined_in_script(pipeline: Pipeline) -> list[str]:
@@ -122,10 +139,13 @@ def _unqueueable(pipeline: Pipeline) -> list[ValidationFinding]:
 
 def _functions(pipeline: Pipeline) -> list[tuple[str, Any]]:
     """Every function of a pipeline, and where it stands."""
-    functions = [(f"step '{leaf.name}'", leaf.agent) for leaf in pipeline.leaves()]
-    functions += [
-        (f"'{place}', {role}" if role.startswith("static") else f"step '{place}', {role}", function)
-        for place, named in pipeline.named_functions()
-        for role, function in named.items()
-    ]
+    place = pipeline.name or UNNAMED
+    functions: list[tuple[str, Any]] = [(f"{place}, {role}", rule) for role, rule in pipeline.rules().items()]
+    for at, part in pipeline.placed_steps(place):
+        if not part.is_complex:
+            functions.append((at, part.agent))
+        functions += [(f"{at}, {role}", function) for role, function in part.controls().items()]
+        functions += [(f"{at}, failure handler {n}", call) for n, call in enumerate(part.failure_handlers, 1)]
+        for name, inner in part.parts().items():
+            functions += [(f"{at}/{name}, {role}", rule) for role, rule in inner.rules().items()]
     return functions

@@ -72,7 +72,10 @@ def inspect_callable(agent: Any, step: str) -> Signature:
         return _model_agent_signature(agent)
     call, stream = _entry_points(agent)
     if not callable(call):
-        raise ConfigurationError(f"The agent of step '{step}' is a {type(agent).__name__}, which cannot be called.")
+        raise ConfigurationError(
+            f"The agent of step '{step}' is a {type(agent).__name__}, which cannot be called.",
+            suggestion="Give it a function, or an object with run().",
+        )
     parameters = _parameters_of(call, step)
     takes = [parameter.name for parameter in parameters.values() if parameter.kind in _POSITIONAL]
     if not takes and not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values()):

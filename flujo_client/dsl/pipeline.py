@@ -151,16 +151,24 @@ class Pipeline(Nesting):
 
     def named_functions(self) -> Iterator[tuple[str, Mapping[str, Callable[..., Any]]]]:
         """The functions that specs refer to beside those of steps, by what they are for, each with whose they are."""
-        yield self.name or UNNAMED, self._rules()
+        yield self.name or UNNAMED, self.rules()
         for part in self.all_steps():
             yield part.name, part.controls()
             yield part.name, {f"failure handler {number}": call for number, call in enumerate(part.failure_handlers, 1)}
             for inner in part.parts().values():
-                yield part.name, inner._rules()
+                yield part.name, inner.rules()
 
-    def _rules(self) -> Mapping[str, Callable[..., Any]]:
+    def rules(self) -> Mapping[str, Callable[..., Any]]:
+        """Its static invariants that are functions, each by what it is called."""
         rules = [rule for rule in self.static_invariants if not isinstance(rule, str)]
         return {f"static invariant {number}": rule for number, rule in enumerate(rules, 1)}
+
+    def placed_steps(self, place: str) -> Iterator[tuple[str, Step[Any, Any]]]:
+        """See `all_steps`: each with where it stands."""
+        for part in self.steps:
+            yield from ((f"{place}/{link.name}", link) for link in part.fallbacks())
+            for name, inner in part.parts().items():
+                yield from inner.placed_steps(f"{place}/{part.name}/{name}")
 
     def validate_graph(self) -> ValidationReport:
         """Check everything that can be known before it runs: types at any depth, agents, branches. Raises nothing."""
@@ -212,7 +220,7 @@ class Pipeline(Nesting):
         if not self.static_invariants:
             return sequence
         rules = tuple(rule for rule in self.static_invariants if isinstance(rule, str))
-        functions = tuple(reference_of(rule, self.name or UNNAMED) for rule in self._rules().values())
+        functions = tuple(reference_of(rule, self.name or UNNAMED) for rule in self.rules().values())
         return sequence.with_steps(lambda leaf: leaf.with_invariants(rules, functions))
 
 

@@ -243,7 +243,7 @@ except UnqueueableError as error:
         timeout=60,
     )
 
-    assert done.stdout.startswith("Pipeline 'alone' cannot be queued: step 'echo': defined in the script"), done.stderr
+    assert done.stdout.startswith("Pipeline 'alone' cannot be queued: alone/echo: defined in the script"), done.stderr
     assert "FLUJO_URL" in done.stdout
 
 

@@ -240,8 +240,8 @@ def test_check_lists_all_faults_of_all_pipelines_at_once() -> None:
     assert pipelines["fine"] == []
     assert "without a name" in pipelines["unnamed"][0]
     assert len(pipelines["mixed"]) == 2
-    assert "'shy': a lambda" in pipelines["mixed"][0]
-    assert "'part': a partial" in pipelines["mixed"][1]
+    assert "/shy: a lambda" in pipelines["mixed"][0]
+    assert "/part: a partial" in pipelines["mixed"][1]
 
 
 @pytest.mark.parametrize("strict", ["1", None])
@@ -255,7 +255,7 @@ def test_check_names_every_misfit_beside_all_other_faults(monkeypatch: pytest.Mo
     assert result.exit_code == 1
     assert "'number' (returns int) and 'text' (expects str)" in first
     assert "'number' (returns int) and 'text' (expects str)" in second
-    assert "'shy': a lambda" in third
+    assert "/shy: a lambda" in third
     assert os.environ.get("FLUJO_STRICT_DSL") == strict
 
 

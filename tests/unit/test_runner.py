@@ -379,7 +379,7 @@ def test_what_cannot_be_queued_is_listed_all_at_once() -> None:
         check_pipeline(pipeline, queued=True)
 
     assert len(caught.value.data["faults"]) == 2
-    assert "'one': a lambda has no name" in str(caught.value)
+    assert "p/one: a lambda has no name" in str(caught.value)
     with pytest.raises(ConfigurationError, match="without a name"):
         check_pipeline(Pipeline([double]), queued=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import pytest
 from flujo_client import (
     ConfigurationError,
     Flujo,
+    InMemoryCache,
     MissingAgentError,
     Pipeline,
     PipelineContext,
@@ -186,7 +188,7 @@ def test_everything_that_is_wrong_is_raised_at_once_whatever_it_is(monkeypatch: 
     for words in (
         "'deep' has no agent",
         "has no steps",
-        "asks humans in: ask",
+        "unnamed/ask: it asks a human",
         "a lambda has no name",
         "'draft'",
         "without a name",
@@ -195,6 +197,17 @@ def test_everything_that_is_wrong_is_raised_at_once_whatever_it_is(monkeypatch: 
     assert "both/x/deep" in str(raised.value)
     assert "shout' in deeper/bad" in str(raised.value)
     assert len(faults) == 8
+    for fault in faults:  # each with its place and its remedy, in the text as well
+        assert re.match(r"unnamed(/|: )", fault), fault
+        assert len(re.findall(r"[.]( |$)", fault)) >= 2, fault
+        assert fault in str(raised.value)
+
+
+def test_a_cache_that_no_other_worker_shares_is_told_where_a_pipeline_is_to_be_queued() -> None:
+    own = Pipeline([Step.cached(number, InMemoryCache()), Step.cached(number)], name="own")
+
+    assert found(report_on(own)) == [("unshared_cache", "own/number")]
+    assert found(own.validate_graph()) == []
 
 
 @pytest.mark.parametrize(
