@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -205,7 +205,7 @@ class ExecutionManager:
                 return None
             loaded, run = found
             if run.status.terminal:
-                await self.persist_final_state(run_id, run.owner)
+                await self._end_again(run_id, loaded.record)
                 return run.status
             events = _with_cancel(loaded)
             run, decision = await self._decide(run, events)
@@ -239,6 +239,13 @@ class ExecutionManager:
             run = replace(run, nodes={**run.nodes, **more})
             decision = advance(run, events)
         return run, decision
+
+    async def _end_again(self, run_id: str, record: Mapping[str, str]) -> None:
+        """A run that had ended is looked at once more: its end is told and stored, unless that was done."""
+        if "final" not in record:
+            await self.persist_final_state(run_id, record["owner"])
+        elif self._observer is not None:
+            await self._observer.after_pause(run_id)  # whoever waits finds the result
 
     async def persist_final_state(self, run_id: str, owner: str) -> None:
         """Store the result of a run that has ended and start its retention. Once; called again it changes nothing.

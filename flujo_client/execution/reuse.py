@@ -18,6 +18,7 @@ from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.join import Join
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import child_of, control_of, control_path, lineage_of, node_of, order_of, parent_of
+from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.messages import LAUNCH, Event, EventKind
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.results import RunStatus
@@ -27,6 +28,9 @@ __all__ = ["Reuse", "composites_around", "reuse_before"]
 
 #: Control steps that a composite begins with.
 _ENTRIES: Final = frozenset({"enter", "choose", "items", "lookup", LAUNCH})
+
+#: Control steps whose outcome is a verdict.
+_DECIDING: Final = frozenset({"next", "choose", "pick", "items", "paused", "lookup"})
 
 #: What a step that was given up without words failed with.
 _GIVEN_UP: Final = {"type": "RunCancelledError", "message": "cancelled", "data": {}}
@@ -118,6 +122,11 @@ class _Replay:
             self._open.append(path)
             return
         self._check(node_of(path))
+        if old.status.succeeded and old.verdict is None and control_of(path)[0] in _DECIDING:
+            raise SchemaMismatchError(
+                f"What step {node_of(path)} decided at {path} is not recorded: an older release began the run.",
+                suggestion="Fork from that step, or an earlier one.",
+            )
         self.used.add(path)
         if old.wrote:
             graph = RunGraph(self._spec, KINDS, self._state)

@@ -10,8 +10,10 @@ from flujo_client import ConfigurationError, ExecutionError, Pipeline, Step, ste
 from flujo_client.archive.dump import RunDump
 from flujo_client.execution.decision import Decision, NodeState, NodeStatus
 from flujo_client.execution.paths import control_of, lineage_of, node_of, order_of
+from flujo_client.execution.reuse import reuse_before
 from flujo_client.forking import fork_of, place_of
 from flujo_client.protocol.accounts import read_accounts
+from flujo_client.protocol.errors import SchemaMismatchError
 from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.payloads import json_bytes
 from flujo_client.protocol.results import RunStatus
@@ -477,3 +479,17 @@ def test_payloads_go_along_with_the_outcomes_that_they_belong_to() -> None:
     fork, _ = fork_of(dump, run.spec, "1.1.1", "f", 5)
 
     assert set(names) & fork.payloads.keys() == {"out:1!items.3", "kept:1.0.0.2", "ctx:1.0.0#1", "res:1.2.1", "ans:0"}
+
+
+def test_a_decision_that_an_older_release_did_not_record_is_told_and_not_guessed() -> None:
+    run = Replay(conditional(("x",), step_spec("x")), step_spec("after"))
+    run.decided("0!choose", branch=0, key="x")
+    run.succeed("0.0.0")
+    run.succeed("1")
+    older = {**run.nodes, "0!choose": run.nodes["0!choose"].model_copy(update={"verdict": None})}
+
+    with pytest.raises(
+        SchemaMismatchError, match=r"What step 0 decided at 0!choose is not recorded.*Fork from that step"
+    ):
+        reuse_before(older, run.spec, "1", has_context=False, check=lambda path: None)
+    assert reuse_before(older, run.spec, "0", has_context=False, check=lambda path: None).reached

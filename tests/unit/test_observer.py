@@ -260,3 +260,18 @@ def test_a_run_that_is_asked_for_again_has_its_hooks_heard_once() -> None:
     flujo.run(1, run_id="r")
 
     assert heard.story.count("pre_run") == 1
+
+
+async def test_a_run_that_is_woken_after_its_end_is_told_of_once() -> None:
+    ends: list[str] = []
+
+    async def hear(payload: PostRunPayload) -> None:
+        ends.append(payload.pipeline_result.status)
+
+    async with Flujo(double, hooks=[hear]) as flujo:
+        await flujo.run_async(1, run_id="a")
+        manager = (await flujo._opened()).manager
+        manager.wake("a")
+        await manager.settle()
+
+    assert ends == [RunStatus.COMPLETED]
