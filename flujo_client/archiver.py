@@ -12,6 +12,7 @@ import pydantic_core
 
 from flujo_client.archive.backend import Document, StateBackend, WorkflowState
 from flujo_client.archive.dump import RunDump, RunDumps, adapted
+from flujo_client.archive.kept import KeptStates
 from flujo_client.events import RunReader
 from flujo_client.protocol.errors import (
     FlujoError,
@@ -66,7 +67,7 @@ class RunArchiver:
         self._pipeline_id = pipeline_id
         self.backend = backend
         self._stopping = False
-        self._paused: dict[str, Document] = {}  # runs that wait for an answer, as the backend has them
+        self._kept = KeptStates(backend)
         self._stopped: dict[str, FlujoError] = {}
 
     @property
@@ -126,7 +127,6 @@ class RunArchiver:
             RunNotFoundError: It is not known, or has not ended.
             StateUnavailableError: Redis or the backend does not answer; nothing is lost, call again.
         """
-        self._paused.pop(run_id, None)
         result = await self._reader.result(run_id)
         trace = await self._traces.read(run_id)
         state = await self._workflow_state(run_id, result)
@@ -135,45 +135,32 @@ class RunArchiver:
         for step in _steps(state):
             await _if_offered(self.backend.save_step_result(step))
         await _if_offered(self.backend.save_run_end(run_id, _run_end(state, result)))
-        await self.backend.save_state(run_id, state.model_dump(mode="json"))
+        try:
+            await self._kept.replace(run_id, state.model_dump(mode="json"))
+        finally:
+            self._kept.forget(run_id)
         shard = self._keyspace.shard_of(run_id)
         await self._commands.execute("ZREM", self._keyspace.shard("unarchived", shard), run_id)
 
     async def decided(self, run_id: str) -> bool:
-        """Keep a run that goes on as it is now. What cannot be kept is no reason to stop it, unless it was kept as paused: then
-        it goes on here only if the backend has seen no other process go on with it.
+        """Keep a run that goes on as it is now, unless another process has gone on with it: then it does not go on here.
+
+        What cannot be kept is no reason to stop it, unless it was kept as paused: then nobody knows whether another answer was first.
 
         Returns:
             Whether the run goes on here; if not, see `stopped`.
         """
-        before = self._paused.pop(run_id, None)
+        waited = self._kept.is_paused(run_id)
         try:
             skeleton = await self._state.final_result(run_id)
             result = await self._reader.complete(run_id, skeleton)
-            state = (await self._workflow_state(run_id, result)).model_dump(mode="json")
-            if before is None or not await self._swaps(run_id, before, state):
-                await self.backend.save_state(run_id, state)
-            if result.status is RunStatus.PAUSED:
-                self._paused[run_id] = state
+            await self._kept.replace(run_id, (await self._workflow_state(run_id, result)).model_dump(mode="json"))
         except FlujoError as error:
-            if before is not None:
+            if waited or isinstance(error, ResumeError):
+                self._kept.forget(run_id)
                 self._stopped[run_id] = error
                 return False
             logger.warning("state not kept", extra={"run_id": run_id, "error": str(error)})
-        return True
-
-    async def _swaps(self, run_id: str, before: Document, state: Document) -> bool:
-        """Keep a run in the place of its pause; whether the backend can. Raises `ResumeError` if another process was first."""
-        try:
-            kept = await self.backend.swap_state(run_id, before, state)
-        except NotImplementedError:
-            return False
-        if not kept:
-            raise ResumeError(
-                f"Run {run_id}: the answer came too late, another process was first.",
-                suggestion="Ask for the run by its run_id.",
-                run_id=run_id,
-            )
         return True
 
     def stopped(self, run_id: str) -> FlujoError | None:
@@ -191,15 +178,19 @@ class RunArchiver:
 
         Raises:
             RunConflictError: It is a run of another pipeline.
+            ResumeError: It is running, and another process took it over at the same time.
         """
         found = await self.backend.load_state(run_id)
         if found is None:
             return None
         state = WorkflowState.model_validate(found)
         if state.status in ("running", "paused") and (kept := state.metadata.get("flujo")) is not None:
-            await self._dumps.restore(adapted(RunDump.of(kept), spec), owner)
+            dump = adapted(RunDump.of(kept), spec)
             if state.status == "paused":
-                self._paused[run_id] = found
+                self._kept.note(run_id, found)
+            else:
+                await self._kept.claim(run_id, found)
+            await self._dumps.restore(dump, owner)
         return state
 
     async def _workflow_state(self, run_id: str, result: PipelineResult) -> WorkflowState:

@@ -190,6 +190,11 @@ class StateManager:
         """Store a terminal run's result, show it and start the retention. False if that was done before."""
         return await self.scripts.finish(run_id, owner, self._codec.seal(result), retention_ms)
 
+    async def keep_alarm(self, run_id: str, path: str, what: str, due_ms: int) -> None:
+        """Set an alarm of a pause again, as advance.lua set it where the run paused. Called twice: the same."""
+        alarms = self.keyspace.shard("alarms", self.keyspace.shard_of(run_id))
+        await self._commands.execute("ZADD", alarms, due_ms, f"{run_id} {path} {what}")
+
     async def owner_of(self, run_id: str) -> str:
         """The manager that a run belongs to, or `pool`; also for a run that is unknown."""
         owner: bytes | None = await self._commands.execute("HGET", self.keyspace.run(run_id).run, "owner")

@@ -189,7 +189,8 @@ class EmbeddedEngine:
         return nullcontext()
 
     async def adopt(self, run_id: str) -> None:
-        """Nothing to do: there is one manager."""
+        """Set the alarms of a run that waits for an answer: those of the loop, or the process, where it paused are gone."""
+        await self.manager.set_alarms_of(run_id)
 
     async def forget(self, run_id: str) -> None:
         """Let go of a run that has ended and that nobody can name: its records and its live values."""

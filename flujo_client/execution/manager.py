@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -14,6 +15,7 @@ from flujo_client.execution.budget_news import report_budget
 from flujo_client.execution.decision import Decision, RunView
 from flujo_client.execution.fleet import Fleet
 from flujo_client.execution.outbox import Outbox, Ready
+from flujo_client.execution.pauses import alarms_of
 from flujo_client.execution.undecided import AGAIN_S, MOST_TRIES, end_undecided, is_undecidable
 from flujo_client.protocol.errors import ControlFlowError, StateUnavailableError
 from flujo_client.protocol.messages import Event, EventKind, WakeUp
@@ -306,6 +308,18 @@ class ExecutionManager:
             if alarm.at_ms is not None and pause is not None:
                 delay_s = (alarm.at_ms - pause.asked_ms + _TIMER_SLACK_MS) / 1000
                 asyncio.get_running_loop().call_later(delay_s, self._ring_due, run.run_id, alarm.path, alarm.what)
+
+    async def set_alarms_of(self, run_id: str) -> None:
+        """Set the alarms of a run that paused under another manager, where no sweep rings them; what is due rings at once."""
+        found = await self._state.load_workflow_state(run_id)
+        nodes = {} if found is None else await self._state.all_nodes(run_id)
+        for path, what, due_ms in alarms_of(found[1].spec, nodes) if found is not None else ():
+            await self._state.keep_alarm(run_id, path, what, due_ms)
+            delay_s = (due_ms + _TIMER_SLACK_MS) / 1000 - time.time()
+            if delay_s <= 0:
+                await self._ring(run_id, path, what)
+            else:
+                asyncio.get_running_loop().call_later(delay_s, self._ring_due, run_id, path, what)
 
     def _ring_due(self, run_id: str, path: str, what: str) -> None:
         self._keep(asyncio.create_task(self._ring(run_id, path, what)))

@@ -6,9 +6,10 @@ commits is the leaf's output.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flujo_client.execution.decision import NodeStatus, PauseState
+from flujo_client.execution.decision import NodeState, NodeStatus, PauseState
 from flujo_client.execution.draft import Draft
 from flujo_client.execution.graph import Producer
 from flujo_client.execution.kinds.machine import MachineKind
@@ -16,7 +17,7 @@ from flujo_client.execution.paths import parent_of
 from flujo_client.protocol.messages import ANSWER, Event, StepOutputRef
 from flujo_client.protocol.payloads import Expression
 from flujo_client.protocol.replies import Alarm
-from flujo_client.protocol.spec import HitlSpec, MachineSpec, StepSpec
+from flujo_client.protocol.spec import HitlSpec, MachineSpec, PipelineSpec, StepSpec
 
 __all__ = ["ask_human", "leaves_state", "receive_answer"]
 
@@ -63,6 +64,18 @@ def _go_on(draft: Draft, path: str) -> None:
     got = {"input": StepOutputRef(expression=draft.input(path), function=draft.producer_before(path).function)}
     terms: dict[str, Any] = {"kind": "hitl", "control": ANSWER, "arguments": arguments, "outputs": got}
     draft.dispatch(path, draft.step(path), answer, producer, True, **terms)
+
+
+def alarms_of(spec: PipelineSpec, nodes: Mapping[str, NodeState]) -> Iterator[tuple[str, str, int]]:
+    """What is to ring for the questions of a run that wait: path, what, and when, ms."""
+    for path, node in nodes.items():
+        if node.status is not NodeStatus.PAUSED or node.pause is None:
+            continue
+        leaf = spec.node(path)
+        for what, after_ms in leaf.alarms() if isinstance(leaf, HitlSpec) else ():
+            number = int(what.partition(":")[2] or 0)
+            if what == "expired" or number > node.reminders:
+                yield path, what, node.pause.asked_ms + after_ms
 
 
 def leaves_state(draft: Draft, path: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from flujo_client import (
     FileBackend,
     Flujo,
     InMemoryBackend,
+    Pipeline,
     PipelineContext,
+    ResumeError,
     RunConflictError,
     StateBackend,
     StateUnavailableError,
@@ -245,9 +248,13 @@ pipeline = Pipeline([Step.human_in_the_loop("ask", "Go on?"), pay])
 kind, place = {"sqlite": (SQLiteBackend, "runs.db"), "file": (FileBackend, "runs")}[sys.argv[1]]
 
 class Meeting(kind):
+    met = sys.argv[2] == "start"
+
     async def swap_state(self, run_id, expected, state):
-        print("answered", flush=True)
-        sys.stdin.readline()
+        if not self.met:
+            self.met = True
+            print("answered", flush=True)
+            sys.stdin.readline()
         return await super().swap_state(run_id, expected, state)
 
 async def main():
@@ -307,7 +314,7 @@ async def test_a_backend_that_cannot_swap_states_keeps_pauses_all_the_same() -> 
 class _Away(InMemoryBackend):
     """One that is away when an answer comes."""
 
-    away = True
+    away = False
 
     async def swap_state(self, run_id: str, expected: dict[str, Any], state: dict[str, Any]) -> bool:
         if self.away:
@@ -319,6 +326,7 @@ async def test_an_answer_that_the_backend_cannot_take_starts_nothing_and_may_be_
     backend, pipeline = _Away(), Step.human_in_the_loop("ask", "Go on?") >> double
     async with Flujo(pipeline, state_backend=backend) as flujo:
         paused = await flujo.run_async("x", run_id="a")
+        backend.away = True
         with pytest.raises(StateUnavailableError):
             await flujo.resume_async(paused, 4)
         backend.away = False
@@ -409,3 +417,97 @@ async def test_an_archiver_that_is_stopped_ends_whatever_it_is_doing() -> None:
         archiver.stop()
 
         await asyncio.wait_for(archiver.serve("manager"), 5)
+
+
+class _Gate:
+    """Holds a step of the first runner back."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+        self.calls: list[str] = []
+
+    def runner(self, name: str, backend: StateBackend) -> Flujo:
+        async def first(number: int) -> int:
+            return number + 1
+
+        async def second(number: int) -> int:
+            self.calls.append(f"{name} second")
+            if name == "slow":
+                self.reached.set()
+                await self.opened.wait()
+            return number + 1
+
+        async def third(number: int) -> int:
+            self.calls.append(f"{name} third")
+            return number + 1
+
+        steps: list[Step[Any, Any]] = [Step.from_callable(part) for part in (first, second, third)]
+        return Flujo(Pipeline(steps), state_backend=backend)
+
+
+async def test_a_process_that_was_thought_dead_stops_where_another_has_taken_its_run_over() -> None:
+    gate, backend = _Gate(), InMemoryBackend()
+    async with gate.runner("slow", backend) as slow, gate.runner("next", backend) as following:
+        first = asyncio.ensure_future(slow.run_result_async(1, run_id="a"))
+        await gate.reached.wait()
+
+        assert (await following.run_async(1, run_id="a")).output == 4
+        gate.opened.set()
+        with pytest.raises(ResumeError, match="another process goes on with it"):
+            await first
+
+    assert gate.calls == ["slow second", "next second", "next third"]
+    kept = await backend.load_state("a")
+    assert kept is not None
+    assert kept["status"] == "completed"
+
+
+async def test_of_two_that_bring_back_a_run_at_once_one_goes_on() -> None:
+    gate, backend = _Gate(), InMemoryBackend()
+    async with gate.runner("slow", backend) as slow:
+        first = asyncio.ensure_future(slow.run_result_async(1, run_id="a"))
+        await gate.reached.wait()
+        async with gate.runner("b", backend) as b, gate.runner("c", backend) as c:
+            both = await asyncio.gather(
+                b.run_result_async(1, run_id="a"), c.run_result_async(1, run_id="a"), return_exceptions=True
+            )
+        first.cancel()
+
+    assert sorted(type(one).__name__ for one in both) == ["PipelineResult", "ResumeError"]
+    assert len([call for call in gate.calls if call.endswith("third")]) == 1
+
+
+class _Flickering(InMemoryBackend):
+    """One that keeps a state and does not say so, once."""
+
+    lost = 0
+
+    async def swap_state(self, run_id: str, expected: dict[str, Any], state: dict[str, Any]) -> bool:
+        kept = await super().swap_state(run_id, expected, state)
+        if kept and not self.lost:
+            self.lost = 1
+            raise StateUnavailableError("the answer was lost")
+        return kept
+
+
+async def test_a_snapshot_whose_answer_was_lost_is_replaced_like_one_that_was_not_kept() -> None:
+    backend = _Flickering()
+    steps: list[Step[Any, Any]] = [Step.from_callable(double.agent, name=name) for name in "abc"]
+    async with Flujo(Pipeline(steps), state_backend=backend) as flujo:
+        assert (await flujo.run_async(1, run_id="a")).output == 8
+
+    kept = await backend.load_state("a")
+    assert backend.lost == 1
+    assert kept is not None
+    assert kept["status"] == "completed"
+
+
+def test_an_answer_after_the_end_of_the_wait_is_refused_though_no_loop_was_running(tmp_path: Path) -> None:
+    asked = Step.human_in_the_loop("ask", "Go on?", expires_in_s=0.01) >> double
+    paused = Flujo(asked, state_backend=FileBackend(tmp_path)).run(1, run_id="a")
+    over = time.monotonic() + 0.02
+    while time.monotonic() < over:
+        pass  # a wait that is shorter than any event could tell
+
+    with pytest.raises(ResumeError):
+        asyncio.run(Flujo(asked, state_backend=FileBackend(tmp_path)).resume_async(paused, 4))
