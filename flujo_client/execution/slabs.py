@@ -49,11 +49,12 @@ class SlabMover:
         """
         if self._keyspace.shards == 1 or (limits := await self._limits(name, shard)) is None:
             return
-        lenders = await self._move(name, shard, limits, {}, 0, last=False)
-        if lenders:
-            share = even_share(limits, self._keyspace.shards)
+        loan = await self._move(name, shard, limits, {}, 0, last=False)
+        if loan is not None and loan.lenders:
+            even = even_share(limits, self._keyspace.shards)
+            share = {meter: even[meter] for meter in loan.short}  # who lends keeps what nobody lacks
             await asyncio.gather(
-                *(self._move(name, lender, limits, share, _RECALL_MS, last=False) for lender in lenders)
+                *(self._move(name, lender, limits, share, _RECALL_MS, last=False) for lender in loan.lenders)
             )
             await self._move(name, shard, limits, {}, 0, last=True)
 
@@ -86,26 +87,26 @@ class SlabMover:
         recall_ms: int,
         *,
         last: bool,
-    ) -> tuple[int, ...]:
+    ) -> SlabLoan | None:
         """Make a transfer, after those that others have left under way.
 
         Args:
-            share: What the shard may hold, as others ask in vain; empty if none do.
+            share: What the shard may hold, of what others ask for in vain; empty if none do.
             recall_ms: How long it lets nobody in beyond that.
             last: Who lends was asked already: what is not granted now is not to be had.
 
         Returns:
-            The other shards that hold something, if the shard needs more than its home has; else none.
+            What the home said, if the shard needs more than it has; else nothing.
         """
         shards, seen = self._keyspace.shards, 0
         kept = {} if share else kept_free(limits, shards)
         for _ in range(_MOST_TRANSFERS):
             offer = await self._scripts.offer_slab(name, shard, seen, kept, share, recall_ms)
             if offer is None:
-                return ()
+                return None
             loan = await self._lend(name, shard, limits, offer)
             if loan is None:
-                return ()
+                return None
             if isinstance(loan, int):
                 seen = loan
                 continue
@@ -113,8 +114,8 @@ class SlabMover:
             dry = short and (last or not loan.lenders)
             await self._scripts.take_slab(name, shard, offer.transfer, loan.granted, _DRY_MS if dry else 0)
             if not loan.repeated:
-                return loan.lenders if short else ()
-        return ()
+                return loan if short else None
+        return None
 
     async def _lend(self, name: str, shard: int, limits: Mapping[str, int], offer: SlabOffer) -> SlabLoan | int | None:
         most = most_wanted(limits, self._keyspace.shards, offer.needs)

@@ -111,11 +111,13 @@ class SlabLoan:
     Attributes:
         granted: All that the shard needed at least, or nothing.
         lenders: The other shards that hold something of the account.
+        short: The meters for want of which nothing was granted.
         repeated: It was granted when the home first heard of the transfer, and says nothing of what is asked now.
     """
 
     granted: Amounts
     lenders: tuple[int, ...]
+    short: tuple[str, ...] = ()
     repeated: bool = False
 
 

@@ -216,7 +216,7 @@ REPLIES: dict[str, list[tuple[list[Any], Any]]] = {
     "finish": [([1], True), ([0], False), ([-1, b"running"], False)],
     "hold_back": [([1, b"5"], 5), ([0], NoneType)],
     "lend_slab": [
-        ([1, b"tokens=3", b"0 2"], SlabLoan({"tokens": 3}, (0, 2))),
+        ([1, b"", b"0 2", b"tokens"], SlabLoan({}, (0, 2), ("tokens",))),
         ([2, b"", b""], SlabLoan({}, (), repeated=True)),
         ([0, b"7"], 7),
         ([-1], NoneType),

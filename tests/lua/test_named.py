@@ -322,6 +322,32 @@ async def test_an_attempt_that_asks_for_more_while_it_runs_draws_on_named_accoun
     assert await meter_of(scripts) == MeterStatus(100, 0, 80, 0)
 
 
+async def test_running_steps_that_ask_for_more_pass_the_first_who_waits_sixteen_times_at_the_most(
+    scripts: Scripts,
+) -> None:
+    """Then what the account has is kept for it, but for who has waited ten seconds in its place: it may hold what the other needs."""
+    await AccountBook(scripts).define(PATIENT)
+    await started_run(
+        scripts,
+        a_dispatch("0", estimate="tokens=30", accounts="team"),
+        a_dispatch("1", estimate="tokens=80", accounts="team"),
+    )
+    running, waiting = new_claim("0"), new_claim("1")
+    assert isinstance(await scripts.reserve(running, POOL), Reserved)
+    assert isinstance(await scripts.reserve(waiting, POOL), Delayed)
+
+    answers = [await scripts.extend(running, POOL, 1 + number, {"tokens": 1}) for number in range(17)]
+    late = await scripts.extend(running, POOL, 17, {"tokens": 1}, 9_999)
+    at_last = await scripts.extend(running, POOL, 17, {"tokens": 1}, 10_000)
+
+    assert answers[:16] == [None] * 16
+    assert isinstance(answers[16], Delayed)
+    assert isinstance(late, Delayed)
+    assert at_last is None
+    await commit_claim(scripts, running, {"tokens": 0})
+    assert await scripts.call_waiters("team", 10) == [member_of(waiting)]
+
+
 async def test_the_first_request_of_an_attempt_was_booked_with_it_and_waits_for_nothing(scripts: Scripts) -> None:
     """Its own booking fills the account: it would wait for itself."""
     await AccountBook(scripts).define(

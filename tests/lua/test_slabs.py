@@ -287,6 +287,28 @@ async def test_a_running_step_waits_in_place_for_what_another_shard_has_and_is_r
     assert isinstance(refused, Refusal)
 
 
+async def test_a_running_step_gets_tokens_while_a_step_on_another_shard_waits_for_its_slot(
+    scripts: Scripts, mover: SlabMover
+) -> None:
+    """Only what is asked for in vain is recalled: else each would wait for the other, until a timeout."""
+    both = Account(name="a", limits=TOKENS_100, slots=1, when_exhausted="wait")
+    await AccountBook(scripts).define(both)
+    (running,), (waiting,) = await start(scripts, 0, "tokens=10"), await start(scripts, 1, "tokens=10")
+    await scripts.reserve(running, POOL)
+    await go_on(scripts, mover, 0)
+    assert isinstance(await scripts.reserve(running, POOL), Reserved)
+    assert isinstance(await scripts.reserve(waiting, POOL), Delayed)
+    assert await go_on(scripts, mover, 1) == []
+
+    assert isinstance(await scripts.extend(running, POOL, 1, {"tokens": 80}), Delayed)
+    await go_on(scripts, mover, 0)
+    assert await go_on(scripts, mover, 1) == []
+    assert await scripts.extend(running, POOL, 1, {"tokens": 80}) is None
+
+    await commit_claim(scripts, running, {"tokens": 90})
+    assert await go_on(scripts, mover, 1) == ["0"]
+
+
 async def wanted(scripts: Scripts, shard: int) -> bytes | None:
     found: bytes | None = await scripts.commands.execute("HGET", scripts.keyspace.shard("named", shard), "want|a")
     return found

@@ -1,4 +1,5 @@
 --[[ charges — what attempts take from named accounts, give back, and wait for; prepended at load after the named accounts. ]]
+local MOST_WINDOW_MS = 60000  -- for which a running step at the most lets go first whom others have passed
 local LOOK_AGAIN_MS = 300000  -- when a dispatch that waits for a named account is looked at although nobody called it
 
 -- What an attempt asks of an account, by meter; or what it adds to what it has, where `named.extends`.
@@ -31,6 +32,14 @@ local function first_waiter(named, id)
   local entry = redis.call('ZRANGEBYLEX', named.queue, '[' .. at, '(' .. at .. ':', 'LIMIT', 0, 1)[1]
   local stamp, member = string.match(entry or '', '^%S+ (%d+) (.+)$')
   return member, stamp
+end
+
+-- Whether what an account has is kept for the first who waits there: running steps that ask for more have passed it too often. Who has
+-- waited in its place for as long as that room may take passes it: it may hold what the other needs elsewhere.
+local function keeps(named, account, since)
+  local passed = words(redis.call('HGET', named.key, 'passed|' .. account.id) or '')
+  local patience = account.kind == 'sliding' and math.min(account.length, MOST_WINDOW_MS) or MOST_PATIENT_MS
+  return account.waits and passed[1] == since and tonumber(passed[2]) >= MOST_PASSED and named.waited < patience
 end
 
 local function named_book(named, estimate)

@@ -1,6 +1,6 @@
 --[[ named — accounts above the runs; prepended at load after the prelude to the scripts that charge them. Fields of the named hash:
 "def|<account>" = "<wait or refuse> <total, calendar or sliding> <window_ms> <grain_ms> <span> <meter>=<limit> ..."; "row|<account>" = "<start> <end>
-<meter> <reserved> <spent> <unknown> ..."; "calendar|<account>" = starts of its windows; "closed|<account>" = until when nobody may;
+<meter> <reserved> <spent> <unknown> ..."; "calendar|<account>" = starts of its windows; "passed|<account>" = "<stamp of the first who waits> <how often running steps passed it>"; "closed|<account>" = until when nobody may;
 "bucket|<account> <ms>" = what a sliding window took until then; "place|<member>" of a dispatch = "w;<account>;<stamp>;<names>;<estimate>;<calls in vain>"
 while it waits (<account> ... once it waits in all of them), "p;;<stamp>;<bookings>" once it was called and is not leased, "q;;<stamp>" if no worker had it then, "d;<account>;<stamp>" if an account of which no shard has anything is to refuse it. Members of the queue zset, of score 0: "w<account> <stamp>
 <member>" who waits, by age; "b<account> <ms>" the buckets. Bookings are words, "<account> <meter> <amount> <tag> ..."; the tag says in which

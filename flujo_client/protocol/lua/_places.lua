@@ -3,13 +3,13 @@ local MOST_IN_VAIN = 4  -- calls that found another account exhausted, before a 
 
 -- Why named accounts cannot pay now: {account, meter, asked, free, limit, until, whether it never can, wait_ms} of one that never can,
 -- else of the first, and of its meters the one that is short, where one is; nil if all can. Who has nothing free lets nobody in, also who asks for nothing; who came later waits behind those
--- who came before: `stamp` says when it came, nil for one that is new, '' for one that passes everybody.
+-- who came before: `stamp` says when it came, nil for one that is new, '' for one that passes everybody whom it may.
 local function named_lack(named, member, estimate, stamp)
   local found
   for _, id in ipairs(named.names) do
     local account = named_account(named, id)
     local ahead, since = first_waiter(named, id)
-    local behind = ahead and ahead ~= member and (not stamp or since < stamp)
+    local behind = ahead and ahead ~= member and (not stamp or since < stamp or (named.extends and account and keeps(named, account, since)))
     local lack
     for meter, asked in pairs(account and asked_of(named, account, estimate) or {}) do
       local limit, least = account.limits[meter], math.max(asked, 1)

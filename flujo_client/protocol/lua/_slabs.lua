@@ -2,7 +2,7 @@
 named hash: "slab|<account>" of each shard = "<transfer> <open or moving> <dry until ms> <window> <meter>=<amount> ...": what it holds of the
 limits in the window that begins then (0 where windows do not turn); "want|<account>" = what a running step asked for in vain; "recall|<account>" = "<until ms> <meter>=<amount> ...": until then it lets nobody in
 beyond that, as others ask in vain; at the
-account's home "lent|<account> <shard>" = "<transfer> <window> <in vain until ms> <since ms>;<lent>;<granted by this transfer>". Always: what a
+account's home "lent|<account> <shard>" = "<transfer> <window> <in vain until ms> <since ms>;<lent>;<granted by this transfer>;<meters asked in vain>". Always: what a
 shard holds is at most what its home says it lent, and that is within the limits. Slots are held whatever the window. ]]
 local DRY_AGAIN_MS = 50  -- how long a call that waits in place gives a manager to fetch what it wants
 local LEASE_MS = 5000  -- after which what a shard has free of a slab is looked at

@@ -16,7 +16,7 @@ for _, member in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '[' .. at, '(' .. at 
   redis.call('ZREM', KEYS[2], member)
   redis.call('HDEL', KEYS[1], 'bucket|' .. string.sub(member, 2))
 end
-for _, field in ipairs({'def|', 'row|', 'calendar|', 'closed|', 'slab|', 'want|', 'recall|'}) do redis.call('HDEL', KEYS[1], field .. ARGV[1]) end
+for _, field in ipairs({'def|', 'row|', 'calendar|', 'closed|', 'slab|', 'want|', 'recall|', 'passed|'}) do redis.call('HDEL', KEYS[1], field .. ARGV[1]) end
 for shard = 0, tonumber(ARGV[2]) - 1 do redis.call('HDEL', KEYS[1], 'lent|' .. ARGV[1] .. ' ' .. int(shard)) end
 redis.call('ZADD', KEYS[3], int(now_ms()), ARGV[1])
 return {1}

@@ -47,7 +47,7 @@ if stored[3] then  -- accounts above the run
   if more.requests and booked == (asks[1] == ARGV[5] and asks[2] == 'paid' and more.requests or 0) then  -- the first was booked with the attempt
     more.requests = more.requests > 1 and more.requests - 1 or nil  -- who asks for nothing more does not wait
   end
-  named.extends = true
+  named.extends, named.waited = true, waited
   local short = named_lack(named, '', more, '')
   if short and not short[7] and short[6] == int(named.now) then  -- a slab is short: whoever manages runs fetches more
     redis.call('HSET', KEYS[10], 'want|' .. short[1], short[2] .. '=' .. short[3])
@@ -61,6 +61,11 @@ if stored[3] then  -- accounts above the run
   named_write(named)
   for id, account in pairs(named.accounts) do
     if account and account.slab then redis.call('HDEL', KEYS[10], 'want|' .. id) end  -- it was paid; who else wants something asks again
+    local member, since = first_waiter(named, id)
+    if account and member and next(asked_of(named, account, more)) then
+      local passed = words(redis.call('HGET', KEYS[10], 'passed|' .. id) or '')
+      redis.call('HSET', KEYS[10], 'passed|' .. id, since .. ' ' .. int((passed[1] == since and tonumber(passed[2]) or 0) + 1))
+    end
   end
 end
 if state ~= 'paid' then top_up(desk, asking) end

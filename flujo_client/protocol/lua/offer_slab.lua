@@ -38,7 +38,7 @@ for meter in pairs(account.limits) do
   local used, held = used_of(account, meter), slab.amounts[meter] or 0
   local stays = used
   if not waits then stays = math.min(held, used + (busy and kept[meter] or 0))
-  elseif payable then stays = ARGV[4] == '' and held or math.min(held, share[meter] or 0) end
+  elseif payable then stays = math.min(held, share[meter] or held) end  -- of what the others do not lack it keeps what it has
   holds[meter] = math.max(used, stays)  -- what went beyond an estimate is the home's loss as well
   moves = moves or holds[meter] ~= held
 end

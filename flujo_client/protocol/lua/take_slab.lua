@@ -7,5 +7,5 @@ if not slab or not slab.moving or int(slab.transfer) ~= ARGV[2] then return {0} 
 for meter, amount in pairs(amounts(ARGV[3])) do slab.amounts[meter] = (slab.amounts[meter] or 0) + amount end
 slab.moving, slab.dry = false, tonumber(ARGV[4]) > 0 and now_ms() + tonumber(ARGV[4]) or 0
 redis.call('HSET', KEYS[1], 'slab|' .. ARGV[1], slab_text(slab))
-redis.call('HDEL', KEYS[1], 'want|' .. ARGV[1])
+if tonumber(ARGV[4]) > 0 then redis.call('HDEL', KEYS[1], 'want|' .. ARGV[1]) end  -- else it is kept for who wanted it
 return {1}

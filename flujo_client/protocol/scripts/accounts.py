@@ -101,7 +101,8 @@ class AccountScripts(ScriptCalls):
         match reply[0]:
             case 1 | 2:
                 lenders = tuple(map(int, text_of(reply[2]).split()))
-                return SlabLoan(parse_amounts(text_of(reply[1])), lenders, repeated=reply[0] == 2)
+                short = () if reply[0] == 2 else tuple(text_of(reply[3]).split())
+                return SlabLoan(parse_amounts(text_of(reply[1])), lenders, short, repeated=reply[0] == 2)
             case 0:
                 return int(reply[1])
             case _:
