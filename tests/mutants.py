@@ -1,5 +1,5 @@
-"""Whether the tests of the budget find faults: the scripts are spoilt in one place at a time, and they have to notice: those of waiting,
-which make each case happen, or the model, which meets it by chance.
+"""Whether the tests of the budget find faults: the scripts are spoilt in one place at a time, and they have to notice: those of waiting, of named
+accounts and of refusals, which make each case happen, or the model, which meets it by chance.
 
 python -m tests.mutants            # all of them, some minutes
 python -m tests.mutants cancel     # those whose name has the word
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 LUA = "flujo_client/protocol/lua"
-WAITING = "tests/lua/test_waiting.py"
+TESTS = [f"tests/lua/test_{name}.py" for name in ("waiting", "in_place", "named", "refusals")]
 MODEL = "tests/integration/test_budget_model.py"
 
 #: What is spoilt: a script, a text in it that stands there once, and what stands there instead.
@@ -42,7 +42,13 @@ MUTANTS = {
     "somebody is refused while others run": ("_stuck", "if top and thread.running == 0 then\n        return", "if top then\n        return"),
     "a late bill is charged twice": ("commit", "claim .. 'phase', 'settled')", "claim .. 'late', 'settled')"),
     "a loss is free of charge": ("lose", "local kept = held > known and not refunded", "local kept = false"),
-    "an extension counts twice": ("extend", ">= tonumber(ARGV[3]) then return {1} end", "> tonumber(ARGV[3]) then return {1} end"),
+    "an extension counts twice": ("extend", ">= tonumber(ARGV[5]) then return {1} end", "> tonumber(ARGV[5]) then return {1} end"),
+    "what waits in its place never draws on running siblings": ("extend", "do borrow(book,", "do words(book,"),
+    "who waits in its place is refused with what it lacks alone": ("extend", "  unstick(desk)\n", "  refuse(desk, asking)\n"),
+    "whoever waits in its place stays there after its commit": ("commit", "get_up(desk, path, nonce, stored[7])", ""),
+    "whoever waits in its place stays there when it is lost": ("lose", "get_up(desk, path, ARGV[4], stored[7])", ""),
+    "an extension passes who waits for a named account": ("_charges", "tonumber(passed[2]) >= MOST_PASSED", "false"),
+    "what siblings have free pays no bill": ("_borrowing", "if reachable(rows) >= asked then break end", "if true then break end"),
     "overrun is hidden": ("_moves", "rows[1].overrun + (actual - covered)", "rows[1].overrun"),
 }  # fmt: skip
 
@@ -66,7 +72,7 @@ def killed(script: str, text: str, spoilt: str) -> bool:
             "TEST_MUTANT": script,
             "TEST_STORM_EXAMPLES": os.environ.get("EXAMPLES", "250"),
         }
-        call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", WAITING, MODEL]
+        call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS, MODEL]
         done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)

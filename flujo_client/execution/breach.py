@@ -24,9 +24,13 @@ def end_over_budget(draft: Draft, path: str, fields: Mapping[str, str]) -> None:
 
     Args:
         path: The attempt's.
-        fields: Of the event: account, meter, asked and free of a refusal; or the overrun of an attempt that ended.
+        fields: Of the event: account, meter, asked and free of a refusal; or usage and overrun of an attempt that ended. What it used is
+            what it asked for then, and free what there was for it, its reservation included.
     """
     meter = fields.get("meter") or _first_meter(fields["overrun"])
+    if "overrun" in fields:
+        used, over = (parse_amounts(fields[name])[meter] for name in ("usage", "overrun"))
+        fields = {**fields, "asked": str(used), "free": str(used - over)}
     limit = _limit(draft, path, meter, fields)
     if meter == COST:
         message = f"Cost limit of {usd_text(limit.amount)} exceeded"
@@ -119,10 +123,9 @@ def _story(draft: Draft, path: str, meter: str, fields: Mapping[str, str], limit
     """Which step met the limit, by how much, and what to do."""
     place = f"(run {draft.run.run_id}, step '{draft.name(path)}' at {path}: "
     known, expected = f"{limit.name} is {amount_words(meter, limit.amount)}", _ESTIMATES.get(meter, "expected_meters")
-    if "asked" in fields:
-        asked, free = (amount_words(meter, int(fields[name])) for name in ("asked", "free"))
+    asked, free = (amount_words(meter, int(fields[name])) for name in ("asked", "free"))
+    if "overrun" not in fields:
         facts = f"it asked for {asked}, account {fields['account']} had {free} free; {known}"
         return f"{place}{facts}) {limit.remedy}, or lower what the step expects ({expected})."
-    over = amount_words(meter, parse_amounts(fields["overrun"])[meter])
-    facts = f"it used {over} more than its budget had; {known}"
+    facts = f"it used {asked}, account {limit.account} had {free} for it; {known}"
     return f"{place}{facts}) {limit.remedy}, or what the step expects ({expected}), so that it is refused before it starts."

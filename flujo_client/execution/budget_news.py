@@ -64,8 +64,10 @@ def _news(events: Sequence[Event], applied: str) -> Iterator[_News]:
         if event.kind in _NEWS:
             yield _News(event.kind.value, event, {key: event.fields[key] for key in _FACTS if key in event.fields})
         elif event.fields.get("overrun"):
+            used = parse_amounts(event.fields["usage"])
             for meter, amount in parse_amounts(event.fields["overrun"]).items():
-                yield _News("overrun", event, {"meter": meter, "overrun": str(amount)})
+                told = {"asked": used[meter], "free": used[meter] - amount, "overrun": amount}
+                yield _News("overrun", event, {"meter": meter} | {name: str(fact) for name, fact in told.items()})
         elif event.kind is EventKind.FAILED and "UsageLimitExceededError" in event.fields.get("data", ""):
             error = event.data["error"]  # the step asked for more while it ran
             if error["type"] == "UsageLimitExceededError":

@@ -84,6 +84,11 @@ by_weights = Step.parallel("weighted", {"a": seventy, "b": thirty}, split={"b": 
 weighted = Pipeline([by_weights], name="weighted")
 
 
+#: On a queue that no worker serves: its branch runs, as it may begin at any moment.
+elsewhere = one.model_copy(update={"config": one.config.model_copy(update={"queue": "elsewhere"})})
+apart = Pipeline([Step.parallel("apart", {"far": elsewhere, "near": greedy})], name="apart")
+
+
 @step(max_retries=0, timeout_s=20)
 async def occupy(value: int, run: StepRun) -> int:
     """Takes its time, so that several meet if nothing keeps them apart."""

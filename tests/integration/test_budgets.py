@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ import redis
 from typer.testing import CliRunner
 
 from flujo_client import (
+    Account,
     AsyncFlujoClient,
     Flujo,
     OnLimitWarningPayload,
@@ -112,6 +114,32 @@ async def test_who_waited_holds_no_worker_and_its_events_say_so(fleet: Fleet, cl
     assert len(blocked) >= 3  # shares are 16: nobody can pay before the last of six is stuck
     assert sorted(woken) == sorted({*blocked, *woken})
     assert len([event for event in events if event.kind is EventKind.SUCCEEDED]) == 6
+
+
+async def test_steps_that_wait_leave_the_only_slot_of_the_only_worker_to_other_runs(
+    make_own_fleet: Callable[..., Fleet],
+) -> None:
+    """One waits for its run's budget, the others for a named account."""
+    fleet = make_own_fleet("single")
+    fleet.manager()
+    fleet.worker("--concurrency", "1")
+    async with AsyncFlujoClient(settings=fleet.settings()) as client:
+        for pipeline in ("apart", "shared", "weighted"):
+            await fleet.published(client, pipeline)
+        day = Account(name="day", limits=UsageLimits(total_tokens_limit=10), window="day", when_exhausted="wait")
+        await client.accounts.define(day)
+        waiting = await client.submit("apart", 1, usage_limits=UsageLimits(total_tokens_limit=60))
+        delayed = await client.submit("shared", 1, run_id="delayed", accounts=["day"])
+
+        async for event in waiting.events():
+            if event.kind is EventKind.BLOCKED:
+                break  # its branch waits for what the sibling may give back
+        await fleet.until(lambda: fleet.entries(kind="bill", run_id="delayed"), "the day is spent")
+        result = await (await client.submit("weighted", 1)).result(timeout_s=30)
+
+        assert result.total_tokens == 100
+        assert (await waiting.status(), await delayed.status()) == (RunStatus.RUNNING, RunStatus.RUNNING)
+        assert len(fleet.entries(kind="bill", run_id="delayed")) == 1
 
 
 async def test_workers_learn_what_a_step_uses_and_managers_reserve_that(fleet: Fleet, client: AsyncFlujoClient) -> None:

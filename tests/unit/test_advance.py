@@ -392,7 +392,7 @@ def test_usage_adds_up_over_attempts() -> None:
 def test_where_several_meters_are_over_cost_is_named() -> None:
     run = Replay(step("a"), limits={"tokens": 10, "cost_nanousd": 1_000_000_000})
 
-    run.succeed("0", overrun="tokens=5 cost_nanousd=5")
+    run.succeed("0", overrun="tokens=5 cost_nanousd=5", usage="tokens=15 cost_nanousd=1000000005")
 
     assert run.error is not None
     assert run.error["message"] == "Cost limit of $1 exceeded"
@@ -454,7 +454,7 @@ def test_a_refusal_names_step_account_and_amounts() -> None:
             {"overrun": "tokens=2"},
             "Token limit of 5 exceeded",
             "total_tokens_limit of the step",
-            "it used 2 tokens more than its budget had; total_tokens_limit of the step is 5 tokens) Raise total_tokens_limit "
+            "it used 7 tokens, account 0 had 5 tokens for it; total_tokens_limit of the step is 5 tokens) Raise total_tokens_limit "
             "of the step's usage_limits, or what the step expects (expected_tokens), so that it is refused before it starts.",
         ),
         (

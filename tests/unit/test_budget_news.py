@@ -124,7 +124,8 @@ async def test_what_no_budget_covered_is_counted(telemetry: Telemetry) -> None:
 
     counted = telemetry.counts("flujo.budget.events", "flujo.budget.event")
     assert counted == {"limit_warning": 1, "overrun": 1}
-    assert telemetry.event("flujo.budget.overrun")["overrun"] == "15"
+    told = telemetry.event("flujo.budget.overrun")
+    assert (told["asked"], told["free"], told["overrun"]) == ("25", "10", "15")
 
 
 def test_each_event_is_reported_by_the_decision_that_applies_it_and_none_is_dropped_from_a_span(
