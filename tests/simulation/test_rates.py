@@ -15,11 +15,11 @@ import pytest
 from flujo_client import Account, Pipeline, Step, StepRun, UsageLimits
 from flujo_client.account_book import AccountBook
 from flujo_client.protocol.caller import ScriptCaller
-from flujo_client.protocol.keys import POOL
+from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.scripts import Scripts
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.submission import submit_run
-from tests.simulation.world import CODEC, CURRENT, KEYSPACE, REDIS, REGISTRY, Fault, World
+from tests.simulation.world import CODEC, CURRENT, REDIS, REGISTRY, Fault, World
 
 PER_MINUTE, STEPS = 60, 1_000
 MINUTE_MS = 60_000
@@ -41,6 +41,11 @@ async def call_provider(value: int, run: StepRun) -> int:
 
 CALL: Any = Step.from_callable(call_provider, name="call", max_retries=0, accounts=("key",))
 BURST = REGISTRY.add(Pipeline([Step.parallel("burst", {f"b{at}": CALL for at in range(STEPS)})], name="burst"))
+
+#: Five hundred steps, for a run on each of two shards.
+HALF = REGISTRY.add(Pipeline([Step.parallel("half", {f"b{at}": CALL for at in range(STEPS // 2)})], name="half"))
+TWO_SHARDS = Keyspace("flujo", shards=2)
+ON_EACH = [next(name for n in range(100) if TWO_SHARDS.shard_of(name := f"r{n}") == shard) for shard in range(2)]
 
 
 TOKENS_A_MINUTE, MOST_TOKENS = 6_000, 500
@@ -74,19 +79,21 @@ class Burst(World):
 
     account: Account = KEY
     spec: PipelineSpec = BURST
+    run_ids: Sequence[str] = ("burst",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.runs = {"burst": self.spec}
+        self.runs = dict.fromkeys(self.run_ids, self.spec)
 
     async def _play(self) -> None:
         for name in ("w0", "w1", "m0", "m1"):
             self.replace(name)
-        client = Scripts(ScriptCaller(REDIS), KEYSPACE)
+        client = Scripts(ScriptCaller(REDIS), self.keyspace)
         await AccountBook(client).define(self.account)
         await client.publish_spec(self.spec.name, self.spec.content_hash, self.spec.model_dump_json().encode())
-        await submit_run(client, CODEC, self.spec, 1, run_id="burst", owner=POOL)
-        while not await self._is_over("burst"):
+        for run_id in self.run_ids:
+            await submit_run(client, CODEC, self.spec, 1, run_id=run_id, owner=POOL)
+        while not all([await self._is_over(run_id) for run_id in self.run_ids]):
             await self.meanwhile(client)
             await asyncio.sleep(1)
         status = await AccountBook(client).status(self.account.name)
@@ -125,6 +132,24 @@ def test_a_burst_neither_exceeds_its_rate_in_any_sliding_minute_nor_leaves_a_twe
     assert len(calls) == STEPS
     assert most_in_a_minute(calls) <= PER_MINUTE
     assert len(calls) >= 0.95 * allowed
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("spec", "run_ids"), [(HALF, ON_EACH), (BURST, ON_EACH[:1])], ids=["both shards", "one of two"]
+)
+def test_a_burst_over_two_shards_neither_exceeds_its_rate_nor_leaves_a_twentieth_of_it_unused(
+    spec: PipelineSpec, run_ids: list[str]
+) -> None:
+    world = Burst(11, [], spec=spec, keyspace=TWO_SHARDS, run_ids=run_ids)
+
+    assert world.play() == []
+
+    calls = world.calls_ms
+    allowed = PER_MINUTE * ((calls[-1] - calls[0]) / MINUTE_MS + 1)
+    assert len(calls) == STEPS
+    assert most_in_a_minute(calls) <= PER_MINUTE
+    assert len(calls) >= 0.95 * allowed, (len(calls), allowed)
 
 
 @pytest.mark.timeout(600)

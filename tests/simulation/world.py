@@ -181,6 +181,7 @@ class World:
     seed: int
     faults: Sequence[Fault]
     loop: VirtualLoop = field(default_factory=VirtualLoop)
+    keyspace: Keyspace = KEYSPACE
     over: bool = False
     ledger: list[dict[str, Any]] = field(default_factory=list)
     excused: set[int] = field(default_factory=set)
@@ -216,7 +217,7 @@ class World:
     async def _play(self) -> None:
         for name in ("w0", "w1", "m0", "m1"):
             self.replace(name)
-        client = Scripts(ScriptCaller(REDIS), KEYSPACE)
+        client = Scripts(ScriptCaller(REDIS), self.keyspace)
         for spec in SPECS:
             await client.publish_spec(spec.name, spec.content_hash, spec.model_dump_json().encode())
         for run_id, spec in self.runs.items():
@@ -243,10 +244,10 @@ class World:
         self.loop.create_task(client.cancel(run_id, POOL, "asked"))
 
     async def _is_over(self, run_id: str) -> bool:
-        return bool(await REDIS.hget(KEYSPACE.run(run_id).run, "final"))
+        return bool(await REDIS.hget(self.keyspace.run(run_id).run, "final"))
 
     async def _story(self, run_id: str) -> Story:
-        keys = KEYSPACE.run(run_id)
+        keys = self.keyspace.run(run_id)
         text = {
             name: {key.decode(): value.decode() for key, value in (await REDIS.hgetall(getattr(keys, name))).items()}
             for name in ("run", "accounts", "payloads")
@@ -268,9 +269,9 @@ class World:
         process.spawn(self._work_on(process) if name.startswith("w") else self._manage(process))
 
     async def _work_on(self, process: Process) -> None:
-        incarnation, scripts = Incarnation(clock=self.loop.time), Scripts(ScriptCaller(process), KEYSPACE)
+        incarnation, scripts = Incarnation(clock=self.loop.time), Scripts(ScriptCaller(process), self.keyspace)
         keeper = LeaseKeeper(
-            lambda: (scripts, process.close), incarnation, KEYSPACE.shards, [], lambda: None, _nobody_watches
+            lambda: (scripts, process.close), incarnation, self.keyspace.shards, [], lambda: None, _nobody_watches
         )
         known = await keeper._register(scripts)
         self.coordinators[process.name] = StepCoordinator(
@@ -293,9 +294,9 @@ class World:
                 await keeper._renew(scripts, known)
 
     async def _manage(self, process: Process) -> None:
-        state = StateManager(Scripts(ScriptCaller(process), KEYSPACE), CODEC)
+        state = StateManager(Scripts(ScriptCaller(process), self.keyspace), CODEC)
         manager = ExecutionManager(state, self, retention_ms=3_600_000)
-        service = ManagerService([process], manager, state, self, serves_pool=True)
+        service = ManagerService([process] * self.keyspace.shards, manager, state, self, serves_pool=True)
         await service.announce()
         await service.serve()
 
@@ -308,7 +309,7 @@ class World:
             for text in await REDIS.execute("LPOP", BROKER_LIST, 10) or ():  # what a commit has published
                 self._take(StepMessage.model_validate_json(text))
             for run_id in self.runs:
-                accounts = await REDIS.hgetall(KEYSPACE.run(run_id).accounts)
+                accounts = await REDIS.hgetall(self.keyspace.run(run_id).accounts)
                 plain = {name.decode(): value.decode() for name, value in accounts.items()}
                 self.told += judge_accounts(parts_of(plain), run_id)
         return reply
