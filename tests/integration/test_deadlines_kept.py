@@ -26,7 +26,8 @@ STEP_DEADLINE_MS = round(clockwork.TIMEOUT_S * 1000) + LEASE_GRACE_MS
 RUN_DEADLINE_S = 12
 
 #: From a deadline until a manager has acted on it, at the most: a sweep every half second, on a busy machine.
-KEPT_WITHIN_MS = 5_000
+#: A lease begins a little before the body.
+KEPT_WITHIN_MS = 5_500
 
 
 @pytest.fixture
@@ -46,9 +47,9 @@ async def client(fleet: Fleet) -> AsyncIterator[AsyncFlujoClient]:
         yield connected
 
 
-def _in_time(submitted_ms: int, noticed: dict[str, Any]) -> bool:
-    """Whether a step was cancelled at its run's deadline, not before and not long after."""
-    return 0 <= int(noticed["at_ms"]) - submitted_ms - RUN_DEADLINE_S * 1000 <= KEPT_WITHIN_MS
+def _kept(at_ms: int, deadline_ms: int, serving_ms: int = 0) -> bool:
+    """Whether something was done at a deadline: not before, and not long after it and the time from which a manager served."""
+    return deadline_ms <= at_ms <= max(deadline_ms, serving_ms) + KEPT_WITHIN_MS
 
 
 async def _serving(fleet: Fleet) -> subprocess.Popen[bytes]:
@@ -94,15 +95,16 @@ async def test_by_other_managers_after_a_redis_that_was_killed(fleet: Fleet, cli
 
     await _killed(*managers)
     await _redis_killed_and_started_again(fleet)
-    fleet.manager()
+    await _serving(fleet)
+    serving_ms = now_ms()
 
     with pytest.raises(RunCancelledError, match="its deadline is past"):
         await late.result(TIMEOUT_S)
     (noticed,) = await fleet.until(lambda: fleet.entries(run_id="late", kind="cancelled"), "its step is cancelled")
-    assert _in_time(submitted_ms, noticed)
+    assert _kept(noticed["at_ms"], submitted_ms + RUN_DEADLINE_S * 1000, serving_ms)
     lost_ms, lost = await _first(client, "hung", EventKind.LOST)
     assert lost.fields["reason"] == "overdue"
-    assert STEP_DEADLINE_MS - 500 <= lost_ms - begun["at_ms"] <= STEP_DEADLINE_MS + KEPT_WITHIN_MS
+    assert _kept(lost_ms, begun["at_ms"] + STEP_DEADLINE_MS - 500, serving_ms)
     _, again = await fleet.started("hung", "0", times=2)
     fleet.open_gate("hung")
     assert (await client.run("hung").result(TIMEOUT_S)).output == f"hung {again['nonce']}"
@@ -131,15 +133,14 @@ async def test_for_a_run_whose_step_began_again_elsewhere(fleet: Fleet, client: 
     (noticed,) = await fleet.until(lambda: fleet.entries(run_id="moved", kind="cancelled"), "its step is cancelled")
     created_ms, _ = await _first(client, "moved", EventKind.CREATED)
     assert noticed["pid"] == second["pid"]
-    assert _in_time(created_ms, noticed)
+    assert _kept(noticed["at_ms"], created_ms + RUN_DEADLINE_S * 1000)
 
 
 async def test_for_a_step_that_began_again_elsewhere(fleet: Fleet, client: AsyncFlujoClient) -> None:
     second = await _begun_again(fleet, client, "overrunning", "moved")
 
     *_, third = await fleet.started("moved", "0", times=3)
-    after_ms = third["at_ms"] - second["at_ms"]
-    assert STEP_DEADLINE_MS - 500 <= after_ms <= STEP_DEADLINE_MS + KEPT_WITHIN_MS
+    assert _kept(third["at_ms"], second["at_ms"] + STEP_DEADLINE_MS - 500)
     fleet.open_gate("moved")
     assert (await client.run("moved").result(TIMEOUT_S)).output == f"moved {third['nonce']}"
 

@@ -111,7 +111,7 @@ def test_the_readmes_example_does_what_the_readme_says(first: Path, command: tup
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/budgets.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/budgets.md", "docs/reliability.md", "docs/security.md"])
 def test_guarantees_and_their_edges_name_tests_that_exist(page: str) -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)*)`", (ROOT / page).read_text())
 
