@@ -104,32 +104,16 @@ class Flujo(RunForms, BackgroundAdmin):
         _check_factories(executor_factory, backend_factory)
         self.pipeline = _chosen(pipeline, registry, pipeline_name, pipeline_version)
         self._pipeline_id = pipeline_id
-        settings = settings or Settings.from_env()
-        self._settings = settings if url is None else settings.at(url)
+        self._settings = _settings_at(settings, url, persist_state=persist_state)
         self._resources = resources
-        self._policies: list[StepPolicy] = list(policies)
-        if backend is not None:
-            self._policies.append(BackendPolicy(backend))
+        self._policies: list[StepPolicy] = [*policies, *([] if backend is None else [BackendPolicy(backend)])]
         self._state_providers = dict(state_providers or {})
-        self._terms = RunTerms(
-            context_model,
-            initial_context_data or {},
-            None if usage_limits is None else UsageLimits.model_validate(usage_limits),
-            enable_tracing,
-            delete_on_completion,
-            tuple(accounts),
-        )
-        if not persist_state:
-            self._settings = self._settings.model_copy(update={"state_uri": None})
+        limits = None if usage_limits is None else UsageLimits.model_validate(usage_limits)
+        data = initial_context_data or {}
+        self._terms = RunTerms(context_model, data, limits, enable_tracing, delete_on_completion, tuple(accounts))
         self._backend = state_backend if persist_state else None
         self._own_backend: StateBackend | None = None
-        self._observer = HookObserver(
-            HookDispatcher(
-                [*self.pipeline.hooks, *(hooks or ()), *([local_tracer] if local_tracer else [])], strict=strict_hooks()
-            ),
-            HookDispatcher([*self.pipeline.hooks, *self.pipeline.on_finish, *(hooks or ())], strict=strict_hooks()),
-            resources,
-        )
+        self._observer = _observer_of(self.pipeline, hooks or (), local_tracer, resources)
         self._driver = RunDriver(self.pipeline, self._terms, self._observer)
         self._memory = EmbeddedMemory()
         self._opening: asyncio.Task[Engine] | None = None
@@ -337,6 +321,23 @@ def _check_factories(*factories: object) -> None:
             "Flujo takes no executor_factory and no backend_factory.",
             suggestion="Give the execution strategy as policies=[...] or backend=...: see docs/extending.md.",
         )
+
+
+def _settings_at(settings: Settings | None, url: str | None, *, persist_state: bool) -> Settings:
+    """Those that were given, or the environment's, at the URL that was given, if one was."""
+    given = settings or Settings.from_env()
+    placed = given if url is None else given.at(url)
+    return placed if persist_state else placed.model_copy(update={"state_uri": None})
+
+
+def _observer_of(
+    pipeline: Pipeline, hooks: Sequence[Callable[..., Any]], tracer: Callable[..., Any] | None, resources: Any
+) -> HookObserver:
+    """Calls the hooks of a pipeline and of its runner; those for the end of a run do without the tracer."""
+    every = [*pipeline.hooks, *hooks, *([tracer] if tracer else [])]
+    ending = [*pipeline.hooks, *pipeline.on_finish, *hooks]
+    strict = strict_hooks()
+    return HookObserver(HookDispatcher(every, strict=strict), HookDispatcher(ending, strict=strict), resources)
 
 
 def _chosen(

@@ -14,7 +14,6 @@ from celery import Celery, bootsteps
 from celery.signals import (
     after_setup_logger,
     celeryd_after_setup,
-    worker_init,
     worker_process_init,
     worker_process_shutdown,
     worker_ready,
@@ -75,19 +74,9 @@ def create_app(
     loop = ProcessLoop(lambda: app.make_process(_slots(app, settings)), notice, settings.shutdown_grace_s)
     register_tasks(app, settings, loop, notice)
     app.signs, app.health = ConsumerSigns(), None
-    app.steps["worker"].add(_give_notice_with(app, notice))
+    app.steps["worker"].add(_beginning_and_end(app, notice, settings, lazy))
     _set_up_logs(app)
     _watch_health(app, settings)
-
-    @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
-    def start(**_: Any) -> None:
-        notice.open()
-        if settings.pool != "prefork":
-            set_up_telemetry()
-        try:
-            asyncio.run(publish_specs(settings, lazy()))
-        except FlujoError as error:  # Celery logs what else a receiver raises, and serves without its pipelines
-            raise SystemExit(f"flujo: {error}") from error
 
     @celeryd_after_setup.connect(weak=False)  # type: ignore[untyped-decorator]
     def options_are_read(instance: Any, **_: Any) -> None:
@@ -158,16 +147,32 @@ def consume_without_acknowledgement(app: Celery, settings: Settings) -> None:
             queue.no_ack = settings.broker_kind == "redis"
 
 
-def _give_notice_with(app: WorkerApp, notice: EndingNotice) -> type[bootsteps.StartStopStep]:
-    """A step of the worker's own start and stop: Celery tells it of the end before it waits for the pool, however it came."""
+def _beginning_and_end(
+    app: WorkerApp, notice: EndingNotice, settings: Settings, registry: Callable[[], Registry]
+) -> type[bootsteps.StartStopStep]:
+    """A step of the worker's own: made before the pool forks, and told of the end before Celery waits for the pool, however it came.
 
-    class GiveNotice(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    Whatever a module of pipelines raises ends the worker. Celery would log what a receiver of its signals raises, and serve
+    without the pipelines.
+    """
+
+    class BeginningAndEnd(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+        def __init__(self, worker: Any, **options: Any) -> None:
+            super().__init__(worker, **options)
+            notice.open()
+            if settings.pool != "prefork":
+                set_up_telemetry()
+            try:
+                asyncio.run(publish_specs(settings, registry()))
+            except FlujoError as error:
+                raise SystemExit(f"flujo: {error}") from error
+
         def close(self, worker: Any) -> None:
             notice.give()
             if app.health is not None:
                 app.health.rest()
 
-    return GiveNotice
+    return BeginningAndEnd
 
 
 def _configuration(settings: Settings, queues: tuple[str, ...]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from opentelemetry.trace import Status, StatusCode
 
 from flujo_client.protocol.errors import (
+    ControlFlowError,
     PausedException,
     PipelineAbortSignal,
     QuotaExceededError,
@@ -291,7 +292,7 @@ class StepCoordinator:
             await self._dispatch_hook(lambda: _told(attempt, end))
         except PipelineAbortSignal as signal:
             await self._committer.abort(attempt, signal.message or type(signal).__name__)
-        except Exception:
+        except ControlFlowError:
             logger.exception("a hook failed after the commit; the outcome stands", extra=attempt.ids)
 
     async def _dispatch_hook(self, payload: Callable[[], HookPayload]) -> None:

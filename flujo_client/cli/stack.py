@@ -140,14 +140,15 @@ class Stack:
                     published = await client.client.exists(shard("pipelines"))
                     if workers >= self._workers and managers and published:
                         return
-                self._refuse_endless_restarts()
+                self._refuse_restarts(_MOST_STARTS)
                 await asyncio.sleep(0.1)
+        self._refuse_restarts(1)
         raise ConfigurationError(f"The processes did not come up; see {self._folder / 'logs'}.")
 
-    def _refuse_endless_restarts(self) -> None:
-        """A process that ended as often as this before it was ready will not become ready."""
+    def _refuse_restarts(self, most_starts: int) -> None:
+        """A process that ended as often as this before it was ready will not become ready. Raises `ConfigurationError`."""
         for child in self.supervisor.children:
-            if child.starts > _MOST_STARTS:
+            if child.starts > most_starts:
                 log = self._folder / "logs" / f"{child.name}.log"
                 last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line), "")
                 raise ConfigurationError(f"{child.name} ends as soon as it starts: {last}", suggestion=f"See {log}.")

@@ -20,6 +20,22 @@ _importing: ContextVar[str] = ContextVar("flujo_importing", default="")
 #: Code of the error of a module that runs what it should only define: it says all by itself.
 _RUNS = "runs_while_imported"
 
+#: What a mistake in a module raises, in Python's words or ours. A library's own exception says itself what is wrong, and where.
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    FlujoError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
 #: Where lines lie that are not the user's: Python's, installed packages', ours.
 _OTHERS = (
     *sysconfig.get_paths().values(),
@@ -32,11 +48,12 @@ def import_pipelines(name: str) -> ModuleType:
 
     Raises:
         ConfigurationError: It cannot be imported, or it runs a pipeline while it is; says at which line of the user's.
+        Exception: What else it raises, as it is.
     """
     mark = _importing.set(name)
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except _MISTAKES as error:
         if isinstance(error, ConfigurationError) and error.code == _RUNS:
             raise
         absent = (

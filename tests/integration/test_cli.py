@@ -444,6 +444,17 @@ async def test_a_worker_whose_module_is_broken_does_not_serve_without_it(fleet: 
     assert "Module 'broken' cannot be imported: No module named 'nothing_there'" in done.stderr.splitlines()[-1]
 
 
+async def test_a_worker_does_not_serve_without_a_module_in_which_a_library_raises_its_own(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text("class Odd(Exception): pass\nraise Odd('by a library')")
+
+    worker = fleet.worker("--pipelines", "odd", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+
+    assert await asyncio.to_thread(worker.wait, 60) == 1
+    assert fleet.log_of(worker).splitlines()[-1] == "odd.Odd: by a library"
+
+
 async def test_up_ends_with_the_reason_where_its_workers_cannot_start(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_there")
     path = f"{tmp_path}{os.pathsep}{ROOT}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from redis.exceptions import RedisError
 
 from flujo_client.protocol.errors import ConfigurationError
 from flujo_client.protocol.modules import import_pipelines, refuse_while_importing
@@ -87,3 +88,12 @@ def test_a_module_that_cannot_be_imported_says_why_and_at_which_line_of_the_user
 def test_a_module_that_there_is_not_is_a_name_to_correct(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"No module named '.*'\. Correct its name"):
         import_pipelines(name)
+
+
+def test_what_only_a_library_raises_passes_as_it_is_and_the_import_is_over(folder: Path) -> None:
+    (folder / "needs_redis.py").write_text("from redis.exceptions import RedisError\nraise RedisError('away')")
+
+    with pytest.raises(RedisError, match="away"):
+        import_pipelines("needs_redis")
+
+    refuse_while_importing()
