@@ -13,6 +13,7 @@ from flujo_client.execution.graph import RunGraph
 from flujo_client.execution.kinds.table import KINDS
 from flujo_client.execution.paths import child_of
 from flujo_client.protocol.accounts import AccountRow
+from flujo_client.protocol.envelopes import rebuild_error
 from flujo_client.protocol.keys import POOL
 from flujo_client.protocol.quota import COST, TOKENS, Amounts
 from flujo_client.protocol.results import RunStatus
@@ -212,7 +213,7 @@ def summary_of(record: Mapping[str, str], managers: Managers) -> RunSummary:
         created_ms=created_ms,
         unmanaged=not status.terminal and not managers.drive(record["owner"]),
         duration_ms=int(record.get("finished_ms", managers.now_ms)) - created_ms,
-        error=pydantic_core.from_json(record["error"])["message"] if record.get("error") else None,
+        error=_words(pydantic_core.from_json(record["error"])) if record.get("error") else None,
     )
 
 
@@ -225,8 +226,13 @@ def counted(summary: RunSummary, rows: tuple[NodeRow, ...], error: Mapping[str, 
         if summary.status.terminal
         else tuple(Question(step.path, step.name, step.question) for step in steps if step.question is not None)
     )
-    told = None if error is None else str(error["message"])
+    told = None if error is None else _words(error)
     return replace(summary, steps=len(steps), steps_committed=committed, error=told, questions=asked)
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    """All that an error says, as whoever waits for the run is told it: of a limit its name, the amounts, the place and the remedy."""
+    return str(rebuild_error({**error}))
 
 
 def graph_of(spec: PipelineSpec, nodes: Mapping[str, str]) -> RunGraph:
