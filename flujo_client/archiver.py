@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 _PERIOD_S = 1.0
 _PAGE = 100
 
+#: Runs of which an archiver remembers at once why they did not go on here; of more, the oldest are forgotten.
+_MOST_STOPPED = 1_000
+
 #: How long the manager that archives may be silent before another does it.
 _LEASE_MS = 5_000
 
@@ -68,7 +71,7 @@ class RunArchiver:
         self.backend = backend
         self._stopping = False
         self._kept = KeptStates(backend)
-        self._stopped: dict[str, FlujoError] = {}
+        self._stopped: dict[str, FlujoError] = {}  # each until its caller asks, which may have left
 
     @property
     def _commands(self) -> Commands:
@@ -158,6 +161,8 @@ class RunArchiver:
         except FlujoError as error:
             if waited or isinstance(error, ResumeError):
                 self._kept.forget(run_id)
+                while len(self._stopped) >= _MOST_STOPPED:
+                    del self._stopped[next(iter(self._stopped))]
                 self._stopped[run_id] = error
                 return False
             logger.warning("state not kept", extra={"run_id": run_id, "error": str(error)})
@@ -166,6 +171,11 @@ class RunArchiver:
     def stopped(self, run_id: str) -> FlujoError | None:
         """Why a run that was answered did not go on here, once; None if it did. What is here of it is not the run any more."""
         return self._stopped.pop(run_id, None)
+
+    def forget(self, run_id: str) -> None:
+        """A run has ended that is not to be kept."""
+        self._kept.forget(run_id)
+        self._stopped.pop(run_id, None)
 
     async def restore(self, run_id: str, spec: PipelineSpec, owner: str) -> WorkflowState | None:
         """Bring a run back that only the backend knows, so that it goes on.

@@ -145,7 +145,7 @@ class RunDriver:
                     else:
                         yield item
         finally:
-            self._observer.take(run_id)
+            self._observer.forget(run_id)
             if result is None and not named:
                 self._keep(asyncio.create_task(engine.abandon(run_id)))
         assert result is not None
@@ -213,6 +213,7 @@ class RunDriver:
             raise error
         try:
             if self._terms.delete_on_completion:
+                self.archiver.forget(run_id)
                 await self.archiver.backend.delete_state(run_id)
             else:
                 await self.archiver.archive(run_id)
@@ -250,7 +251,7 @@ class RunDriver:
                 async for item in items:
                     last = item
         finally:
-            self._observer.take(run_id)
+            self._observer.forget(run_id)
         assert isinstance(last, PipelineResult)
         if last.status.terminal:
             await self._put_away(engine, run_id)

@@ -81,6 +81,11 @@ class HookObserver:
         """What a hook raised, once, where FLUJO_STRICT_HOOKS lets a faulty hook end its run."""
         return self._faults.pop(run_id, None)
 
+    def forget(self, run_id: str) -> None:
+        """Nobody waits for a run any more."""
+        self.take(run_id)
+        self.fault(run_id)
+
     async def before_storing(self, run: RunView, decision: Decision, told: set[str]) -> None:
         """Call the hooks of what the decision ends, of what it says of the run, and of what it starts.
 
@@ -95,7 +100,7 @@ class HookObserver:
                     told.add(f"{key} {path}")
                     await tell(run, decision, path)
         except HookFailedError as fault:
-            self._faults[run.run_id] = fault.__cause__ or fault
+            self._blame(run.run_id, fault)
             raise
 
     def _news(self, run: RunView, decision: Decision) -> Iterator[tuple[str, str, Any]]:
@@ -208,11 +213,16 @@ class HookObserver:
         try:
             await self._end_hooks.dispatch(payload)
         except HookFailedError as fault:
-            self._faults[run_id] = fault.__cause__ or fault
+            self._blame(run_id, fault)
         except ControlFlowError as signal:
             logger.warning(
                 "a post_run hook cannot steer a run that has ended", extra={"run_id": run_id, "signal": repr(signal)}
             )
+
+    def _blame(self, run_id: str, fault: HookFailedError) -> None:
+        """Keep what a hook raised for whoever waits for the run."""
+        if run_id in self._ended:
+            self._faults[run_id] = fault.__cause__ or fault
 
 
 def _is_told(run: RunView, path: str) -> bool:

@@ -17,8 +17,12 @@ from flujo_client.protocol.spec import CacheSpec
 __all__ = ["CacheStep", "InMemoryCache"]
 
 
+#: Values that one keeps.
+_MOST_ENTRIES = 10_000
+
+
 class InMemoryCache:
-    """A cache of this process; what a backend of a `CacheStep` looks like."""
+    """A cache of this process, of the ten thousand values that were set last; what a backend of a `CacheStep` looks like."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[Any, float | None]] = {}
@@ -33,6 +37,9 @@ class InMemoryCache:
 
     async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Keep a value, for so many seconds."""
+        self._entries.pop(key, None)
+        while len(self._entries) >= _MOST_ENTRIES:
+            del self._entries[next(iter(self._entries))]
         self._entries[key] = (value, None if ttl is None else time.monotonic() + ttl)
 
 

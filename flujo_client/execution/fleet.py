@@ -32,7 +32,7 @@ class Fleet:
     def __init__(self, commands: Commands, keyspace: Keyspace) -> None:
         self._commands = commands
         self._keyspace = keyspace
-        self._sets: dict[str, frozenset[str]] = {}
+        self._sets: dict[str, frozenset[str]] = {}  # of the living workers, by digest
         self._functions: frozenset[str] | None = None
         self._lacking: dict[
             tuple[str, int], Lacking
@@ -79,12 +79,10 @@ class Fleet:
             await self._commands.execute("HDEL", key, *gone)
         if not alive or not alive <= workers:  # none lives, or one has not said yet what it can run
             return None
-        found: set[str] = set()
-        for name in alive:
-            found |= self._set(said, said[name].decode())
-        return frozenset(found)
+        digests = {said[name].decode() for name in alive}
+        self._sets = {digest: self._set(said, digest) for digest in digests}
+        return frozenset().union(*self._sets.values())
 
     def _set(self, said: dict[str, bytes], digest: str) -> frozenset[str]:
-        if digest not in self._sets:
-            self._sets[digest] = frozenset(pydantic_core.from_json(said[f"{CAPABILITY_SET}{digest}"]))
-        return self._sets[digest]
+        known = self._sets.get(digest)
+        return frozenset(pydantic_core.from_json(said[f"{CAPABILITY_SET}{digest}"])) if known is None else known

@@ -19,6 +19,9 @@ FEWEST_SETTLES = 20
 #: How long what was read is taken for true, s.
 _FRESH_S = 5.0
 
+#: Steps of which that is kept at once, those that were read last.
+_MOST_KNOWN = 1_000
+
 
 def quantile_of(settles: Sequence[Mapping[str, int]], quantile: float) -> Amounts:
     """What so large a part of the settles did not exceed, by meter: an amount that was seen, never one between two."""
@@ -49,7 +52,11 @@ class LearnedEstimates:
             label = task_label(spec.name, name)
             known = self._known.get(label)
             if known is None or time.monotonic() - known[0] > _FRESH_S:
-                known = self._known[label] = (time.monotonic(), await self._read(label, quantile))
+                known = (time.monotonic(), await self._read(label, quantile))
+                self._known.pop(label, None)
+                while len(self._known) >= _MOST_KNOWN:
+                    del self._known[next(iter(self._known))]
+                self._known[label] = known
             if known[1]:
                 learned[label] = known[1]
         return learned
