@@ -121,7 +121,7 @@ class PipelineContext(BaseModel):
             raise ValueError("a context has no 'scratchpad': declare a field for what it is to hold")
         super().__setattr__(name, value)
 
-    if not TYPE_CHECKING:  # else any name would pass the type checker
+    if not TYPE_CHECKING:  # pragma: no branch - else any name would pass the type checker
 
         def __getattr__(self, name: str) -> Any:
             """An attribute that is not there: the outputs of earlier steps, until they are asked for."""
