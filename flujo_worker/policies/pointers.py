@@ -29,8 +29,10 @@ class ReferencePolicy:
     async def __call__(self, call: StepCall, proceed: Proceed) -> Any:
         """See `Policy`. Raises `ConfigurationError` for a reference to a provider that is not here."""
         model = call.context_model
-        values = [] if model is None else [getattr(model, name) for name in type(model).model_fields]
-        found = [value for value in values if isinstance(value, ContextReference)]
+        values = (
+            {} if model is None else vars(model)
+        )  # to ask for each field would fetch what is lent, see `lend_outputs`
+        found = [value for value in values.values() if isinstance(value, ContextReference)]
         for reference in found:
             await reference.load(self._provider(reference))
         output = await proceed(call)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flujo_client import PipelineContext
+from flujo_client import Flujo, Pipeline, PipelineContext, Step
 from flujo_client.protocol.pipeline_context import lend_outputs, stored_fields
+from flujo_worker.policies.earlier_outputs import EarlierOutputs
 
 
 class Notes(PipelineContext):
@@ -86,3 +87,31 @@ def test_other_fields_that_are_not_there_and_other_models_are_as_ever(context: N
         _ = context.nothing  # type: ignore[attr-defined]  # that is the point
     assert stored_fields(Plain()) == {"n": 2}
     assert stored_fields(Notes(step_outputs={"x": 1}))["step_outputs"] == {"x": 1}
+
+
+async def set_n(value: int, *, context: Notes) -> int:
+    context.n += 1
+    return value
+
+
+async def ask(value: int, *, context: Notes) -> int:
+    return len(context.step_outputs)
+
+
+@pytest.mark.parametrize(("last", "reads", "output"), [(set_n, 0, 1), (ask, 1, 2)])
+def test_a_run_reads_outputs_for_the_step_that_asks_alone(
+    monkeypatch: pytest.MonkeyPatch, last: Callable[..., Any], reads: int, output: int
+) -> None:
+    asked: list[str] = []
+    sound = EarlierOutputs.before
+
+    def counted(self: EarlierOutputs, ref: Any, branch: str | None) -> Any:
+        asked.append(ref.path)
+        return sound(self, ref, branch)
+
+    monkeypatch.setattr(EarlierOutputs, "before", counted)
+    steps: list[Step[Any, Any]] = [Step.from_callable(set_n, name="a"), Step.from_callable(set_n, name="b")]
+    result = Flujo(Pipeline([*steps, Step.from_callable(last, name="last")]), context_model=Notes).run(1)
+
+    assert result.output == output
+    assert asked == ["2"] * reads
