@@ -72,6 +72,7 @@ class BudgetRun(RuleBasedStateMachine):
         self.totals: Counter[str] = Counter()
         self.done = 0
         self.cancelled = False
+        self.in_place: set[str] = set()  # who waited in its place when the run was cancelled
 
     def run(self, work: Any) -> Any:
         BudgetRun.operations += 1
@@ -131,6 +132,12 @@ class BudgetRun(RuleBasedStateMachine):
     def again(self, attempt: Attempt, delay_ms: int = 0) -> None:
         attempt.number, attempt.paid = attempt.number + 1, False
         self.advance(Dispatch(attempt.path, attempt.number, "q", "m:f", "l", delay_ms=delay_ms))
+
+    def stand_up(self, attempt: Attempt) -> None:
+        """An attempt that may have waited in its place does so no more."""
+        self.tree.leave(attempt.path)
+        if attempt.path in self.in_place:
+            attempt.account.thread.rests = False
 
     def settle_waiters(self) -> list[tuple[str, str]]:
         """Take over what the reference decided about waiters, which the run's state must say as well."""

@@ -189,7 +189,7 @@ class BudgetMachine(BudgetRun):
         if waits and patient and not self.cancelled:
             assert blocked
             return blocked
-        self.tree.leave(path)
+        self.stand_up(attempt)
         if short and not patient:
             for meter, asked in more.items():
                 account.borrow(meter, asked)
@@ -247,7 +247,7 @@ class BudgetMachine(BudgetRun):
         self.settle(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))), used, kind)
 
     def settle(self, attempt: Attempt, used: dict[str, int], kind: str) -> None:
-        self.tree.leave(attempt.path)
+        self.stand_up(attempt)
         claim, ran = cast("Claim", attempt.claim), self.tree.running()
         answer = self.twice(lambda client: commit_claim(client, claim, used, kind))
         pauses = kind == "paused" and not self.cancelled
@@ -269,7 +269,7 @@ class BudgetMachine(BudgetRun):
         both = zip(self.clients, pair, used, strict=True)
         self.together(*(commit_claim(client, cast("Claim", at.claim), amounts) for client, at, amounts in both))
         for attempt, spent in zip(pair, used, strict=True):
-            self.tree.leave(attempt.path)
+            self.stand_up(attempt)
             self.tree.settle(attempt.account, attempt.account.reserved, attempt.reserved, spent)
             self.totals.update(spent)
 
@@ -287,7 +287,7 @@ class BudgetMachine(BudgetRun):
         if not lost:
             return
         self.held.remove(attempt)
-        self.tree.leave(attempt.path)
+        self.stand_up(attempt)
         charged = reason != "stranger" and attempt.lost_spend == "charge"
         keeps = {meter: max(0, held[meter] - usage.get(meter, 0)) for meter in held} if charged else {}
         for meter, amount in limited(keeps).items():
@@ -358,6 +358,7 @@ class BudgetMachine(BudgetRun):
         """Nobody waits any more, and what was reserved ahead of its lease is free again."""
         assert self.twice(lambda client: client.cancel("r1", POOL, "enough")) is None
         self.cancelled = True
+        self.in_place = {attempt.path for attempt in self.held if attempt.path in self.tree.waiting}
         self.tree.waiting.clear()
         for attempt in self.dispatched:
             if attempt.paid:
