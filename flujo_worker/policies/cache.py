@@ -19,7 +19,10 @@ __all__ = ["give_up_lookup", "look_up", "store_result"]
 logger = logging.getLogger(__name__)
 
 #: Of the context: what differs from run to run although the work is the same.
-_NOT_IN_KEY = ("run_id",)
+_NOT_IN_KEY = ("run_id", "task_id", "parent_run_id")
+
+#: Fields of the engine whose entries say when they were made; what somebody answered counts, when he did does not.
+_DATED = ("hitl_history", "command_log")
 
 
 async def look_up(call: ControlCall) -> ControlEnd:
@@ -74,13 +77,27 @@ async def _guarded(call: ControlCall, role: str, *arguments: Any) -> Any:
 
 
 def _key(call: ControlCall) -> str:
-    context = {name: value for name, value in call.base.items() if name not in _NOT_IN_KEY}
+    context = {
+        name: _undated(value) if name in _DATED else value
+        for name, value in call.base.items()
+        if name not in _NOT_IN_KEY
+    }
     try:
         given = json_bytes([call.task.arguments["definition"], call.value, context])
     except PayloadError:  # in process anything may be an input: what cannot be compared is like nothing else
         given = json_bytes([call.run_id, call.store.path])
     resources = pydantic_core.to_json(call.resources, inf_nan_mode="constants", fallback=_shown)
     return hashlib.sha256(hashlib.sha256(given).digest() + resources).hexdigest()[:32]
+
+
+def _undated(entries: Any) -> Any:
+    """A context's history without the moments at which its entries were made."""
+    if not isinstance(entries, list):
+        return entries
+    return [
+        {name: value for name, value in entry.items() if name != "timestamp"} if isinstance(entry, dict) else entry
+        for entry in entries
+    ]
 
 
 def _shown(value: Any) -> str:

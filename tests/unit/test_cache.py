@@ -58,6 +58,22 @@ async def test_another_input_or_context_is_another_result() -> None:
     assert calls.count == 3
 
 
+@pytest.mark.parametrize(("answers", "made"), [(("yes", "yes"), 1), (("yes", "no"), 2)])
+async def test_after_a_question_the_same_answer_is_a_hit_and_another_is_none(
+    answers: tuple[str, str], made: int
+) -> None:
+    calls = Calls()
+    pipeline = Pipeline([Step.human_in_the_loop("ask", "Go on?"), Step.from_callable(_four), calls.step()])
+    async with Flujo(pipeline, context_model=Notes) as flujo:
+        results = [await flujo.resume_async(await flujo.run_async("x"), answer) for answer in answers]
+
+    assert ([result.output for result in results], calls.count) == ([8, 8], made)
+
+
+async def _four(answer: str) -> int:
+    return 4
+
+
 async def test_failures_are_not_kept() -> None:
     calls = Calls()
     async with _flujo(calls.step()) as flujo:
