@@ -1,7 +1,6 @@
 """Flujo: typed pipelines, run in process or as queued tasks on a fleet of Celery workers."""
 
 import flujo_client.starting  # noqa: F401, I001 - before what takes long to import
-from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from flujo_client.dsl.step import Step
 from flujo_client.dsl.subpipeline import SubPipelineStep
 from flujo_client.execution.manager import ExecutionManager
 from flujo_client.execution_backend import ExecutionBackend, StepExecutionRequest
+from flujo_client.extras import optional
 from flujo_client.pipeline_registry import PipelineRegistry
 from flujo_client.protocol.agent_results import FlujoAgentResult, FlujoAgentUsage
 from flujo_client.protocol.attachments import (
@@ -317,9 +317,9 @@ mapper = Step.from_mapper
 
 
 def __getattr__(name: str) -> Any:
-    """What needs the extra `sql`, or `pydantic-ai`, is imported when it is asked for."""
+    """What needs the extra `sql`, or `pydantic-ai`, is imported when it is asked for; without it, see `optional`."""
     if name in ("PostgresBackend", "SQLiteBackend"):
         return sql_backend(name)
     if name == "make_agent_async":
-        return import_module("flujo_client.metering.model_agents").make_agent_async
+        return optional("flujo_client.metering.model_agents", name, "pydantic-ai")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

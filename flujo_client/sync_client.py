@@ -28,9 +28,13 @@ class FlujoClient:
     Args:
         url: Redis that holds the runs; default: FLUJO_URL.
         settings: Instead of the FLUJO_* variables.
+
+    Raises:
+        TypeError: There is a running event loop, here or in any method: use `AsyncFlujoClient`.
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        _refuse_running_loop()
         self._runner = asyncio.Runner()
         self._client = self._runner.run(self._connect(url, settings))
 
@@ -88,7 +92,12 @@ class FlujoClient:
         return Run(self, self._client.run(run_id))
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine of the async client to its end."""
+        """Run a coroutine of the async client to its end. Raises `TypeError` where an event loop is running."""
+        try:
+            _refuse_running_loop()
+        except TypeError:
+            work.close()  # else it warns that nobody awaited it
+            raise
         return self._runner.run(work)
 
     def close(self) -> None:
@@ -101,6 +110,14 @@ class FlujoClient:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise TypeError("FlujoClient cannot be used in a running event loop; use AsyncFlujoClient, and await its methods.")
 
 
 class Run:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 from flujo_client.archive.backend import StateBackend
 from flujo_client.archive.documents import FileBackend, InMemoryBackend
-from flujo_client.protocol.errors import ConfigurationError, SettingsError
+from flujo_client.extras import optional
+from flujo_client.protocol.errors import SettingsError
 
 __all__ = ["close_backend", "find_backend", "open_backend", "sql_backend"]
 
@@ -60,17 +60,6 @@ async def close_backend(backend: StateBackend) -> None:
 
 
 def sql_backend(name: str) -> Callable[[str], StateBackend]:
-    """A class of `sql.py`, which needs packages that not everybody has.
-
-    Raises:
-        ConfigurationError: They are not installed.
-    """
-    try:
-        module = importlib.import_module("flujo_client.archive.sql")
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{name} needs packages that are not installed: {error}.",
-            suggestion="pip install 'flujo-distributed[sql]'.",
-        ) from error
-    found: Callable[[str], StateBackend] = getattr(module, name)
+    """A class of `sql.py`. Without the extra `sql` it raises `ConfigurationError` when it is called."""
+    found: Callable[[str], StateBackend] = optional("flujo_client.archive.sql", name, "sql")
     return found

@@ -206,8 +206,8 @@ class Event(_Model):
 
     @property
     def chunk(self) -> Any:
-        """What a step emitted, of an event that is a chunk: text, bytes, or a JSON value."""
-        return read_chunk(self.fields["data"])
+        """What a step emitted, of an event that is a chunk: text, bytes, or a JSON value; None of any other."""
+        return read_chunk(self.fields["data"]) if self.kind is EventKind.CHUNK else None
 
     @classmethod
     def parse(cls, entry_id: bytes, flat: list[bytes] | dict[bytes, bytes]) -> Event:

@@ -120,7 +120,7 @@ def _refusal(status: str | UnknownAccount, run_id: str) -> FlujoError:
     if isinstance(status, UnknownAccount):
         return UnknownAccountError(
             f"Nobody has defined an account {status.name}, which run {run_id} names.",
-            suggestion="Define it first: `flujo accounts set`, or `client.accounts.define()`. Nothing was queued.",
+            suggestion="Define it first: `flujo accounts set`, `FlujoClient.define_account`, `AsyncFlujoClient.accounts.define`. Nothing was queued.",
             account=status.name,
         )
     return RunConflictError(

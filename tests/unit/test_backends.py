@@ -232,8 +232,10 @@ async def test_a_database_that_is_away_is_one_error_without_its_password() -> No
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flujo_client.archive.sql", None)
 
+    missing = sql_backend("SQLiteBackend")
+
     with pytest.raises(ConfigurationError, match=r"flujo-distributed\[sql\]"):
-        sql_backend("SQLiteBackend")
+        missing("x.db")
 
 
 async def test_a_backend_need_not_do_more_than_five_things() -> None:

@@ -15,6 +15,7 @@ from flujo_client.protocol.durability import Fsync
 from flujo_client.protocol.errors import ResultTimeoutError, RunConflictError
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.settings import Settings
+from flujo_client.sync_client import FlujoClient
 from tests.unit.test_durability import Disk
 from tests.unit.test_forking import SPEC, a_run
 
@@ -107,3 +108,16 @@ async def test_a_time_limit_holds_where_a_cancellation_is_swallowed(client: Asyn
     assert waiting.done()
     with pytest.raises(ResultTimeoutError, match="is running after"):
         waiting.result()
+
+
+class TestFlujoClient:
+    async def test_made_or_used_in_a_running_loop_it_names_the_other_one(self) -> None:
+        settings = Settings(url="redis://127.0.0.1:1")
+        made = await asyncio.to_thread(FlujoClient, settings=settings)
+
+        with pytest.raises(TypeError, match="use AsyncFlujoClient"):
+            FlujoClient(settings=settings)
+        with pytest.raises(TypeError, match="use AsyncFlujoClient"):
+            made.submit("digest", "x")
+
+        await asyncio.to_thread(made.close)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 import flujo_client
@@ -48,3 +50,26 @@ def test_the_coordinator_is_importable_from_the_worker() -> None:
 
 def test_the_version_is_that_of_the_installed_distribution() -> None:
     assert flujo_client.__version__.count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [
+        ("PostgresBackend", "flujo_client.archive.sql", "sql"),
+        ("SQLiteBackend", "flujo_client.archive.sql", "sql"),
+        ("make_agent_async", "flujo_client.metering.model_agents", "pydantic-ai"),
+    ],
+)
+def test_without_its_extra_a_name_is_importable_and_says_what_to_install_when_it_is_called(
+    name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    imported: dict[str, object] = {}
+
+    exec("from flujo_client import *", imported)
+
+    missing = imported[name]
+    assert isinstance(missing, type)
+    assert not isinstance("x", missing)
+    with pytest.raises(flujo_client.ConfigurationError, match=rf"{name} needs packages .*flujo-distributed\[{extra}\]"):
+        missing("x", output_type=str)

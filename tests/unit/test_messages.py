@@ -92,3 +92,10 @@ def test_a_task_record_is_small_and_complete() -> None:
 
     assert TaskRecord.model_validate_json(text) == record
     assert len(text) < 120
+
+
+def test_an_event_that_is_no_chunk_has_none() -> None:
+    chunk = Event(id="1-0", kind=EventKind.CHUNK, path="0", fields={"data": '"one"'})
+    succeeded = Event(id="2-0", kind=EventKind.SUCCEEDED, path="0", fields={"attempt": "1"})
+
+    assert (chunk.chunk, succeeded.chunk) == ("one", None)
