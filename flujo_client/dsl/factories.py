@@ -78,7 +78,7 @@ class Factories:
     @classmethod
     def gather(cls, name: str, *, wait_for: Sequence[str]) -> Self:
         """Pick keys of a dict, such as the outputs of some branches. A key that is missing fails the step."""
-        return cls.from_callable(Gather(wait_for).run, name=name)
+        return cls.from_callable(Gather(tuple(wait_for)).run, name=name)
 
     @staticmethod
     def loop_until(

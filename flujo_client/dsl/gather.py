@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Gather"]
 
 
+@dataclass(frozen=True)
 class Gather:
     """Picks keys. An object of a class at the top of a module, so that workers find it by name."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = tuple(keys)
+    keys: tuple[str, ...]
 
     async def run(self, data: Any) -> dict[str, Any]:
         """The keys with their values.
@@ -23,7 +24,7 @@ class Gather:
         """
         if not isinstance(data, Mapping):
             raise TypeError(f"gather takes a dict, not a {type(data).__name__}")
-        missing = [key for key in self._keys if key not in data]
+        missing = [key for key in self.keys if key not in data]
         if missing:
             raise KeyError(", ".join(missing))
-        return {key: data[key] for key in self._keys}
+        return {key: data[key] for key in self.keys}

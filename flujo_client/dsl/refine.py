@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,29 +24,30 @@ class RefinementCheck(BaseModel):
     feedback: str | None = None
 
 
+@dataclass(frozen=True)
 class _Mapper:
-    """Makes the generator's next input. An object of a class at the top of a module, so that workers find it by name."""
+    """Makes the generator's next input. An object of a class at the top of a module, so that workers find it by name, and
+    equal to that of a refinement of the same name in another pipeline."""
 
-    def __init__(self, key: str, feedback_mapper: Callable[[Any, RefinementCheck], Any] | None) -> None:
-        self._key = key
-        self._feedback_mapper = feedback_mapper
+    key: str
+    feedback_mapper: Callable[[Any, RefinementCheck], Any] | None
 
     def __call__(self, check: RefinementCheck, context: Any, iterations: int) -> Any:
         """The feedback mapper's word on the loop's own input and the critic's check; default: the feedback."""
-        if self._feedback_mapper is None:
+        if self.feedback_mapper is None:
             return check.feedback
-        return self._feedback_mapper(_kept(context, f"{self._key}_input"), check)
+        return self.feedback_mapper(_kept(context, f"{self.key}_input"), check)
 
 
+@dataclass(frozen=True)
 class _Artifact:
     """Ends the refinement with the artifact that the generator made last."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    key: str
 
     async def run(self, check: Any, context: Any) -> Any:
         """The artifact, as JSON values on a fleet."""
-        return _kept(context, f"{self._key}_artifact")
+        return _kept(context, f"{self.key}_artifact")
 
 
 async def keep(value: Any) -> Any:

@@ -29,7 +29,10 @@ from tests.integration.trees import (
     Loop,
     Machine,
     Map,
+    Nested,
     Par,
+    Picked,
+    Refine,
     Route,
     Seq,
     Sub,
@@ -55,6 +58,9 @@ _TREES = st.recursive(
         st.builds(Sub, inner, st.booleans()),
         st.builds(Behind, inner),
         st.builds(Kept, inner),
+        st.builds(Refine, inner),
+        st.builds(Picked, st.lists(inner, min_size=1, max_size=2).map(tuple)),
+        st.builds(Nested, inner),
     ),
     max_leaves=8,
 )
@@ -126,7 +132,7 @@ def tree_fleet(make_fleet: Any) -> Fleet:
 _ENOUGH = UsageLimits(total_tokens_limit=10**9)
 
 #: Where a split in the background holds the whole budget: steps beside it that expect nothing have nothing (docs/budgets.md).
-_UNLIMITED = {"parallel-in-background"}
+_UNLIMITED = {"parallel-in-background", "gather-in-background"}
 
 #: Random trees that a fleet runs. `make test` runs the same few each time; with TEST_TREES=300 there are so many, and new ones.
 _QUEUED = int(os.environ.get("TEST_TREES", "0"))

@@ -6,11 +6,22 @@ that is shared or lost where it must not be changes the output; every leaf that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flujo_client import Pipeline, PipelineContext, StateMachineStep, Step, StepRun, step
+from flujo_client import (
+    Flujo,
+    Pipeline,
+    PipelineContext,
+    PipelineResult,
+    RefinementCheck,
+    StateMachineStep,
+    Step,
+    StepRun,
+    adapter_step,
+    step,
+)
 
 START, MOST_LOOPS, MOST_ITEMS = 3, 3, 3
 
@@ -97,6 +108,31 @@ class Turns:
 
 
 @dataclass(frozen=True)
+class Refine:
+    body: Any  # generates; a critic is content from ten on
+
+
+@dataclass(frozen=True)
+class Picked:
+    branches: tuple[Any, ...]  # of which the first one's output is gathered
+
+
+@dataclass(frozen=True)
+class Nested:
+    body: Any  # of a runner that is a step, with the context around it
+
+
+@dataclass(frozen=True)
+class Adapted:
+    pass  # an adapter makes a dict, of which a leaf that adds one takes the number
+
+
+@dataclass(frozen=True)
+class Spoken:
+    pass  # a stream of digits, read again
+
+
+@dataclass(frozen=True)
 class Ask:
     pass  # a question; the answer is a number
 
@@ -180,6 +216,45 @@ class Turner:
         run.usage.add(tokens=1)
         done = len(history or []) + 1
         return {"is_complete": done == self.turns, "final_output": number + done}
+
+
+@step(max_retries=0)
+async def judge(number: int, run: StepRun) -> RefinementCheck:
+    run.usage.add(tokens=1)
+    return RefinementCheck(is_complete=number >= 10, feedback=str(number))
+
+
+def beyond(number: int, check: RefinementCheck) -> int:
+    return number + int(check.feedback or 0)
+
+
+@step(max_retries=0)
+async def first_of(outputs: dict[str, int], run: StepRun) -> int:
+    run.usage.add(tokens=1)
+    return outputs["b0"]
+
+
+@step(max_retries=0)
+async def unwrap_result(inner: PipelineResult, run: StepRun) -> int:
+    run.usage.add(tokens=1)
+    return int(inner.output)
+
+
+@adapter_step(adapter_id="named", adapter_allow="numbers")
+async def as_dict(number: int) -> dict[str, int]:
+    return {"number": number}
+
+
+@step(max_retries=0)
+async def digits(number: int) -> AsyncIterator[str]:
+    """Text is a token."""
+    for digit in str(number):
+        yield digit
+
+
+@step(max_retries=0)
+async def read_digits(text: str) -> int:
+    return int(text)
 
 
 async def final_number(output: Any) -> int:
@@ -279,6 +354,32 @@ def _turns(node: Turns, name: str) -> Step[Any, Any]:
     return (turns >> Step.from_callable(final_number, name=f"{name}final")).as_step(name)
 
 
+def _refine(node: Refine, name: str) -> Step[Any, Any]:
+    generator = _step(build(node.body, f"{name}0"), f"{name}g")
+    critic = judge.named(f"{name}judge")
+    refined = Step.refine_until(f"{name}refine", generator, critic, max_refinements=MOST_LOOPS, feedback_mapper=beyond)
+    return refined.as_step(name)
+
+
+def _picked(node: Picked, name: str) -> Step[Any, Any]:
+    branches = Step.parallel(f"{name}all", _below(node.branches, name))
+    return Pipeline([branches, Step.gather(f"{name}pick", wait_for=["b0"]), first_of]).as_step(name)
+
+
+def _nested(node: Nested, name: str) -> Step[Any, Any]:
+    inner = build(node.body, f"{name}0")
+    pipeline = inner if isinstance(inner, Pipeline) else Pipeline([inner])
+    return Pipeline([Flujo(pipeline, context_model=Counter).as_step(f"{name}run"), unwrap_result]).as_step(name)
+
+
+def _adapted(node: Adapted, name: str) -> Step[Any, Any]:
+    return Pipeline([as_dict, add.use_input("number")]).as_step(name)
+
+
+def _spoken(node: Spoken, name: str) -> Step[Any, Any]:
+    return Pipeline([digits, read_digits]).as_step(name)
+
+
 def _ask(node: Ask, name: str) -> Step[Any, Any]:
     return Step.human_in_the_loop(f"{name}ask", input_schema=int)
 
@@ -297,6 +398,11 @@ _BUILDERS: dict[type, Callable[[Any, str], Step[Any, Any] | Pipeline]] = {
     Kept: _kept,
     Saved: _saved,
     Turns: _turns,
+    Refine: _refine,
+    Picked: _picked,
+    Nested: _nested,
+    Adapted: _adapted,
+    Spoken: _spoken,
     Ask: _ask,
 }
 
@@ -330,6 +436,8 @@ class Interpreter:
     def _leaf(self, node: Leaf, value: int, counter: int) -> Outcome:
         if node.op == "fail" and value % 3 == 0:
             return Outcome(False, 0, counter)
+        if node.op == "keep":
+            return Outcome(True, value, counter)
         self.tokens += 1
         if node.op == "count":
             return Outcome(True, value, counter + 1)
@@ -414,6 +522,39 @@ class Interpreter:
         self.tokens += node.turns
         return Outcome(True, value + node.turns, counter)
 
+    def _refine(self, node: Refine, value: int, counter: int) -> Outcome:
+        given, at = value, Outcome(True, value, counter)
+        for _ in range(MOST_LOOPS):
+            at = self.run(Seq((node.body, Leaf("keep"))), at.value, at.counter)
+            if not at.ok:
+                return Outcome(False, 0, counter)
+            self.tokens += 1
+            if at.value >= 10:
+                return at
+            at = Outcome(True, given + at.value, at.counter)
+        return Outcome(True, at.value - given, at.counter)
+
+    def _picked(self, node: Picked, value: int, counter: int) -> Outcome:
+        ends = [self.run(part, value, counter) for part in node.branches]
+        joined = self._joined(ends, counter, ignore=False, merge=True)
+        if not joined.ok:
+            return joined
+        self.tokens += 1
+        return Outcome(True, ends[0].value, joined.counter)
+
+    def _nested(self, node: Nested, value: int, counter: int) -> Outcome:
+        end = self.run(node.body, value, counter)
+        self.tokens += end.ok
+        return self._alone(end, counter)
+
+    def _adapted(self, node: Adapted, value: int, counter: int) -> Outcome:
+        self.tokens += 1
+        return Outcome(True, value + 1, counter)
+
+    def _spoken(self, node: Spoken, value: int, counter: int) -> Outcome:
+        self.tokens += 1
+        return Outcome(True, value, counter)
+
     def _ask(self, node: Ask, value: int, counter: int) -> Outcome:
         self.questions += 1
         return Outcome(True, ANSWER, counter)
@@ -431,6 +572,8 @@ LEAVES: tuple[Any, ...] = (
     Saved("seven"),
     Saved("fail"),
     Turns(2),
+    Adapted(),
+    Spoken(),
     Ask(),
 )
 
@@ -448,9 +591,12 @@ AROUND: dict[str, Callable[[Any], Any]] = {
     "apart": lambda body: Sub(body, inherit=False),
     "background": lambda body: Seq((Behind(body), Leaf("add"))),
     "cached": lambda body: Kept(Seq((Leaf("count"), body))),
+    "refine": Refine,
+    "gather": lambda body: Picked((body, Leaf("count"))),
+    "runner": Nested,
 }
 
-INNERMOST = Seq((Leaf("count"), Leaf("add"), Saved("seven"), Turns(2), Leaf("peek")))
+INNERMOST = Seq((Leaf("count"), Adapted(), Saved("seven"), Turns(2), Spoken(), Leaf("peek")))
 
 #: The same with a question, which pauses the run.
 ASKING = Seq((Leaf("count"), Ask(), Leaf("peek")))
@@ -485,5 +631,8 @@ EVERYTHING = Seq(
         *(Sub(Leaf("add"), inherit) for inherit in (True, False)),
         Behind(Leaf("add")),
         Kept(Leaf("add")),
+        Refine(Leaf("add")),
+        Picked((Leaf("add"),)),
+        Nested(Leaf("add")),
     )
 )

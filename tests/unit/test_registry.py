@@ -77,3 +77,13 @@ def test_two_objects_that_would_share_a_name_are_refused() -> None:
 
     with pytest.raises(ConfigurationError, match=r"Two different objects are known as '.*:Agent#ask'"):
         registry.add(Pipeline([Step(name="ask", agent=Agent())], name="two"))
+
+
+def test_pipelines_may_have_refinements_and_gathers_of_one_name() -> None:
+    registry = Registry()
+    for name in ("one", "two"):
+        refined = Step.refine_until("better", Step.from_callable(_twice), Step.from_callable(_twice, name="critic"))
+        registry.add(Pipeline([refined, Step.gather("pick", wait_for=["a"])], name=name))
+
+    with pytest.raises(ConfigurationError, match="Two different objects"):
+        registry.add(Pipeline([Step.gather("pick", wait_for=["b"])], name="three"))
