@@ -122,14 +122,16 @@ def _plain(value: Any) -> Any:
         return {name: _plain(inner) for name, inner in value.items() if name not in _OF_ONE_RUN}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
+    if isinstance(value, str) and value.startswith("Launched in background"):
+        return "launched"
     plain = to_jsonable_python(value)
     return plain if plain is value or not isinstance(plain, dict | list) else _plain(plain)
 
 
 def _shape(part: StepResult) -> tuple[Any, ...]:
-    metadata = {key: value for key, value in part.metadata_.items() if key != "background_task_id"}
+    metadata = _plain(part.metadata_)
     history = [_shape(inner) for inner in part.step_history]
-    feedback = "launched" if "background_task_id" in part.metadata_ else part.feedback
+    feedback = _plain(part.feedback)
     return (part.name, part.success, _plain(part.output), part.attempts, part.token_counts, feedback, metadata, history)
 
 
