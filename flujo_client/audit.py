@@ -68,7 +68,9 @@ class Auditor:
         try:
             *hashes, waiters = await pipeline.execute()
         except (RedisError, OSError) as error:
-            raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
+            raise StateUnavailableError(
+                f"Redis does not answer: {str(error).rstrip('.')}.", suggestion="Ask again."
+            ) from error
         record, accounts, attempts = (
             {name.decode(): value.decode(errors="replace") for name, value in fields.items()} for fields in hashes
         )

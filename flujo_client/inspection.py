@@ -259,7 +259,9 @@ async def _replies(pipeline: Any) -> list[Any]:
     try:
         replies: list[Any] = await pipeline.execute()
     except (RedisError, OSError) as error:
-        raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
+        raise StateUnavailableError(
+            f"Redis does not answer: {str(error).rstrip('.')}.", suggestion="Ask again."
+        ) from error
     return replies
 
 
@@ -284,5 +286,9 @@ def _spent(summary: RunSummary, totals: Sequence[bytes | None]) -> RunSummary:
 
 def _questions(spec: PipelineSpec, paused: Mapping[str, bytes]) -> tuple[Question, ...]:
     """What paused steps ask, in declared order."""
-    asked = [(path, NodeState.parse(paused[path]).pause) for path in sorted(list(paused)[:_MOST_TOLD], key=order_of)]
-    return tuple(Question(path, step_at(spec, path).name, pause.message) for path, pause in asked if pause is not None)
+    nodes = {path: NodeState.parse(paused[path]) for path in sorted(list(paused)[:_MOST_TOLD], key=order_of)}
+    return tuple(
+        Question(path, step_at(spec, path).name, node.pause.message, node.dead)
+        for path, node in nodes.items()
+        if node.pause is not None
+    )

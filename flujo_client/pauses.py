@@ -33,7 +33,8 @@ class PauseDesk:
         self._codec = codec
 
     async def pauses(self, run_id: str) -> list[Pause]:
-        """The questions that a run waits for now, in declared order.
+        """The questions that a run waits for now, in declared order, and its steps that were given up and wait; those are no
+        questions, see `Pause.dead_letter`.
 
         Raises:
             RunNotFoundError: No such run.
@@ -42,7 +43,7 @@ class PauseDesk:
         nodes = await self._state.all_nodes(run_id)
         paused = [path for path, node in nodes.items() if node.status is NodeStatus.PAUSED]
         answered = await self._state.answered(run_id, paused)
-        waiting = sorted((path for path in paused if path not in answered), key=_place)
+        waiting = sorted((path for path in paused if path not in answered or nodes[path].dead), key=_place)
         return [_pause(run_id, path, spec, nodes[path]) for path in waiting]
 
     async def find(self, run_id: str, token: str | None = None) -> Pause | None:
@@ -53,7 +54,7 @@ class PauseDesk:
 
         Raises:
             ResumeError: Nothing, or several things, wait for an answer; or the token is that of no step, of one that has
-                ended, or of one that has not begun and need not pause.
+                ended, was given up, or has not begun and need not pause.
             RunNotFoundError: No such run.
         """
         spec, status = await self._spec(run_id)
@@ -67,8 +68,13 @@ class PauseDesk:
                 )
             if isinstance(leaf, StepSpec) and not node.attempt:
                 raise ResumeError(f"Run {run_id}: step {token} has not begun, it may never pause.", run_id=run_id)
+            if node.dead:
+                raise _dead(run_id, leaf.name)
             return _pause(run_id, token, spec, node) if node.status is NodeStatus.PAUSED else None
-        waiting = await self.pauses(run_id)
+        standing = await self.pauses(run_id)
+        waiting = [pause for pause in standing if not pause.dead_letter]
+        if standing and not waiting:
+            raise _dead(run_id, standing[0].step_name)
         if not waiting:
             stands = "its answer is being taken" if status == RunStatus.PAUSED else f"it is {status}"
             told = [f"run {run_id} waits for no answer, {stands}", *await self._answered_before(run_id, spec)]
@@ -133,6 +139,15 @@ class PauseDesk:
         return await self._state.specs.get(record["spec"], run_id), record["status"]
 
 
+def _dead(run_id: str, step: str) -> ResumeError:
+    return ResumeError(
+        f"Run {run_id} asks nothing: step '{step}' was given up because its worker died.",
+        suggestion=f"`flujo dead retry {run_id}` runs it again, `flujo dead drop {run_id}` gives it up.",
+        run_id=run_id,
+        step=step,
+    )
+
+
 def _place(path: str) -> tuple[int, ...]:
     return tuple(map(int, path.split(".")))
 
@@ -170,6 +185,7 @@ def _pause(run_id: str, path: str, spec: PipelineSpec, node: NodeState) -> Pause
         message=node.pause.message,
         asked_at=_moment(node.pause.asked_ms),
         answer_schema=leaf.answer_schema if isinstance(leaf, HitlSpec) else {},
+        dead_letter=node.dead,
     )
 
 

@@ -294,6 +294,6 @@ def make_publisher(settings: Settings) -> Publisher:
 
 def _unavailable(error: Exception) -> BrokerUnavailableError:
     return BrokerUnavailableError(
-        f"The broker does not answer: {error}.",
+        f"The broker does not answer: {str(error).rstrip('.')}.",
         suggestion="Check FLUJO_BROKER_URL. What was to be published is journalled and goes out when the broker is back.",
     )

@@ -15,7 +15,7 @@ from flujo_client.execution.paths import child_of
 from flujo_client.protocol.accounts import AccountRow
 from flujo_client.protocol.envelopes import rebuild_error
 from flujo_client.protocol.keys import POOL
-from flujo_client.protocol.quota import COST, TOKENS, Amounts
+from flujo_client.protocol.quota import COST, TOKENS, Amounts, parse_amounts
 from flujo_client.protocol.results import RunStatus
 from flujo_client.protocol.spec import NodeSpec, PipelineSpec, SequenceSpec
 
@@ -46,11 +46,12 @@ class NodeRow:
 
     Attributes:
         started_ms: Since when a worker holds the attempt under way, Redis time; None while nobody does.
-        latency_ms: Of the last attempt that ended; of a composite, of all of them one after the other.
+        latency_ms: Of the last attempt that ended; of a composite, of all of them one after the other; of branches and items the longest.
         declined: What the worker lacked that gave the attempt back.
         waits_for: The named account, and its meter, that keeps the attempt from starting.
         fallback: The step that it fell back on, if it did; `original_error` is why.
         question: What it asks, while it waits for an answer; its path is the token.
+        dead: It waits as a dead letter: `question` says what to do, and takes no answer.
     """
 
     path: str
@@ -68,6 +69,7 @@ class NodeRow:
     waits_for: str | None = None
     fallback: str | None = None
     original_error: str | None = None
+    dead: bool = False
     children: tuple[NodeRow, ...] = ()
 
     def leaves(self) -> Iterator[NodeRow]:
@@ -80,11 +82,12 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a step of a run asks; the token names it for `flujo resume`."""
+    """What a step of a run asks; the token names it for `flujo resume`. A dead letter tells what to do, and takes no answer."""
 
     token: str
     step: str
     message: str
+    dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,9 @@ def counted(summary: RunSummary, rows: tuple[NodeRow, ...], error: Mapping[str, 
     asked = (
         ()
         if summary.status.terminal
-        else tuple(Question(step.path, step.name, step.question) for step in steps if step.question is not None)
+        else tuple(
+            Question(step.path, step.name, step.question, step.dead) for step in steps if step.question is not None
+        )
     )
     told = None if error is None else _words(error)
     return replace(summary, steps=len(steps), steps_committed=committed, error=told, questions=asked)
@@ -250,16 +255,17 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
     node, state = graph.node(path), graph.state(path)
     inside = graph.kind(path).children(graph, path, node)
     children = tuple(_row(graph, child_of(path, index), name, attempts) for index, name in inside)
-    waits_for = delayed_by(path, state, attempts)
+    waits_for, latencies = delayed_by(path, state, attempts), [child.latency_ms for child in children]
+    usage = state.usage if state.status.ended else _with_billed(path, state, attempts)
     return NodeRow(
         path=path,
         name=label or graph.name(path),
         kind=node.kind,
         status=NodeStatus.BLOCKED if waits_for else _status(node, state, children),
         attempts=state.attempt,
-        latency_ms=state.latency_ms or sum(child.latency_ms for child in children),
-        tokens=state.usage.get(TOKENS, 0) + sum(child.tokens for child in children),
-        cost_nanousd=state.usage.get(COST, 0) + sum(child.cost_nanousd for child in children),
+        latency_ms=state.latency_ms or (max(latencies, default=0) if graph.kind(path).splits else sum(latencies)),
+        tokens=usage.get(TOKENS, 0) + sum(child.tokens for child in children),
+        cost_nanousd=usage.get(COST, 0) + sum(child.cost_nanousd for child in children),
         error=(state.error or {}).get("message"),
         declined=declined_at(path, state, attempts),
         started_ms=_started_ms(path, state, attempts),
@@ -267,8 +273,17 @@ def _row(graph: RunGraph, path: str, label: str | None, attempts: Mapping[str, s
         waits_for=waits_for,
         fallback=graph.step(path).name if state.fallback else None,
         original_error=(state.original_error or {}).get("message"),
+        dead=state.dead,
         children=children,
     )
+
+
+def _with_billed(path: str, state: NodeState, attempts: Mapping[str, str]) -> Mapping[str, int]:
+    """What a node used, with what its attempt billed that the run has not heard of: it was stopped by the run's end, or is just committed."""
+    if state.status is not NodeStatus.DISPATCHED or attempts.get(f"{path}|state") != "closed":
+        return state.usage
+    billed = parse_amounts(attempts.get(f"claim|{attempts.get(f'{path}|nonce', '')}|used", ""))
+    return {meter: state.usage.get(meter, 0) + billed.get(meter, 0) for meter in {*state.usage, *billed}}
 
 
 def waiters_of(rows: tuple[NodeRow, ...], attempts: Mapping[str, str]) -> Iterator[Waiter]:

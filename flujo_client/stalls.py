@@ -33,7 +33,9 @@ def reasons_to_wait(run: RunSummary, waits: RunWaits) -> list[str]:
     if run.status.terminal:
         return []
     reasons = [
-        f"step '{asked.step}' asks: {' '.join(asked.message.split())}; "
+        asked.message
+        if asked.dead
+        else f"step '{asked.step}' asks: {' '.join(asked.message.split())}; "
         f"answer with `flujo resume {run.run_id} ANSWER --token {asked.token}`"
         for asked in waits.questions
         if run.status is RunStatus.PAUSED

@@ -8,7 +8,7 @@ import typer
 
 from flujo_client.account_audit import AccountAuditor
 from flujo_client.audit import Auditor, Difference
-from flujo_client.cli.output import JsonOption, execute, print_json, print_text
+from flujo_client.cli.output import JsonOption, counted_words, execute, print_json, print_text
 from flujo_client.client import AsyncFlujoClient
 
 __all__ = ["audit", "register"]
@@ -38,7 +38,7 @@ def audit(
         for found in differences:
             place = f"{found.run_id} account {found.account}"
             print_text(f"{place}: {found.meter} {found.part} is {found.stored} and should be {found.derived}", "red")
-        print_text(f"{runs} runs audited, {len(differences)} differences")
+        print_text(f"{counted_words(runs, 'run')} audited, {counted_words(len(differences), 'difference')}")
     if differences:
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import typer
 
 from flujo_client.cli.modules import pipelines_of
-from flujo_client.cli.output import JsonOption, execute, print_json, print_text
+from flujo_client.cli.output import JsonOption, counted_words, execute, print_json, print_text
 from flujo_client.dsl.findings import ValidationReport
 from flujo_client.dsl.pipeline import Pipeline
 from flujo_client.validation import report_on
@@ -70,8 +70,8 @@ def _misfits_allowed() -> Iterator[None]:
 
 
 def _print(name: str, report: ValidationReport) -> None:
-    counts = [f"{len(report.errors)} faults"] if report.errors else []
-    counts += [f"{len(report.warnings)} warnings"] if report.warnings else []
+    counts = [counted_words(len(report.errors), "fault")] if report.errors else []
+    counts += [counted_words(len(report.warnings), "warning")] if report.warnings else []
     print_text(f"{name}: {', '.join(counts) or 'ok'}")
     for finding in report.findings:
         print_text(f"  {finding.severity}: {finding}", "red" if finding.severity == "error" else "yellow")

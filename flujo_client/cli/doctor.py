@@ -21,6 +21,7 @@ from flujo_client.protocol.connection import RedisClient
 from flujo_client.protocol.errors import FlujoError, StateUnavailableError, UnsafeRedisError
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.queues import DEFAULT_QUEUE
+from flujo_client.protocol.results import RunStatus
 from flujo_client.publisher import make_publisher
 
 __all__ = ["Facts", "Finding", "Verdict", "judge", "register"]
@@ -58,7 +59,7 @@ class Facts:
         broker: Why the broker does not answer; None if it does.
         managers, workers: How many are alive: managers of the pool, processes that run steps.
         pipelines: Names that workers have published.
-        unmanaged: Runs that nobody advances.
+        unmanaged: Runs that nobody advances; one that is paused waits for somebody else.
         missing: Runs that wait for a step which the last worker asked does not have, by step.
         unarchived: Finished runs that wait for a state backend; None if FLUJO_STATE_URI names none.
         loss: What managers noticed that Redis lost, the last time.
@@ -142,7 +143,8 @@ def _processes(facts: Facts) -> Iterator[Finding]:
     if facts.managers:
         yield Finding("managers", Verdict.OK, f"{facts.managers} alive")
     else:
-        text = f"none is alive; {facts.unmanaged} runs wait for one: start `flujo manager`"
+        runs_wait = "1 run waits" if facts.unmanaged == 1 else f"{facts.unmanaged} runs wait"
+        text = f"none is alive; {runs_wait} for one: start `flujo manager`"
         yield Finding("managers", Verdict.FAULT if facts.unmanaged else Verdict.WARNING, text)
     if facts.workers:
         yield Finding("workers", Verdict.OK, f"{facts.workers} alive")
@@ -178,7 +180,9 @@ async def _look() -> Facts:
         try:
             return await _look_inside(client, refusal)
         except (RedisError, OSError) as error:
-            raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Ask again.") from error
+            raise StateUnavailableError(
+                f"Redis does not answer: {str(error).rstrip('.')}.", suggestion="Ask again."
+            ) from error
 
 
 async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
@@ -209,7 +213,7 @@ async def _look_inside(client: AsyncFlujoClient, refusal: str | None) -> Facts:
         managers=sum(name.startswith(b"pool-") for name in managers),
         workers=len(workers),
         pipelines=tuple(sorted(name.decode() for name in published if b"@" not in name and b"==" not in name)),
-        unmanaged=sum(run.unmanaged for run in under_way),
+        unmanaged=sum(run.unmanaged and run.status is not RunStatus.PAUSED for run in under_way),
         missing=dict(missing),
         untaken=dict(waiting),
         loss=max((Loss(**from_json(text)) for text in losses if text), key=lambda loss: loss.until_ms, default=None),

@@ -17,7 +17,7 @@ from rich.text import Text
 from flujo_client.protocol.envelopes import describe_error
 from flujo_client.protocol.errors import FlujoError, PayloadError
 
-__all__ = ["JsonOption", "console", "execute", "parse_input", "print_json", "print_text"]
+__all__ = ["JsonOption", "console", "counted_words", "execute", "parse_input", "print_json", "print_text"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,11 @@ def print_json(document: Any) -> None:
 def print_text(text: str, style: str | None = None) -> None:
     """Print text as it is: brackets are no markup, and long lines stay whole for those who pipe them on."""
     console.print(Text(text, style or ""), soft_wrap=True)
+
+
+def counted_words(count: int, word: str) -> str:
+    """How many there are of something: `1 run`, `2 runs`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def execute(work: Callable[[], Coroutine[Any, Any, T]], *, as_json: bool) -> T:

@@ -15,14 +15,14 @@ from flujo_client.account_book import AccountStatus
 from flujo_client.cli.accounts import statuses
 from flujo_client.cli.modules import pipeline_of
 from flujo_client.cli.output import JsonOption, console, execute, parse_input, print_json, print_text
-from flujo_client.cli.tree import draw_budget, draw_named, draw_runs, draw_tree
+from flujo_client.cli.tree import draw_budget, draw_named, draw_runs, draw_tree, state_of
 from flujo_client.client import AsyncFlujoClient, AsyncRun
 from flujo_client.protocol.quota import METER_NAME, UsageLimits, amount_words
 from flujo_client.protocol.results import Pause, PipelineResult, RunStatus
 from flujo_client.protocol.spec import LATEST
 from flujo_client.protocol.tracing import configure_sdk
 from flujo_client.runner import Flujo
-from flujo_client.snapshots import RunSnapshot
+from flujo_client.snapshots import NodeRow, RunSnapshot
 
 __all__ = ["register", "snapshot_document"]
 
@@ -199,10 +199,16 @@ async def _awaited(run: AsyncRun, timeout_s: float | None) -> PipelineResult | l
 
 def _print_questions(run_id: str, asked: list[Pause], as_json: bool) -> None:
     if as_json:
-        questions = [{"token": one.token, "step": one.step_name, "message": one.message} for one in asked]
+        questions = [
+            {"token": one.token, "step": one.step_name, "message": one.message, "dead_letter": one.dead_letter}
+            for one in asked
+        ]
         print_json({"run_id": run_id, "status": RunStatus.PAUSED.value, "questions": questions})
     else:
         for one in asked:
+            if one.dead_letter:
+                print_text(f"paused: {one.message}")
+                continue
             print_text(f"paused: step '{one.step_name}' asks: {' '.join(one.message.split())}")
             print_text(f"  flujo resume {run_id} ANSWER --token {one.token}")
         print_text(f"{run_id}  paused", style="dim")
@@ -226,11 +232,20 @@ def _limits(usd: float | None, tokens: int | None, meters: list[str], *, strict_
 
 
 def snapshot_document(snapshot: RunSnapshot) -> dict[str, Any]:
-    """What `show` and `watch` print of a run with --json."""
+    """What `show` and `watch` print of a run with --json: a node that had not ended when the run did is `stopped`."""
     document = dataclasses.asdict(snapshot)
+    for row, node in zip(document["nodes"], snapshot.nodes, strict=True):
+        _stop(row, node, snapshot)
     for row, account in zip(document["accounts"], snapshot.accounts, strict=True):
         row["free"] = account.free
     return document
+
+
+def _stop(row: dict[str, Any], node: NodeRow, snapshot: RunSnapshot) -> None:
+    if state_of(node, snapshot) == "stopped":
+        row["status"] = "stopped"
+    for below, child in zip(row["children"], node.children, strict=True):
+        _stop(below, child, snapshot)
 
 
 def _print_result(result: PipelineResult, as_json: bool, remedy: str = "") -> None:

@@ -21,6 +21,7 @@ from flujo_client.snapshots import NodeRow, RunSnapshot, RunSummary, Waiter
 __all__ = [
     "changed_lines",
     "draw_budget",
+    "draw_headline",
     "draw_named",
     "draw_run",
     "draw_runs",
@@ -62,16 +63,21 @@ def draw_run(run: RunSnapshot) -> RenderableType:
 
 def draw_tree(run: RunSnapshot) -> Tree:
     """A run's headline and its nodes."""
+    tree = Tree(draw_headline(run))
+    for node in run.nodes:
+        _grow(tree, node, run)
+    return tree
+
+
+def draw_headline(run: RunSnapshot) -> Text:
+    """Where a run stands and what it has spent; on a line of its own, why it failed."""
     summary = run.summary
     state = "unmanaged: no manager serves the pool" if summary.unmanaged else summary.status.value
     facts = [f"{summary.steps_committed} of {summary.steps} steps", format_ms(summary.duration_ms)]
     facts += [f"{summary.tokens} tokens"] if summary.tokens else []
     facts += [format_amount(COST, summary.cost_nanousd)] if summary.cost_nanousd else []
     headline = ((summary.run_id, "bold"), f"  {summary.pipeline}  ", (state, "bold"), ("  " + ", ".join(facts), "dim"))
-    tree = Tree(Text.assemble(*headline, *_reason(summary)))
-    for node in run.nodes:
-        _grow(tree, node, run)
-    return tree
+    return Text.assemble(*headline, *_reason(summary))
 
 
 def _reason(summary: RunSummary) -> list[tuple[str, str]]:
@@ -80,6 +86,9 @@ def _reason(summary: RunSummary) -> list[tuple[str, str]]:
 
 
 def _grow(tree: Tree, node: NodeRow, run: RunSnapshot) -> None:
+    if node.kind == "sequence" and [child.name for child in node.children] == [node.name]:
+        _grow(tree, node.children[0], run)  # a branch of one step, which is called by it
+        return
     branch = tree.add(node_line(node, run))
     for child in node.children:
         _grow(branch, child, run)
@@ -125,7 +134,8 @@ def _asides(node: NodeRow, state: str) -> Iterator[tuple[str, str]]:
         account, _, meter = node.waits_for.partition(" ")
         yield f"waiting for account {account} {format_meter(meter)}", "yellow"
     if node.question is not None and state == "paused":
-        yield f"{' '.join(node.question.split())}  (--token {node.path})", "magenta"
+        place = "" if node.dead else f"  (--token {node.path})"
+        yield f"{' '.join(node.question.split())}{place}", "magenta"
     if node.fallback is not None and node.status is not NodeStatus.FAILED:
         yield f"fell back on {node.fallback}: {' '.join((node.original_error or '').split())}", "yellow"
     if node.error and node.status is NodeStatus.FAILED:
@@ -159,7 +169,12 @@ def draw_runs(runs: Sequence[RunSummary]) -> RenderableType:
         table.add_row(*map(Text, cells))
         below = [(f"  {' '.join(run.error.split())}", "red")] if run.error else []
         below += [
-            (f"  {asked.step} asks: {' '.join(asked.message.split())}  (--token {asked.token})", "magenta")
+            (
+                f"  {asked.message}"
+                if asked.dead
+                else f"  {asked.step} asks: {' '.join(asked.message.split())}  (--token {asked.token})",
+                "magenta",
+            )
             for asked in run.questions
         ]
         if below:

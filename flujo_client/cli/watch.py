@@ -11,7 +11,7 @@ from rich.live import Live
 
 from flujo_client.cli.output import JsonOption, console, execute, print_json
 from flujo_client.cli.runs import snapshot_document
-from flujo_client.cli.tree import changed_lines, draw_run
+from flujo_client.cli.tree import changed_lines, draw_budget, draw_headline, draw_run
 from flujo_client.client import AsyncFlujoClient
 from flujo_client.snapshots import RunSnapshot
 
@@ -58,7 +58,9 @@ async def _tell(client: AsyncFlujoClient, run_id: str) -> RunSnapshot:
 
     tell(await client.inspector.snapshot(run_id))
     last = await _follow(client, run_id, tell)
-    console.print(draw_run(last), crop=False)
+    console.print(draw_headline(last), soft_wrap=True)
+    if last.accounts:
+        console.print(draw_budget(last, last.accounts), crop=False)
     return last
 
 

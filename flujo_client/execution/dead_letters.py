@@ -20,7 +20,10 @@ def give_up(draft: Draft, event: Event) -> None:
         "data": {"run_id": draft.run.run_id, "path": path, "dead_letter": True},
     }
     if draft.step(path).on_worker_lost == "pause":
-        message = f"{error['message']}: `flujo dead retry {draft.run.run_id}`, or drop it"
+        run_id = draft.run.run_id
+        message = (
+            f"{error['message']}: `flujo dead retry {run_id}` runs it again, `flujo dead drop {run_id}` gives it up"
+        )
         pause = PauseState(message=message, asked_ms=int(event.id.partition("-")[0]))
         draft.update(path, status=NodeStatus.PAUSED, error=error, pause=pause, dead=True)
         return

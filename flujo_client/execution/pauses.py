@@ -36,9 +36,9 @@ def ask_human(draft: Draft, event: Event) -> None:
 
 
 def receive_answer(draft: Draft, event: Event) -> None:
-    """Somebody has answered, or the time is up; only one of them. A leaf that has not paused yet remembers it."""
+    """Somebody has answered, or the time is up; only one of them. A leaf that has not paused yet, or waits as a dead letter, remembers it."""
     node = draft.update(event.path, answer=event.fields["how"])
-    if node.status is not NodeStatus.PAUSED:
+    if node.status is not NodeStatus.PAUSED or node.dead:
         return
     leaf = draft.node(event.path)
     if isinstance(leaf, HitlSpec):

@@ -57,7 +57,7 @@ def hash_reader(url: str) -> Callable[[str, Sequence[str]], Sequence[bytes | Non
             rows: Any = client.hmget(key, list(fields))
         except (RedisError, OSError) as error:
             raise StateUnavailableError(
-                f"Redis does not answer: {error}.", suggestion="The step is tried again."
+                f"Redis does not answer: {str(error).rstrip('.')}.", suggestion="The step is tried again."
             ) from error
         return list(rows)
 
@@ -77,7 +77,7 @@ async def check_server(client: RedisClient, url: str) -> None:
         await client.ping()
     except (RedisError, OSError) as error:
         raise StateUnavailableError(
-            f"Redis at {_without_password(url)} does not answer: {error}.",
+            f"Redis at {_without_password(url)} does not answer: {str(error).rstrip('.')}.",
             suggestion="Start it, or correct FLUJO_URL. `flujo up` starts one by itself.",
         ) from error
     memory, persistence = await _told(client.config_get("maxmemory*")), await _told(client.info("persistence"))
@@ -111,7 +111,9 @@ async def agree_on_shards(client: RedisClient, keyspace: Keyspace) -> None:
             await client.hsetnx(key, "shards", 1 if older else keyspace.shards)
         stored = int(await client.hget(key, "shards"))
     except (RedisError, OSError) as error:
-        raise StateUnavailableError(f"Redis does not answer: {error}.", suggestion="Call again.") from error
+        raise StateUnavailableError(
+            f"Redis does not answer: {str(error).rstrip('.')}.", suggestion="Call again."
+        ) from error
     if stored != keyspace.shards:
         raise SettingsError(
             f"FLUJO_SHARDS is {keyspace.shards} here, and namespace {keyspace.namespace} has {stored}.",

@@ -66,6 +66,7 @@ class Pause(BaseModel):
     asked_at: datetime
     expires_at: datetime | None = Field(None, description="when its time is up; None: never")
     answer_schema: dict[str, Any] = Field(default_factory=dict, description="JSON schema that the answer must fit")
+    dead_letter: bool = Field(False, description="no question: its worker died, `flujo dead` says what becomes of it")
 
 
 class StepResult(BaseModel):

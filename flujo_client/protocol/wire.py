@@ -160,7 +160,7 @@ class Wire:
             return await self._try(words)
         except OSError as error:
             raise StateUnavailableError(
-                f"Redis does not answer: {error}.",
+                f"Redis does not answer: {str(error).rstrip('.')}.",
                 suggestion="Check that it is up and reachable; the call may be repeated.",
             ) from error
 

@@ -55,6 +55,13 @@ async def test_a_step_that_pauses_is_retried_where_it_stands(poisoned: Fleet, cl
     (letter,) = (await document(poisoned, "dead"))["dead"]
     assert (letter["run_id"], letter["step"], letter["waits"]) == ("dead-waits", "fragile", True)
     assert "crashed its worker 1 time" in letter["story"]
+    (place,) = await run.pauses()
+    assert (place.token, place.dead_letter) == ("1", True)
+    for token in ((), ("--token", "1")):
+        answered = await flujo(poisoned, "resume", "dead-waits", "hello", *token)
+        assert answered.returncode == 1
+        assert "`flujo dead retry dead-waits`" in " ".join(answered.stderr.split())
+    assert "--token" not in (await flujo(poisoned, "show", "dead-waits")).stdout
     poisoned.open_gate("dead-waits")
     assert (await document(poisoned, "dead", "retry", "dead-waits"))["goes_on_as"] == "dead-waits"
     poisoned.worker("--queues", "poison")
@@ -81,9 +88,30 @@ async def test_a_step_that_kills_three_workers_is_a_dead_letter_until_it_is_drop
     (letter,) = (await document(poisoned, "dead"))["dead"]
     assert letter["story"] == "step 'fragile' crashed its worker 3 times"
     assert not letter["waits"]
-    again = (await document(poisoned, "dead", "retry", "dead-fails"))["goes_on_as"]
-    poisoned.open_gate(again)
-    poisoned.worker("--queues", "poison")
-    assert (await client.run(again).result(TIMEOUT_S)).success
     assert (await document(poisoned, "dead", "drop", "dead-fails"))["dropped"]
     assert (await flujo(poisoned, "dead")).stdout == "no dead letters\n"
+
+
+async def test_a_fork_that_dies_as_well_is_retried_and_one_that_has_completed_is_told(
+    poisoned: Fleet, client: AsyncFlujoClient
+) -> None:
+    await poisoned.published(client, "fragile_fails")
+    for process in list(poisoned.processes.values())[2:]:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+    run = await client.submit("fragile_fails", 1, run_id="dies")
+    await _killed_workers(poisoned, client, run.run_id, RunStatus.FAILED)
+    assert (await document(poisoned, "dead", "retry", "dies"))["goes_on_as"] == "dies.again-1"
+    assert (await document(poisoned, "dead", "retry", "dies"))["goes_on_as"] == "dies.again-1", "it is under way"
+    await _killed_workers(poisoned, client, "dies.again-1", RunStatus.FAILED)
+    assert [letter["run_id"] for letter in (await document(poisoned, "dead"))["dead"]] == ["dies.again-1"]
+
+    poisoned.open_gate("dies.again-2")
+    assert (await document(poisoned, "dead", "retry", "dies"))["goes_on_as"] == "dies.again-2"
+    poisoned.worker("--queues", "poison")
+    assert (await client.run("dies.again-2").result(TIMEOUT_S)).success
+
+    assert (await document(poisoned, "dead"))["dead"] == []
+    done = await flujo(poisoned, "dead", "retry", "dies")
+    assert done.returncode == 1
+    assert "ran again in dies.again-2, which is completed" in " ".join(done.stderr.split())

@@ -205,6 +205,19 @@ def test_a_step_that_pauses_when_its_worker_dies_waits_for_what_becomes_of_it(ho
         assert error["data"]["dead_letter"]
 
 
+def test_an_answer_to_a_step_that_was_given_up_is_not_its_output() -> None:
+    run = Replay(step("a", on_worker_lost="pause"), step("b"))
+    run.lose("0")
+
+    run.happen(EventKind.ANSWERED, "0", how="given")
+
+    assert run.rests
+    assert (run.nodes["0"].status, run.nodes["0"].dead) == (NodeStatus.PAUSED, True)
+    run.happen(EventKind.REVIVED, "0", how="retry")
+    run.succeed("0")
+    assert run.dispatched() == [("1", 1)]
+
+
 def test_a_step_that_was_not_given_up_is_not_revived() -> None:
     run = Replay(step("a"), step("b"))
     run.lose("0")

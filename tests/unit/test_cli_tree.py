@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from flujo_client.cli.runs import snapshot_document
 from flujo_client.cli.tree import (
     changed_lines,
     draw_budget,
@@ -21,9 +22,11 @@ from flujo_client.cli.tree import (
 )
 from flujo_client.execution.decision import NodeStatus
 from flujo_client.protocol.accounts import AccountRow
+from flujo_client.protocol.messages import EventKind
 from flujo_client.protocol.quota import COST, TOKENS
 from flujo_client.protocol.results import RunStatus
-from flujo_client.snapshots import NodeRow, RunSnapshot, RunSummary, Waiter
+from flujo_client.snapshots import NodeRow, Question, RunSnapshot, RunSummary, Waiter, graph_of, rows_of
+from tests.unit.replay import Replay, parallel, step
 
 SUMMARY = RunSummary("order-42", "digest", RunStatus.RUNNING, "pool", 1_000, unmanaged=False, duration_ms=2_500)
 NODE = NodeRow("0", "fetch", "step", NodeStatus.WAITING, 0, 0, 0, 0, None, None)
@@ -56,6 +59,10 @@ DISPATCHED = replace(NODE, status=NodeStatus.DISPATCHED, attempts=1)
         (
             replace(NODE, status=NodeStatus.PAUSED, question="Is it\nso?", latency_ms=12),
             "? fetch  paused, 12 ms  Is it so?  (--token 0)",
+        ),
+        (
+            replace(NODE, status=NodeStatus.PAUSED, question="it died: `flujo dead retry r`", dead=True),
+            "? fetch  paused  it died: `flujo dead retry r`",
         ),
         (
             replace(NODE, status=NodeStatus.SUCCEEDED, attempts=1, latency_ms=12, tokens=7, cost_nanousd=2_500_000),
@@ -95,6 +102,50 @@ def test_the_tree_nests_branches_under_their_parallel_node() -> None:
     ]
 
 
+def test_a_branch_of_one_step_that_is_called_by_it_is_one_line() -> None:
+    branch = replace(NODE, name="left", kind="sequence", children=(replace(NODE, name="left"),))
+
+    lines = drawn(draw_run(snapshot(replace(NODE, name="read", kind="parallel", children=(branch,)))))
+
+    assert lines[1:] == ["└── · read", "    └── · left"]
+
+
+def test_programs_are_told_that_a_node_was_stopped() -> None:
+    inner = replace(DISPATCHED, path="0.0")
+    run = snapshot(replace(NODE, status=NodeStatus.RUNNING, children=(inner,)), status=RunStatus.FAILED)
+
+    (node,) = snapshot_document(run)["nodes"]
+
+    assert (node["status"], node["children"][0]["status"]) == ("stopped", "stopped")
+
+
+def _parallel_rows(attempts: dict[str, str]) -> NodeRow:
+    run = Replay(parallel(step("x"), step("y")))
+    run.happen(EventKind.SUCCEEDED, "0.0.0", usage="tokens=7", data='{"latency_ms":30}')
+    nodes = {path: state.model_dump_json() for path, state in run.nodes.items()}
+    (row,) = rows_of(graph_of(run.spec, nodes), attempts)
+    return row
+
+
+def test_what_a_stopped_step_billed_is_shown_at_it() -> None:
+    stopped = {"0.1.0|state": "closed", "0.1.0|nonce": "n", "claim|n|used": f"tokens=210 {COST}=300"}
+
+    row, alone = _parallel_rows(stopped), _parallel_rows({})
+
+    assert [leaf.tokens for leaf in row.leaves()] == [7, 210]
+    assert (row.tokens, row.cost_nanousd, alone.tokens) == (217, 300, 7)
+
+
+def test_branches_take_as_long_as_the_longest() -> None:
+    run = Replay(parallel(step("x"), step("y")))
+    for path, latency_ms in (("0.0.0", 30), ("0.1.0", 50)):
+        run.happen(EventKind.SUCCEEDED, path, data=f'{{"latency_ms":{latency_ms}}}')
+
+    (row,) = rows_of(graph_of(run.spec, {path: state.model_dump_json() for path, state in run.nodes.items()}), {})
+
+    assert row.latency_ms == 50
+
+
 def test_an_unmanaged_run_says_so() -> None:
     assert "unmanaged: no manager serves the pool" in drawn(draw_run(snapshot(unmanaged=True)))[0]
     assert "unmanaged" in drawn(draw_runs([replace(SUMMARY, unmanaged=True)]))[1]
@@ -110,6 +161,14 @@ def test_a_failed_run_says_why_on_a_line_below_it() -> None:
     assert listed[2] == f"  {reason}"
     assert listed[1].index("digest") == listed[3].index("digest") == listed[0].index("pipeline")
     assert drawn(draw_run(snapshot(status=RunStatus.FAILED, error=failed.error)), width=400)[1] == reason
+
+
+def test_a_dead_letter_that_waits_is_no_question_in_the_list() -> None:
+    asked = (Question("0", "fetch", "Go\non?"), Question("1", "fragile", "it died: `flujo dead retry r`", dead=True))
+
+    listed = drawn(draw_runs([replace(SUMMARY, status=RunStatus.PAUSED, questions=asked)]))
+
+    assert listed[2:] == ["  fetch asks: Go on?  (--token 0)", "  it died: `flujo dead retry r`"]
 
 
 def test_the_budget_has_a_line_and_a_bar_per_account() -> None:

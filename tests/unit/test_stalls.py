@@ -58,6 +58,11 @@ ASKED = (Question("1", "ask", "Go\non?"),)
         ),
         (
             replace(SUMMARY, status=RunStatus.PAUSED),
+            RunWaits(questions=(Question("1", "a", "it died: `flujo dead retry order-42`", dead=True),)),
+            ["it died: `flujo dead retry order-42`"],
+        ),
+        (
+            replace(SUMMARY, status=RunStatus.PAUSED),
             RunWaits(questions=ASKED, workers=1),
             ["step 'ask' asks: Go on?; answer with `flujo resume order-42 ANSWER --token 1`"],
         ),
