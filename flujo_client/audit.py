@@ -75,9 +75,7 @@ class Auditor:
             {name.decode(): value.decode(errors="replace") for name, value in fields.items()} for fields in hashes
         )
         if not record:
-            raise RunNotFoundError(
-                f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
-            )
+            raise RunNotFoundError.of(run_id)
         ahead = [member.decode().removeprefix("p") for member in waiters if member.startswith(b"p")]
         limits = parse_amounts(record["limits"])
         if not attempts and "finished_ms" in record:

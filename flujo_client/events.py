@@ -32,7 +32,7 @@ from flujo_client.protocol.results import (
     as_read,
     branch_outputs,
 )
-from flujo_client.protocol.scripts.calls import schema_mismatch
+from flujo_client.protocol.scripts.calls import fields_of, schema_mismatch
 from flujo_client.protocol.types import Producer, TypeValidator
 from flujo_client.protocol.wire import Commands
 
@@ -83,12 +83,8 @@ class RunReader:
         """
         words = await self._commands.execute("HGETALL", self._keyspace.run(run_id).run)
         if not words:
-            raise RunNotFoundError(
-                f"No run {run_id} is known.",
-                suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
-                run_id=run_id,
-            )
-        record = {field.decode(): value.decode() for field, value in zip(words[::2], words[1::2], strict=True)}
+            raise RunNotFoundError.of(run_id)
+        record = fields_of(words)
         if record["schema"] != SCHEMA_VERSION:
             raise schema_mismatch(run_id, record["schema"].encode())
         return record

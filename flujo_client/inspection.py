@@ -125,7 +125,7 @@ class RunInspector:
             pipeline.hgetall(key)
         record, nodes, accounts, attempts = map(decoded, await _replies(pipeline))
         if not record:
-            raise _unknown(run_id)
+            raise RunNotFoundError.of(run_id)
         managers = await self._managers()
         if not record["spec"]:  # its submission was refused
             return RunSnapshot(replace(summary_of(record, managers), steps=0), (), (), now_ms=managers.now_ms)
@@ -158,7 +158,7 @@ class RunInspector:
         pipeline.hmget(keys.accounts, f"total|{COST}", f"total|{TOKENS}")
         record, totals = await _replies(pipeline)
         if not record:
-            raise _unknown(run_id)
+            raise RunNotFoundError.of(run_id)
         return _spent(summary_of(decoded(record), await self._managers()), totals)
 
     async def still_ms(self, run_id: str) -> int | None:
@@ -189,7 +189,7 @@ class RunInspector:
         pipeline.time()
         spec_hash, time = await _replies(pipeline)
         if spec_hash is None:
-            raise _unknown(run_id)
+            raise RunNotFoundError.of(run_id)
         if not spec_hash:  # its submission was refused
             return RunWaits()
         spec = await self._specs.get(spec_hash.decode(), run_id)
@@ -269,14 +269,6 @@ def _ms(time: tuple[int, int]) -> int:
     """Redis' clock, as it answers TIME."""
     seconds, micros = time
     return seconds * 1000 + micros // 1000
-
-
-def _unknown(run_id: str) -> RunNotFoundError:
-    return RunNotFoundError(
-        f"No run {run_id} is known.",
-        suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended.",
-        run_id=run_id,
-    )
 
 
 def _spent(summary: RunSummary, totals: Sequence[bytes | None]) -> RunSummary:

@@ -129,11 +129,7 @@ class PauseDesk:
     async def _spec(self, run_id: str) -> tuple[PipelineSpec, str]:
         record = await self._state.record(run_id)
         if not record:
-            raise RunNotFoundError(
-                f"No run {run_id} is known.",
-                suggestion="Check the id and FLUJO_NAMESPACE; in process a run lives in the Flujo object that ran it.",
-                run_id=run_id,
-            )
+            raise RunNotFoundError.of(run_id)
         if record["schema"] != SCHEMA_VERSION:
             raise schema_mismatch(run_id, record["schema"].encode())
         return await self._state.specs.get(record["spec"], run_id), record["status"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from secrets import token_hex
 from typing import Any
@@ -20,6 +20,7 @@ from flujo_client.protocol.quota import parse_amounts
 from flujo_client.protocol.replies import Advanced, Forbidden, LoadedRun, Overtaken, SplitStale
 from flujo_client.protocol.results import PipelineContext, RunStatus
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.scripts.calls import fields_of, pairs_of
 from flujo_client.protocol.specs import SpecStore
 
 __all__ = ["SUSPECT_MS", "StateManager"]
@@ -148,13 +149,11 @@ class StateManager:
             *(self._commands.execute("HGETALL", key) for key in (keys.run, keys.nodes, keys.accounts))
         )
         if not record:
-            raise RunNotFoundError(
-                f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
-            )
-        nodes = {path.decode(): NodeState.parse(node) for path, node in _pairs(raw_nodes)}
+            raise RunNotFoundError.of(run_id)
+        nodes = {path.decode(): NodeState.parse(node) for path, node in pairs_of(raw_nodes)}
         paths = [path for path, node in nodes.items() if node.attempt and "!" not in path]
         results = await self.step_results(run_id, paths)
-        fields = {field.decode(): value.decode() for field, value in _pairs(record)}
+        fields = fields_of(record)
         return assemble_result(await self.specs.get(fields["spec"], run_id), fields, nodes, results, _usage(accounts))
 
     async def bare_result(self, run_id: str) -> dict[str, Any]:
@@ -170,8 +169,7 @@ class StateManager:
 
     async def record(self, run_id: str) -> dict[str, str]:
         """A run's record, by field; empty if the run is unknown."""
-        fields = await self._commands.execute("HGETALL", self.keyspace.run(run_id).run)
-        return {field.decode(): value.decode() for field, value in _pairs(fields)}
+        return fields_of(await self._commands.execute("HGETALL", self.keyspace.run(run_id).run))
 
     async def answered(self, run_id: str, paths: Sequence[str]) -> set[str]:
         """Which steps have an answer already, although their pause may not have been advanced by it yet."""
@@ -184,7 +182,7 @@ class StateManager:
     async def all_nodes(self, run_id: str) -> dict[str, NodeState]:
         """Every node that a run remembers, by path."""
         rows = await self._commands.execute("HGETALL", self.keyspace.run(run_id).nodes)
-        return {path.decode(): NodeState.parse(node) for path, node in _pairs(rows)}
+        return {path.decode(): NodeState.parse(node) for path, node in pairs_of(rows)}
 
     async def finish(self, run_id: str, owner: str, result: bytes, retention_ms: int) -> bool:
         """Store a terminal run's result, show it and start the retention. False if that was done before."""
@@ -205,10 +203,6 @@ def _usage(accounts: Sequence[bytes]) -> dict[str, int]:
     """What a run used in all, by meter."""
     return {
         field.decode().removeprefix("total|"): int(amount)
-        for field, amount in _pairs(accounts)
+        for field, amount in pairs_of(accounts)
         if field.startswith(b"total|")
     }
-
-
-def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
-    return zip(flat[::2], flat[1::2], strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pydantic_core
@@ -14,6 +13,7 @@ from flujo_client.protocol.errors import RunNotFoundError
 from flujo_client.protocol.messages import Event
 from flujo_client.protocol.payloads import Expression, PayloadCodec, evaluate, expression_fields
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.scripts.calls import fields_of, pairs_of
 from flujo_client.protocol.specs import SpecStore
 from flujo_client.protocol.traces import TraceSpan
 
@@ -56,12 +56,10 @@ class TraceReader:
             self._commands.execute("HGETALL", keys.nodes),
             self._events(keys.events),
         )
-        record = {name.decode(): value.decode() for name, value in _pairs(record_words)}
+        record = fields_of(record_words)
         if not record:
-            raise RunNotFoundError(
-                f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
-            )
-        nodes = {path.decode(): NodeState.model_validate_json(node) for path, node in _pairs(node_words)}
+            raise RunNotFoundError.of(run_id)
+        nodes = {path.decode(): NodeState.model_validate_json(node) for path, node in pairs_of(node_words)}
         spec = await self._specs.get(record["spec"], run_id)
         inputs: dict[str, Expression] = {"root": "input", **traced_inputs(spec, nodes)}
         results = [f"res:{path}" for path, node in nodes.items() if node.attempt and "!" not in path]
@@ -87,10 +85,6 @@ class TraceReader:
             if len(page) < _PAGE:
                 return events
             cursor = f"({page[-1][0].decode()}"
-
-
-def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ from flujo_client.protocol.errors import RunConflictError, RunNotFoundError, Sch
 from flujo_client.protocol.payloads import PayloadCodec, json_bytes
 from flujo_client.protocol.replies import Claim, SpecNotKept
 from flujo_client.protocol.scripts import Scripts
+from flujo_client.protocol.scripts.calls import fields_of, pairs_of
 from flujo_client.protocol.spec import PipelineSpec
 from flujo_client.protocol.specs import SpecStore
 
@@ -131,11 +132,9 @@ class RunDumps:
         keys = self._scripts.keyspace.run(run_id)
         names = (keys.run, keys.nodes, keys.attempts, keys.accounts, keys.payloads)
         hashes = await asyncio.gather(*(self._scripts.commands.execute("HGETALL", name) for name in names))
-        record, nodes, attempts, accounts = (_texts(words) for words in hashes[:4])
+        record, nodes, attempts, accounts = (fields_of(words) for words in hashes[:4])
         if not record:
-            raise RunNotFoundError(
-                f"No run {run_id} is known.", suggestion="Its retention may have ended.", run_id=run_id
-            )
+            raise RunNotFoundError.of(run_id)
         over = "final" in record
         return RunDump(
             spec=await self._specs.get(record["spec"], run_id),
@@ -143,10 +142,7 @@ class RunDumps:
             nodes={path: NodeState.model_validate_json(text) for path, text in nodes.items()},
             attempts={} if over else {name: text for name, text in attempts.items() if not name.endswith(_AHEAD)},
             accounts=accounts,
-            payloads={
-                name.decode(): self._value(name.decode(), stored)
-                for name, stored in zip(hashes[4][::2], hashes[4][1::2], strict=True)
-            },
+            payloads={name.decode(): self._value(name.decode(), stored) for name, stored in pairs_of(hashes[4])},
         )
 
     def _value(self, name: str, stored: bytes) -> Any:
@@ -192,7 +188,3 @@ def _of_the_stream(field: str) -> bool:
 def _stored(name: str, value: Any) -> bytes:
     """Every codec reads plain JSON."""
     return json_bytes(value) if name == _RESULT else b"j" + json_bytes(value)
-
-
-def _texts(words: Sequence[bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in zip(words[::2], words[1::2], strict=True)}

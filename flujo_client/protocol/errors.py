@@ -322,6 +322,16 @@ class RunConflictError(ExecutionError):
 class RunNotFoundError(ExecutionError):
     """No run of this id is known, or its retention has ended."""
 
+    @classmethod
+    def of(cls, run_id: str) -> Self:
+        """The error of an id that Redis does not know."""
+        return cls(
+            f"No run {run_id} is known.",
+            suggestion="Check the id and FLUJO_NAMESPACE; its retention may have ended, and in process a run lives in the Flujo object "
+            "that ran it.",
+            run_id=run_id,
+        )
+
 
 class TaskNotFoundError(RunNotFoundError):
     """A state backend keeps no run of this id."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flujo_client import AsyncFlujoClient, Flujo, PipelineResult, Settings, StepResult
+from flujo_client import AsyncFlujoClient, Flujo, Pipeline, PipelineResult, Settings, StepResult
 from flujo_client.cli.redis_server import RedisServer
 from flujo_client.protocol.messages import EventKind
 from tests.integration.parity_pipelines import Notes
@@ -257,6 +257,27 @@ def parity_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     made.worker()
     asyncio.run(made.ready(1))
     return made
+
+
+class Modes:
+    """Runs pipelines where the test asks.
+
+    Args:
+        fleet: None: in process.
+        in_process: What runners are given besides there; workers have it of their modules.
+    """
+
+    def __init__(self, fleet: Fleet | None, **in_process: Any) -> None:
+        self.queued = fleet is not None
+        self._where = in_process if fleet is None else {"settings": fleet.settings()}
+
+    async def run(self, pipeline: Pipeline, value: Any, **options: Any) -> PipelineResult:
+        return await run(Flujo(pipeline, **self._where, **options), value)
+
+    async def iterate(self, pipeline: Pipeline, value: Any, **options: Any) -> AsyncIterator[Any]:
+        async with Flujo(pipeline, **self._where, **options) as flujo:
+            async for item in flujo.run_async(value):
+                yield item
 
 
 @pytest.fixture(scope="module", params=["in process", "on a fleet"])

@@ -14,17 +14,15 @@ from flujo_client import (
     AsyncFlujoClient,
     ConfigurationError,
     Flujo,
-    Pipeline,
     PipelineContext,
     PipelineContextInitializationError,
-    PipelineResult,
     RunStatus,
     Step,
     UsageLimitExceededError,
     UsageLimits,
 )
 from tests.integration import contexts, model_agents
-from tests.integration.conftest import Fleet
+from tests.integration.conftest import Fleet, Modes
 from tests.integration.contexts import Files, Story
 
 
@@ -39,27 +37,12 @@ def two_workers(make_fleet: Callable[..., Fleet]) -> Fleet:
     return made
 
 
-class Modes:
-    """Runs a pipeline where the test asks."""
-
-    def __init__(self, fleet: Fleet | None) -> None:
-        self._fleet = fleet
-
-    async def run(self, pipeline: Pipeline, value: Any, **options: Any) -> PipelineResult:
-        if self._fleet is not None:
-            options["settings"] = self._fleet.settings()
-        else:
-            options["state_providers"] = {"files": Files()}
-        async with Flujo(pipeline, **options) as flujo:
-            return await flujo.run_async(value)
-
-
 @pytest.fixture(params=["in process", "on a fleet"])
 def modes(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Modes:
     if request.param == "on a fleet":
         return Modes(request.getfixturevalue("two_workers"))
     monkeypatch.setenv("TEST_LEDGER", str(tmp_path / "ledger"))
-    return Modes(None)
+    return Modes(None, state_providers={"files": Files()})
 
 
 async def test_a_killed_worker_loses_nothing_of_the_context_and_leaves_nothing_in_it(two_workers: Fleet) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
 
-from flujo_client import BackgroundLaunched, Flujo, Pipeline, PipelineResult, RunStatus
-from tests.integration.conftest import Fleet
+from flujo_client import BackgroundLaunched, Pipeline, PipelineResult, RunStatus
+from tests.integration.conftest import Modes
 from tests.integration.control_flow import (
     Draft,
     Notes,
@@ -34,30 +31,6 @@ from tests.integration.control_flow import (
     refined,
     routed,
 )
-
-
-class Modes:
-    """Runs a pipeline where the test asks."""
-
-    def __init__(self, fleet: Fleet | None) -> None:
-        self._fleet = fleet
-
-    async def run(self, pipeline: Pipeline, value: Any, **options: Any) -> PipelineResult:
-        if self._fleet is not None:
-            options["settings"] = self._fleet.settings()
-        async with Flujo(pipeline, **options) as flujo:
-            return await flujo.run_async(value)
-
-    @property
-    def queued(self) -> bool:
-        return self._fleet is not None
-
-    async def iterate(self, pipeline: Pipeline, value: Any, **options: Any) -> AsyncIterator[Any]:
-        if self._fleet is not None:
-            options["settings"] = self._fleet.settings()
-        async with Flujo(pipeline, **options) as flujo:
-            async for item in flujo.run_async(value):
-                yield item
 
 
 @pytest.fixture(params=["in process", "on a fleet"])

@@ -22,23 +22,8 @@ from flujo_client import (
     UsageLimits,
 )
 from tests.integration import one_step
-from tests.integration.conftest import Fleet
+from tests.integration.conftest import Fleet, Modes
 from tests.integration.one_step import Notes
-
-
-class Modes:
-    """Runs a pipeline where the test asks."""
-
-    def __init__(self, fleet: Fleet | None) -> None:
-        self._fleet = fleet
-
-    async def run(self, pipeline: Pipeline, value: Any, **options: Any) -> PipelineResult:
-        if self._fleet is not None:
-            options["settings"] = self._fleet.settings()
-        elif pipeline is one_step.pooled:
-            options["resources"] = one_step.Pool()
-        async with Flujo(pipeline, **options) as flujo:
-            return await flujo.run_async(value)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +67,7 @@ class TestAgents:
         assert (await modes.run(one_step.settings, "x")).output == [0.5, 3, 1.0]
 
     async def test_resources_are_entered_and_left_once_per_attempt_with_its_error(self, modes: Modes) -> None:
-        result = await modes.run(one_step.pooled, [])
+        result = await modes.run(one_step.pooled, [], **({} if modes.queued else {"resources": one_step.Pool()}))
 
         assert result.success, told(result)
         assert result.output == [1, "ValueError"]

@@ -12,6 +12,7 @@ from flujo_client.protocol.accounts import AccountRow, account_above, read_accou
 from flujo_client.protocol.keys import POOL, Keyspace
 from flujo_client.protocol.replies import (
     Advanced,
+    Alarm,
     BranchEnd,
     Claim,
     Committed,
@@ -86,6 +87,7 @@ async def advance_run(
     splits: tuple[Split, ...] = (),
     ends: tuple[BranchEnd, ...] = (),
     opening: bool = False,
+    alarms: tuple[Alarm, ...] = (),
 ) -> Advanced | Overtaken | SplitStale | Forbidden:
     return await scripts.advance(
         loaded,
@@ -99,6 +101,7 @@ async def advance_run(
         branch_ends=ends,
         dispatches=dispatches,
         opening=opening,
+        alarms=alarms,
     )
 
 

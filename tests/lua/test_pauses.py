@@ -114,20 +114,7 @@ async def test_a_run_at_rest_tells_its_followers_and_leaves_its_managers_alone(
 
 async def _with_alarm(scripts: Scripts, what: str, at_ms: int = 1) -> None:
     await started_run(scripts, a_dispatch("0"))
-    loaded = await load_run(scripts)
-    await scripts.advance(
-        loaded,
-        "op",
-        applied=loaded.record["applied"],
-        status=None,
-        error=b"",
-        suspect_ms=2000,
-        nodes={},
-        splits=(),
-        branch_ends=(),
-        dispatches=(),
-        alarms=(Alarm("0", what, at_ms),),
-    )
+    await advance_run(scripts, await load_run(scripts), alarms=(Alarm("0", what, at_ms),))
 
 
 async def test_the_end_of_the_wait_and_an_answer_at_once_have_one_winner(
@@ -149,7 +136,7 @@ async def test_the_end_of_the_wait_and_an_answer_at_once_have_one_winner(
 
 async def test_an_alarm_rings_once_when_it_is_due_and_not_before(scripts: Scripts) -> None:
     await _with_alarm(scripts, "reminded:1")
-    await _later_alarm(scripts)
+    await advance_run(scripts, await load_run(scripts), alarms=(Alarm("0", "reminded:2", 9_000_000_000_000),))
 
     assert await scripts.ring("r1", "0", "reminded:1", POOL)
     assert not await scripts.ring("r1", "0", "reminded:1", POOL)
@@ -160,23 +147,6 @@ async def test_an_alarm_rings_once_when_it_is_due_and_not_before(scripts: Script
     page = await sweep_page(scripts)
     assert page is not None
     assert page.alarms == []
-
-
-async def _later_alarm(scripts: Scripts) -> None:
-    loaded = await load_run(scripts)
-    await scripts.advance(
-        loaded,
-        "later",
-        applied=loaded.record["applied"],
-        status=None,
-        error=b"",
-        suspect_ms=2000,
-        nodes={},
-        splits=(),
-        branch_ends=(),
-        dispatches=(),
-        alarms=(Alarm("0", "reminded:2", 9_000_000_000_000),),
-    )
 
 
 async def test_the_sweep_finds_what_is_due_and_an_answer_makes_it_nothing(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from flujo_client import Account, Pipeline, Step, UsageLimits
@@ -17,7 +16,7 @@ from flujo_client.account_book import AccountBook
 from flujo_client.protocol.caller import ScriptCaller
 from flujo_client.protocol.scripts import Scripts
 from tests.faults.workload import TOKENS_EXPECTED
-from tests.simulation.test_schedules import FAULTS
+from tests.simulation.test_schedules import FAULTS, told_by
 from tests.simulation.world import KEYSPACE, REDIS, REGISTRY, Fault, World, carry, join
 
 pytestmark = pytest.mark.timeout(3600)
@@ -106,13 +105,4 @@ def test_a_schedule_without_faults_ends_and_leaves_nothing_held() -> None:
 )
 @given(seed=st.integers(0, 2**32), faults=st.lists(FAULTS, max_size=6))
 def test_named_accounts_are_right_at_the_end_of_every_schedule(seed: int, faults: list[Fault]) -> None:
-    logging.disable(logging.CRITICAL)
-    world = Sharing(seed, faults)
-    try:
-        told = world.play()
-    finally:
-        logging.disable(logging.NOTSET)
-
-    for line in world.history:
-        note(line)
-    assert told == []
+    assert told_by(Sharing(seed, faults)) == []

@@ -11,7 +11,7 @@ from flujo_client.protocol.failpoints import failpoint
 from flujo_client.protocol.keys import Keyspace
 from flujo_client.protocol.messages import SCHEMA_VERSION
 
-__all__ = ["ScriptCalls", "pairs_of", "schema_mismatch", "text_of"]
+__all__ = ["ScriptCalls", "fields_of", "pairs_of", "schema_mismatch", "text_of"]
 
 _NAMES = (
     "adopt advance bury cache_look cache_store call_waiters cancel commit create_run decline define_account drop_account "
@@ -53,6 +53,11 @@ def text_of(value: bytes | str) -> str:
 def pairs_of(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
     """The fields of a flat reply, two by two."""
     return zip(flat[::2], flat[1::2], strict=True)
+
+
+def fields_of(flat: Sequence[bytes]) -> dict[str, str]:
+    """The fields of a hash of texts, as HGETALL replies it."""
+    return {field.decode(): value.decode() for field, value in pairs_of(flat)}
 
 
 def schema_mismatch(run_id: str, schema: bytes) -> SchemaMismatchError:
