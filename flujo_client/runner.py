@@ -101,7 +101,7 @@ class Flujo(RunForms, BackgroundAdmin):
         backend_factory: None = None,
         settings: Settings | None = None,
     ) -> None:
-        _check_factories(executor_factory, backend_factory)
+        _check_arguments(context_model, executor_factory, backend_factory)
         self.pipeline = _chosen(pipeline, registry, pipeline_name, pipeline_version)
         self._pipeline_id = pipeline_id
         self._settings = _settings_at(settings, url, persist_state=persist_state)
@@ -315,7 +315,12 @@ def _failed(opening: asyncio.Task[Engine]) -> bool:
     return opening.done() and (opening.cancelled() or opening.exception() is not None)
 
 
-def _check_factories(*factories: object) -> None:
+def _check_arguments(model: object, *factories: object) -> None:
+    if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise ConfigurationError(
+            f"context_model {model!r} is no pydantic model.",
+            suggestion="Give a subclass of PipelineContext: see docs/context.md.",
+        )
     if any(factory is not None for factory in factories):
         raise ConfigurationError(
             "Flujo takes no executor_factory and no backend_factory.",

@@ -11,7 +11,7 @@ from flujo_client.dsl.callables import reference_of
 from flujo_client.dsl.pipeline import Pipeline, Step
 from flujo_client.protocol.types import describe_type
 
-__all__ = ["Composite", "as_pipeline"]
+__all__ = ["Composite", "as_pipeline", "as_pipelines"]
 
 
 class Composite(Step[Any, Any]):
@@ -49,3 +49,11 @@ class Composite(Step[Any, Any]):
 def as_pipeline(part: Step[Any, Any] | Pipeline) -> Pipeline:
     """A step as a pipeline of one; a pipeline as it is."""
     return part if isinstance(part, Pipeline) else Pipeline([part])
+
+
+def as_pipelines(parts: Any) -> dict[Any, Pipeline]:
+    """Branches by name, each as a pipeline. Raises `ValueError`: they have no names."""
+    if not isinstance(parts, Mapping):
+        told = f"branches have names, {{'a': step, 'b': pipeline}}; a {type(parts).__name__} has none"
+        raise ValueError(told)  # noqa: TRY004 - pydantic, which calls it, tells ValueErrors as the step's own
+    return {name: as_pipeline(part) for name, part in parts.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator
 
 from flujo_client.dsl.callables import result_of
-from flujo_client.dsl.composite import Composite, as_pipeline
+from flujo_client.dsl.composite import Composite, as_pipeline, as_pipelines
 from flujo_client.dsl.composites import composite
 from flujo_client.dsl.findings import ValidationFinding, possible_keys, warn
 from flujo_client.dsl.pipeline import Pipeline
@@ -44,8 +44,8 @@ class ConditionalStep(Composite):
 
     @field_validator("branches", mode="before")
     @classmethod
-    def _as_pipelines(cls, branches: Mapping[Any, Any]) -> dict[Any, Pipeline]:
-        return {key: as_pipeline(part) for key, part in branches.items()}
+    def _as_pipelines(cls, branches: Any) -> dict[Any, Pipeline]:
+        return as_pipelines(branches)
 
     @field_validator("default_branch_pipeline", mode="before")
     @classmethod

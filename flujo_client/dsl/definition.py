@@ -104,6 +104,11 @@ class Definition:
         return self._declared("input_type")
 
     @property
+    def wanted_type(self) -> Any:
+        """What another step's output has to be, if it stands before this one."""
+        return self.input_type
+
+    @property
     def output_type(self) -> Any:
         """The annotation of what the function returns; `Any` where there is no function."""
         return self._declared("output_type")

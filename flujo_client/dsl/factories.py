@@ -52,7 +52,7 @@ class Factories:
     @staticmethod
     def parallel(name: str, branches: Mapping[str, Step[Any, Any] | Pipeline], **options: Any) -> Step[Any, Any]:
         """Run branches at once, each on the same input; see `ParallelStep` for the options."""
-        made: Step[Any, Any] = COMPOSITES["parallel"](name=name, branches=dict(branches), **options)
+        made: Step[Any, Any] = COMPOSITES["parallel"](name=name, branches=branches, **options)
         return made
 
     @staticmethod
@@ -70,9 +70,7 @@ class Factories:
         Their contexts are merged, other than those of the class itself by default.
         """
         merging = {"merge_strategy": MergeStrategy.CONTEXT_UPDATE, **options}
-        made: Step[Any, Any] = COMPOSITES["router"](
-            name=name, router_agent=router_agent, branches=dict(branches), **merging
-        )
+        made: Step[Any, Any] = COMPOSITES["router"](name=name, router_agent=router_agent, branches=branches, **merging)
         return made
 
     @classmethod
@@ -126,7 +124,7 @@ class Factories:
         made: Step[Any, Any] = COMPOSITES["conditional"](
             name=name,
             condition_callable=condition_callable,
-            branches=dict(branches),
+            branches=branches,
             default_branch_pipeline=default_branch_pipeline,
             **options,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
 from pydantic import ConfigDict, Field, field_validator
@@ -51,6 +51,11 @@ class MapStep(Composite):
     def input_type(self) -> Any:
         """Anything: the items may come from the context, or from any iterable."""
         return Any
+
+    @property
+    def wanted_type(self) -> Any:
+        """What has items, unless these come from the context."""
+        return Iterable[Any] if self.iterable_input is None else Any
 
     @property
     def output_type(self) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from flujo_client.dsl.composite import Composite, as_pipeline
+from flujo_client.dsl.composite import Composite, as_pipelines
 from flujo_client.dsl.composites import composite
 from flujo_client.dsl.config import BranchFailureStrategy, MergeStrategy
 from flujo_client.dsl.pipeline import Pipeline
@@ -59,8 +59,8 @@ class ParallelStep(Composite):
 
     @field_validator("branches", mode="before")
     @classmethod
-    def _as_pipelines(cls, branches: Mapping[str, Any]) -> dict[str, Pipeline]:
-        return {name: as_pipeline(part) for name, part in branches.items()}
+    def _as_pipelines(cls, branches: Any) -> dict[str, Pipeline]:
+        return as_pipelines(branches)
 
     @model_validator(mode="after")
     def _branches_fit(self) -> Self:

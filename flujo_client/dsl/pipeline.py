@@ -244,7 +244,7 @@ def fits(one: Step[Any, Any], other: Step[Any, Any]) -> bool:
         return True
     if one.is_adapter or other.is_adapter or other.template is not None:
         return True
-    return compatible(handed_on(one), other.input_type)
+    return compatible(handed_on(one), other.wanted_type)
 
 
 def _check_neighbours(steps: Sequence[Step[Any, Any]]) -> None:
@@ -258,10 +258,9 @@ def _misfits(steps: Sequence[Step[Any, Any]]) -> Iterator[ValidationFinding]:
     validator = TypeValidator()
     for one, other in pairwise(steps):
         output = handed_on(one) if one.in_background else validator.get_step_output_type(one)
-        expected = validator.get_step_input_type(other)
         text = f"Type mismatch between steps '{one.name}' (returns {describe_type(output)}) and "
         if not fits(one, other):
-            whole = f"{text}'{other.name}' (expects {describe_type(expected)})"
+            whole = f"{text}'{other.name}' (expects {describe_type(other.wanted_type)})"
             yield ValidationFinding(rule="types", message=whole, suggestion=_TYPE_REMEDY)
             continue
         for place, first in _first_steps(other, other.name):

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flujo_client.protocol.errors import ControlFlowError, HookFailedError
+from flujo_client.protocol.errors import ConfigurationError, ControlFlowError, HookFailedError
 from flujo_client.protocol.results import HookPayload
 
 __all__ = ["Hook", "HookDispatcher", "strict_hooks"]
@@ -32,9 +32,18 @@ class HookDispatcher:
     Args:
         hooks: In the order of their calls.
         strict: A faulty hook's error is raised instead of logged (FLUJO_STRICT_HOOKS=1).
+
+    Raises:
+        ConfigurationError: One of them cannot be called.
     """
 
     def __init__(self, hooks: Sequence[Hook] = (), *, strict: bool = False) -> None:
+        for hook in hooks:
+            if not callable(hook):
+                raise ConfigurationError(
+                    f"Hook {hook!r} cannot be called.",
+                    suggestion="Give functions that take a payload: see docs/hooks.md.",
+                )
         self._hooks = [(hook, _accepted(hook)) for hook in hooks]
         self._strict = strict
 

@@ -9,7 +9,16 @@ import pydantic_core
 import pytest
 from pydantic import BaseModel, Field
 
-from flujo_client import Flujo, Pipeline, PipelineContext, PipelineResult, RunStatus, Step, UsageLimits
+from flujo_client import (
+    Flujo,
+    Pipeline,
+    PipelineContext,
+    PipelineResult,
+    PipelineValidationError,
+    RunStatus,
+    Step,
+    UsageLimits,
+)
 from flujo_client.execution.draft import MOST_DISPATCHES
 from flujo_client.protocol.payloads import evaluate, evaluate_json, expression_fields
 from tests.unit.replay import Replay, map_over, step, task_of
@@ -242,3 +251,21 @@ def test_lists_are_joined_as_values_and_as_json(lists: list[list[Any]], whole: l
     assert text is not None
     assert pydantic_core.from_json(text) == whole
     assert evaluate_json(expression, lambda field: None) is None
+
+
+async def _count(value: Any) -> int:
+    return 3
+
+
+async def _names(value: Any) -> list[str]:
+    return ["a"]
+
+
+def test_a_step_before_a_map_gives_something_that_has_items() -> None:
+    body: Step[Any, Any] = Step.from_callable(_count, name="body")
+
+    with pytest.raises(PipelineValidationError, match=r"'_count' \(returns int\) and 'each' \(expects .*Iterable"):
+        Step.from_callable(_count) >> Step.map_over("each", body)
+
+    assert Step.from_callable(_names) >> Step.map_over("each", body)
+    assert Step.from_callable(_count) >> Step.map_over("each", body, iterable_input="names")

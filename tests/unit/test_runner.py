@@ -583,3 +583,36 @@ def test_factories_of_executors_may_be_left_out_by_name_and_are_refused_with_wha
         Flujo(double, **factories)
 
     assert "policies=" in str(caught.value.suggestion)
+
+
+@pytest.mark.parametrize("model", [dict, "Notes", {}])
+def test_a_context_model_that_is_none_is_refused_at_once(model: Any) -> None:
+    with pytest.raises(ConfigurationError, match="is no pydantic model"):
+        Flujo(Pipeline([Step.from_callable(_echo)]), context_model=model)
+
+
+@pytest.mark.parametrize("hooks", [["x"], "x", [None]])
+def test_a_hook_that_cannot_be_called_is_refused_at_once(hooks: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Hook .* cannot be called"):
+        Flujo(Pipeline([Step.from_callable(_echo)]), hooks=hooks)
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [
+        lambda parts: Step.parallel("x", parts),
+        lambda parts: Step.dynamic_parallel_branch("x", _echo, parts),
+        lambda parts: Step.branch_on("x", _which, parts),
+    ],
+)
+def test_branches_without_names_are_refused_with_what_they_should_be(compose: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Step 'x' cannot be made: branches: branches have names"):
+        compose([Step.from_callable(_echo)])
+
+
+async def _echo(value: Any) -> Any:
+    return value
+
+
+def _which(value: Any, context: Any) -> Any:
+    return value
