@@ -315,10 +315,11 @@ class ExecutionManager:
         nodes = {} if found is None else await self._state.all_nodes(run_id)
         for path, what, due_ms in alarms_of(found[1].spec, nodes) if found is not None else ():
             await self._state.keep_alarm(run_id, path, what, due_ms)
-            delay_s = (due_ms + _TIMER_SLACK_MS) / 1000 - time.time()
-            if delay_s <= 0:
+            left_ms = due_ms - time.time() * 1000
+            if left_ms <= 0:
                 await self._ring(run_id, path, what)
             else:
+                delay_s = (left_ms + _TIMER_SLACK_MS) / 1000
                 asyncio.get_running_loop().call_later(delay_s, self._ring_due, run_id, path, what)
 
     def _ring_due(self, run_id: str, path: str, what: str) -> None:
