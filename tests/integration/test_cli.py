@@ -107,7 +107,7 @@ async def test_a_question_is_shown_and_answered_on_the_command_line(fleet: Fleet
     await fleet.until(asked, f"{run_id} asks")
     shown = await document(fleet, "show", run_id)
     listed = await flujo(fleet, "runs")
-    assert shown["summary"]["questions"] == [{"token": "1", "step": "ask", "message": "Publish CATS?"}]
+    assert shown["summary"]["questions"] == [{"token": "1", "step": "ask", "message": "Publish CATS?", "dead": False}]
     assert "ask asks: Publish CATS?  (--token 1)" in listed.stdout
     assert "? ask  paused" in (await flujo(fleet, "show", run_id)).stdout
 

@@ -300,7 +300,7 @@ async def test_submit_wait_on_a_run_that_asks_says_what_and_how_to_answer(
         "  flujo resume asked-1 ANSWER --token 1",
         "asked-1  paused",
     ]
-    question = {"token": "1", "step": "ask", "message": "Publish CATS?"}
+    question = {"token": "1", "step": "ask", "message": "Publish CATS?", "dead_letter": False}
     assert json.loads(again.stdout) == {"run_id": "asked-1", "status": "paused", "questions": [question]}
 
 
