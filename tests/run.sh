@@ -15,7 +15,7 @@ part() {
 }
 
 trap 'exit 130' INT TERM
-began=$(date +%s)
+first=$(date +%s)
 part lint "$bin/ruff" check .
 part format "$bin/ruff" format --check .
 part types "$bin/mypy"
@@ -23,5 +23,5 @@ part imports "$bin/lint-imports"
 side_by_side='-n 2 --dist loadfile --no-loadscope-reorder'  # two processes, a file each: its tests share a fleet
 part units "$bin/pytest" tests/unit tests/lua $side_by_side --durations=10 --cov
 part fleets "$bin/pytest" tests --ignore=tests/unit --ignore=tests/lua $side_by_side --durations=15
-printf '\nWhere the time went\n%stotal %26d s\n' "$table" "$(($(date +%s) - began))"
+printf '\nWhere the time went\n%stotal %26d s\n' "$table" "$(($(date +%s) - first))"
 exit $failed

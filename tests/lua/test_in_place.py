@@ -154,3 +154,17 @@ async def test_what_was_used_without_an_estimate_is_paid_from_what_siblings_have
     assert await commit_claim(scripts, first, {"tokens": 91}) == Committed({"tokens": 1})
 
     check_accounts(accounts_of(plain_redis, keyspace), {"tokens": 120})
+
+
+async def test_an_older_request_that_comes_again_leaves_the_newer_one_in_its_place(
+    scripts: Scripts, plain_redis: redis.Redis, keyspace: Keyspace
+) -> None:
+    await split_run(scripts, [50, 50], 100)
+    first, _ = await running(scripts, "1.0.0"), await running(scripts, "1.1.0")
+    assert isinstance(await scripts.extend(first, POOL, 1, {"tokens": 20}, PATIENCE_MS), Refusal)
+    assert isinstance(await scripts.extend(first, POOL, 2, {"tokens": 10}), Blocked)
+    before = dump(plain_redis, keyspace)
+
+    assert isinstance(await scripts.extend(first, POOL, 1, {"tokens": 20}, PATIENCE_MS), Refusal)
+
+    assert dump(plain_redis, keyspace) == before

@@ -13,6 +13,7 @@ if tonumber(stored[2] or 0) >= tonumber(ARGV[5]) then return {1} end
 local asks, terms = words(stored[5] or ''), terms_of(stored[6])
 local state = asks[1] == ARGV[5] and asks[2] or ''
 if state == 'refused' then return {-4, unpack(asks, 3)} end
+if tonumber(asks[1] or 0) > tonumber(ARGV[5]) then return {-4, asks[3] or 'root', asks[4] or '', asks[5] or 0, asks[6] or 0} end  -- it asks for more since
 
 local book = book_open(KEYS[3])
 local desk = desk_open({book = book, run_id = ARGV[1], run = KEYS[1], attempts = KEYS[2], events = KEYS[4], dirty = KEYS[5], inbox = KEYS[6],
