@@ -249,14 +249,29 @@ async def client(fleet: Fleet) -> AsyncIterator[AsyncFlujoClient]:
         yield connected
 
 
+def at_work(fleet: Fleet) -> Fleet:
+    """The same fleet, with one manager and one worker that are ready."""
+    fleet.manager()
+    fleet.worker()
+    asyncio.run(fleet.ready(1))
+    return fleet
+
+
+def opener(request: pytest.FixtureRequest, fleet: str, **defaults: Any) -> Open:
+    """Makes runners of pipelines in process or on a fleet, as the parameter of the fixture that asks says.
+
+    Args:
+        fleet: The fixture that has the fleet.
+        defaults: What runners are given besides.
+    """
+    where = {} if request.param == "in process" else {"settings": request.getfixturevalue(fleet).settings()}
+    return lambda pipeline, **options: Flujo(pipeline, **{**defaults, **where, **options})
+
+
 @pytest.fixture(scope="module")
 def parity_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     """One manager and one worker, which has what docs/parity.md is shown with."""
-    made = make_fleet("parity", FLUJO_PIPELINES=PARITY, FLUJO_STRICT_PRICING="1")
-    made.manager()
-    made.worker()
-    asyncio.run(made.ready(1))
-    return made
+    return at_work(make_fleet("parity", FLUJO_PIPELINES=PARITY, FLUJO_STRICT_PRICING="1"))
 
 
 class Modes:
@@ -283,9 +298,7 @@ class Modes:
 @pytest.fixture(scope="module", params=["in process", "on a fleet"])
 def flujo(request: pytest.FixtureRequest) -> Open:
     """Makes a runner of a pipeline: the same test in process and on workers."""
-    here = request.param == "in process"
-    where: dict[str, Any] = {} if here else {"settings": request.getfixturevalue("parity_fleet").settings()}
-    return lambda pipeline, **options: Flujo(pipeline, **{"context_model": Notes, **where, **options})
+    return opener(request, "parity_fleet", context_model=Notes)
 
 
 async def run(runner: Flujo, value: Any = 1, **options: Any) -> PipelineResult:

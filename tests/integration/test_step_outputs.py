@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -10,27 +9,19 @@ import pytest
 
 from flujo_client import Flujo, PipelineResult
 from tests.integration import outputs_pipelines as made
-from tests.integration.conftest import Fleet
-
-Open = Callable[..., Flujo]
+from tests.integration.conftest import Fleet, Open, at_work, opener
 
 
 @pytest.fixture(scope="module")
 def worker_fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     """One manager and one worker."""
-    fleet = make_fleet("outputs", FLUJO_PIPELINES="tests.integration.outputs_pipelines")
-    fleet.manager()
-    fleet.worker()
-    asyncio.run(fleet.ready(1))
-    return fleet
+    return at_work(make_fleet("outputs", FLUJO_PIPELINES="tests.integration.outputs_pipelines"))
 
 
 @pytest.fixture(params=["in process", "on a fleet"])
 def flujo(request: pytest.FixtureRequest) -> Open:
     """Makes a runner of a pipeline, where the test asks."""
-    here = request.param == "in process"
-    fleet: dict[str, Any] = {} if here else {"settings": request.getfixturevalue("worker_fleet").settings()}
-    return lambda pipeline, **options: Flujo(pipeline, **{"context_model": made.Seen, **fleet, **options})
+    return opener(request, "worker_fleet", context_model=made.Seen)
 
 
 async def run(runner: Flujo, value: Any = 1) -> PipelineResult:
